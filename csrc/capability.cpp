@@ -1,0 +1,48 @@
+// Which of the compiled kernel tables this process uses: the widest the processor runs, unless
+// TORCHCONV_CPU_CAPABILITY=default|avx2|avx512 caps it.
+#include <c10/util/Exception.h>
+
+#include <cstdlib>
+#include <string>
+#include <vector>
+
+#include "kernels/kernels.h"
+
+namespace torchconv {
+namespace {
+
+// The tables this processor can run, narrowest first.
+std::vector<const KernelTable*> supported() {
+  std::vector<const KernelTable*> tables{&baseline_table};
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  if (avx2) tables.push_back(&avx2_table);
+  if (avx2 && avx512) tables.push_back(&avx512_table);
+#endif
+  return tables;
+}
+
+const KernelTable& pick() {
+  const auto tables = supported();
+  const char* cap = std::getenv("TORCHCONV_CPU_CAPABILITY");
+  if (cap == nullptr || *cap == '\0') return *tables.back();
+  for (const char* known : {"default", "avx2", "avx512"}) {
+    if (std::string(cap) != known) continue;
+    for (const KernelTable* table : tables)
+      if (std::string(table->capability) == cap) return *table;
+    return *tables.back();  // a cap above what the processor has does not bind
+  }
+  TORCH_CHECK_VALUE(false, "TORCHCONV_CPU_CAPABILITY is '", cap, "': expected default, avx2 or avx512");
+}
+
+}  // namespace
+
+const KernelTable& kernel_table() {
+  static const KernelTable& table = pick();
+  return table;
+}
+
+}  // namespace torchconv

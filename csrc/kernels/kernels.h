@@ -1,0 +1,41 @@
+// The table of kernels: what the files above this folder may call. One table per CPU capability, filled by
+// baseline.cpp, avx2.cpp and avx512.cpp from the same sources (*.inl); kernels() is the one picked when the library
+// loaded. Raw pointers only: nothing of ATen, and no inline function of the standard library, is compiled here, so that
+// no code for a wider instruction set can be merged by the linker into a narrower path.
+#pragma once
+#include <cstdint>
+#include <cstring>
+
+#include "conv_kernels.h"
+#include "pool_kernels.h"
+
+namespace torchconv {
+
+template <class T>
+struct KernelSet {
+  ConvKernels<T> conv;
+  PoolKernels<T> pool;
+};
+
+struct KernelTable {
+  const char* capability;  // "default", "avx2" or "avx512"
+  KernelSet<float> f32;
+  KernelSet<double> f64;
+  KernelSet<bfloat16> bf16;
+};
+
+extern const KernelTable baseline_table;
+#if defined(__x86_64__)
+extern const KernelTable avx2_table;
+extern const KernelTable avx512_table;
+#endif
+
+// The table in use: the widest this processor runs, or what TORCHCONV_CPU_CAPABILITY caps it to.
+const KernelTable& kernel_table();
+
+template <class T> const KernelSet<T>& kernels();
+template <> inline const KernelSet<float>& kernels<float>() { return kernel_table().f32; }
+template <> inline const KernelSet<double>& kernels<double>() { return kernel_table().f64; }
+template <> inline const KernelSet<bfloat16>& kernels<bfloat16>() { return kernel_table().bf16; }
+
+}  // namespace torchconv

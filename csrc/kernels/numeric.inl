@@ -1,0 +1,43 @@
+// Included once per capability, inside its namespace: conversions between storage and accumulator, and vectors.
+// Everything is static to the namespace, so that each capability has its own compiled copy.
+
+inline float widen(float x) { return x; }
+inline double widen(double x) { return x; }
+inline float widen(bfloat16 x) {
+  const uint32_t bits = static_cast<uint32_t>(x.bits) << 16;
+  float y;
+  std::memcpy(&y, &bits, sizeof y);
+  return y;
+}
+
+inline void narrow(float x, float* y) { *y = x; }
+inline void narrow(double x, double* y) { *y = x; }
+// Round to nearest, ties to even; NaN stays a (quiet) NaN.
+inline void narrow(float x, bfloat16* y) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  const uint32_t quiet_nan = (bits >> 16) | 0x40u;
+  y->bits = static_cast<uint16_t>((bits & 0x7fffffffu) > 0x7f800000u ? quiet_nan : rounded);
+}
+
+// A full register of accumulators, written with GCC's vector extension: the compiler picks the instructions of the
+// capability this file is compiled for. `unaligned` is what memory holds.
+template <class A> struct Vector;
+template <> struct Vector<float> {
+  typedef float type __attribute__((vector_size(TORCHCONV_VECTOR_BYTES)));
+  typedef float unaligned __attribute__((vector_size(TORCHCONV_VECTOR_BYTES), aligned(4), may_alias));
+};
+template <> struct Vector<double> {
+  typedef double type __attribute__((vector_size(TORCHCONV_VECTOR_BYTES)));
+  typedef double unaligned __attribute__((vector_size(TORCHCONV_VECTOR_BYTES), aligned(8), may_alias));
+};
+template <class A> using vector_t = typename Vector<A>::type;
+template <class A> constexpr int lanes = TORCHCONV_VECTOR_BYTES / sizeof(A);
+
+template <class A> inline vector_t<A> load(const A* p) {
+  return *reinterpret_cast<const typename Vector<A>::unaligned*>(p);
+}
+template <class A> inline void store(A* p, vector_t<A> v) {
+  *reinterpret_cast<typename Vector<A>::unaligned*>(p) = v;
+}

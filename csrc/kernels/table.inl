@@ -1,0 +1,17 @@
+// One capability's kernels and its table. The includer has set TORCHCONV_CAPABILITY and TORCHCONV_VECTOR_BYTES.
+#define TORCHCONV_CONCAT_(a, b) a##b
+#define TORCHCONV_CONCAT(a, b) TORCHCONV_CONCAT_(a, b)
+
+namespace torchconv {
+namespace TORCHCONV_CAPABILITY {
+#include "numeric.inl"
+#include "conv.inl"
+#include "pool.inl"
+
+template <class T> constexpr KernelSet<T> kernel_set() { return {conv_kernels<T>(), pool_kernels<T>()}; }
+}  // namespace TORCHCONV_CAPABILITY
+
+const KernelTable TORCHCONV_CONCAT(TORCHCONV_CAPABILITY, _table) = {
+    TORCHCONV_CAPABILITY_NAME, TORCHCONV_CAPABILITY::kernel_set<float>(), TORCHCONV_CAPABILITY::kernel_set<double>(),
+    TORCHCONV_CAPABILITY::kernel_set<bfloat16>()};
+}  // namespace torchconv

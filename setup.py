@@ -1,0 +1,58 @@
+"""Builds the compiled library torchconv._C; everything else about the package is in pyproject.toml."""
+
+import os
+from glob import glob
+from pathlib import Path
+
+import torch
+from setuptools import setup
+from torch.utils.cpp_extension import BuildExtension, CppExtension, include_paths
+
+# The kernels pick their instruction set when the library loads (csrc/kernels/), so no -march here: one build runs on
+# every x86-64. torch's headers are system headers: -Wall -Wextra then speaks of this project's files only.
+COMPILE = [
+    "-O3",
+    "-std=c++20",
+    "-fopenmp",
+    "-fvisibility=hidden",
+    "-ffp-contract=fast",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-Wall",
+    "-Wextra",
+    "-g0",
+    "-DPy_LIMITED_API=0x030A0000",
+    *(f"-isystem{path}" for path in include_paths()),
+]
+
+
+class Build(BuildExtension):
+    """BuildExtension that leaves beside the library which torch it was built for; torchconv reads it before loading."""
+
+    def build_extension(self, ext):
+        super().build_extension(ext)
+        library = Path(self.get_ext_fullpath(ext.name))
+        library.with_name("built_with.txt").write_text(torch.__version__)
+        if self.inplace:
+            Path("torchconv/built_with.txt").write_text(torch.__version__)
+
+    def get_outputs(self):
+        outputs = super().get_outputs()
+        return outputs + [os.path.join(os.path.dirname(outputs[0]), "built_with.txt")] if outputs else outputs
+
+
+setup(
+    ext_modules=[
+        CppExtension(
+            "torchconv._C",
+            sorted(glob("csrc/*.cpp") + glob("csrc/kernels/*.cpp")),
+            include_dirs=[str(Path(__file__).parent.resolve() / "csrc")],
+            depends=sorted(glob("csrc/**/*.h", recursive=True) + glob("csrc/**/*.inl", recursive=True)),
+            extra_compile_args={"cxx": COMPILE},
+            extra_link_args=["-fopenmp", "-s"],
+            py_limited_api=True,
+        )
+    ],
+    cmdclass={"build_ext": Build},
+    options={"bdist_wheel": {"py_limited_api": "cp310"}},
+)
