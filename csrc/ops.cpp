@@ -3,6 +3,7 @@
 #include <torch/library.h>
 
 #include "kernels/kernels.h"
+#include "select.h"
 
 // The module that Python imports; loading it registers the operators. Plain C, so that one build serves every Python.
 extern "C" {
@@ -30,6 +31,10 @@ TORCH_LIBRARY(torchconv, m) {
         " SymInt[] dilation, SymInt groups, str algorithm) -> Tensor");
   m.def("convolution_weight_grad(Tensor grad, Tensor input, SymInt[] weight_size, SymInt[] stride, SymInt[] padding,"
         " SymInt[] dilation, SymInt groups, str algorithm, MemoryFormat memory_format) -> Tensor");
+  m.def("convolution_bias_grad(Tensor grad) -> Tensor");
+  m.def("set_conv_precision(str precision) -> ()", torchconv::set_conv_precision);
+  m.def("get_conv_precision() -> str", torchconv::get_conv_precision);
+  m.def("_algorithms() -> str[]", torchconv::algorithm_names);
   m.def("_explain(str direction, int[] input_size, int[] weight_size, int[] stride, int[] padding, int[] dilation,"
         " int groups, ScalarType dtype, bool channels_last, str algorithm) -> (str, str[], int)");
 

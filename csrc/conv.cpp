@@ -1,0 +1,452 @@
+// The convolution operators: check once, choose an algorithm, allocate, and run its kernel over blocks in parallel.
+#include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
+#include <torch/library.h>
+
+#include "kernels/kernels.h"
+#include "kernels/reference.h"
+#include "params.h"
+#include "select.h"
+
+namespace torchconv {
+namespace {
+
+// ---- from tensors to plain numbers ----
+
+// Calls body(T{}) with the kernel type of this dtype.
+template <class Body>
+void for_dtype(at::ScalarType dtype, Body body) {
+  if (dtype == at::kFloat) return body(float{});
+  if (dtype == at::kDouble) return body(double{});
+  if (dtype == at::kBFloat16) return body(bfloat16{});
+  TORCH_CHECK(false, "convolution: no kernel for ", dtype, "; expected float32, float64 or bfloat16");
+}
+
+template <class T> const T* data(const at::Tensor& t) { return static_cast<const T*>(t.const_data_ptr()); }
+template <class T> T* mutable_data(const at::Tensor& t) { return static_cast<T*>(t.mutable_data_ptr()); }
+
+View view(const at::Tensor& t) {
+  View v{t.stride(0), t.stride(1), {0, 0, 0}};
+  for (int64_t a = 2; a < t.dim(); ++a) v.s[3 - t.dim() + a] = t.stride(a);
+  return v;
+}
+
+void copy(const std::array<int64_t, 3>& from, int64_t (&to)[3]) { std::copy(from.begin(), from.end(), to); }
+
+// Every kernel position with where it lies in the weight tensor, offsets still zero.
+std::vector<Tap> all_taps(const ConvParams& p, const View& weight) {
+  std::vector<Tap> taps;
+  for (int64_t k0 = 0; k0 < p.kernel[0]; ++k0)
+    for (int64_t k1 = 0; k1 < p.kernel[1]; ++k1)
+      for (int64_t k2 = 0; k2 < p.kernel[2]; ++k2)
+        taps.push_back({k0 * weight.s[0] + k1 * weight.s[1] + k2 * weight.s[2], {k0, k1, k2}});
+  return taps;
+}
+
+// y of x, and the correlation of ȳ and x: source index = t · stride + (k · dilation − before).
+Gather forward_gather(const ConvParams& p, const View& x, const View& y, const View& weight, std::vector<Tap>& taps) {
+  taps = all_taps(p, weight);
+  for (Tap& tap : taps)
+    for (int a = 0; a < 3; ++a) tap.offset[a] = tap.offset[a] * p.dilation[a] - p.before[a];
+  Gather g{};
+  g.batch = p.batch, g.groups = p.groups, g.m = p.out_per_group(), g.c = p.in_per_group();
+  for (int a = 0; a < 3; ++a) g.spacing[a] = 1;
+  copy(p.output, g.count), copy(p.input, g.extent), copy(p.stride, g.step);
+  g.taps = taps.data(), g.tap_count = static_cast<int64_t>(taps.size());
+  g.source = x, g.target = y;
+  g.weight_g = g.m * weight.n, g.weight_m = weight.n, g.weight_c = weight.c;
+  return g;
+}
+
+// x̄ of ȳ at the input positions i ≡ residue (mod stride): there i = residue + t · stride, and tap k sees ȳ at
+// t + (residue + before − k · dilation) / stride, for the taps where that is whole.
+Gather input_grad_gather(const ConvParams& p, const View& x, const View& y, const View& weight,
+                         const std::array<int64_t, 3>& residue, std::vector<Tap>& taps) {
+  taps.clear();
+  for (Tap tap : all_taps(p, weight)) {
+    bool meets = true;
+    for (int a = 0; a < 3; ++a) {
+      const int64_t from = residue[a] + p.before[a] - tap.offset[a] * p.dilation[a];
+      meets = meets && from % p.stride[a] == 0;
+      tap.offset[a] = from / p.stride[a];
+    }
+    if (meets) taps.push_back(tap);
+  }
+  Gather g{};
+  g.batch = p.batch, g.groups = p.groups, g.m = p.in_per_group(), g.c = p.out_per_group();
+  for (int a = 0; a < 3; ++a) {
+    g.base[a] = residue[a], g.spacing[a] = p.stride[a], g.step[a] = 1;
+    g.count[a] = (p.input[a] - residue[a] + p.stride[a] - 1) / p.stride[a];
+  }
+  copy(p.output, g.extent);
+  g.taps = taps.data(), g.tap_count = static_cast<int64_t>(taps.size());
+  g.source = y, g.target = x;
+  g.weight_g = g.c * weight.n, g.weight_m = weight.c, g.weight_c = weight.n;
+  return g;
+}
+
+// ---- gather and correlate in parallel ----
+
+int64_t blocks_of(int64_t total, int64_t block) { return (total + block - 1) / block; }
+
+template <class A>
+struct Buffer {  // uninitialised, aligned to a cache line
+  explicit Buffer(int64_t size) : storage(at::empty({size * static_cast<int64_t>(sizeof(A))}, at::kByte)) {}
+  A* get() const { return static_cast<A*>(storage.mutable_data_ptr()); }
+  at::Tensor storage;
+};
+
+// The weight of every group, packed: [groups][packed_size].
+template <class T>
+Buffer<accumulator_t<T>> packed_weight(const Gather& g, bool channels_last, const T* weight) {
+  const auto& k = kernels<T>().conv;
+  const int64_t size = k.packed_size(g, channels_last), panels = k.panels(g, channels_last);
+  Buffer<accumulator_t<T>> packed(g.groups * size);
+  at::parallel_for(0, g.groups * panels, 1 + 32768 / (1 + size / panels), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i)
+      k.pack_weight(g, channels_last, i / panels, weight, i % panels, i % panels + 1, packed.get() + i / panels * size);
+  });
+  return packed;
+}
+
+// Tasks are (group, channels of some panels, 192 positions). How the work is cut changes no result: every output is its
+// own chain of operations (gemm.inl), so the number of threads may have a say in it.
+template <class T>
+void run_gather(const Gather& g, bool channels_last, Algorithm algorithm, const T* source, const T* weight,
+                const T* bias, T* target) {
+  const auto& k = kernels<T>().conv;
+  const bool direct = algorithm == Algorithm::direct;
+  const auto kernel = direct ? k.direct : k.gemm;
+  const auto packed = packed_weight<T>(g, channels_last, weight);
+  const int64_t panels = k.panels(g, channels_last), size = k.packed_size(g, channels_last);
+  const int64_t blocks = blocks_of(g.positions(), gemm_positions);
+  const int64_t most = std::max<int64_t>(1, gemm_channels * panels / std::max<int64_t>(g.m, gemm_channels));
+  int64_t chunks = blocks_of(panels, most);
+  while (chunks < panels && g.groups * blocks * chunks < 2 * at::get_num_threads()) ++chunks;
+  const int64_t scratch_size = direct ? k.direct_scratch(g) : k.gemm_scratch(g);
+  at::parallel_for(0, g.groups * chunks * blocks, 1, [&](int64_t begin, int64_t end) {
+    Buffer<accumulator_t<T>> scratch(scratch_size);
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t block = task % blocks, chunk = task / blocks % chunks, group = task / blocks / chunks;
+      kernel(g, channels_last, group, source, packed.get() + group * size, bias, target, block * gemm_positions,
+             std::min(g.positions(), (block + 1) * gemm_positions), panels * chunk / chunks,
+             panels * (chunk + 1) / chunks, scratch.get());
+    }
+  });
+}
+
+// How the correlation's sum over positions is split: by the shapes alone, since the split is part of the result.
+struct CorrelationPlan {
+  int64_t row_blocks, splits;
+};
+constexpr int64_t correlate_rows = 2 * depth_block;
+
+CorrelationPlan correlation_plan(const Gather& g) {
+  const int64_t row_blocks = blocks_of(g.depth(), correlate_rows), tasks = 16, floats = 4 << 20;
+  const int64_t wanted = blocks_of(tasks, std::max<int64_t>(1, g.groups * row_blocks));
+  const int64_t room = floats / std::max<int64_t>(1, g.groups * g.depth() * g.m);
+  return {row_blocks, std::max<int64_t>(1, std::min({wanted, room, g.positions() / (4 * gemm_positions)}))};
+}
+
+template <class T>
+void run_correlate(const Gather& g, bool channels_last, const T* source, const T* target, T* weight) {
+  using A = accumulator_t<T>;
+  const auto& k = kernels<T>().conv;
+  const CorrelationPlan plan = correlation_plan(g);
+  const int64_t depth = g.depth(), columns = k.target_columns(g), split_stride = g.groups * depth * columns;
+  const int64_t blocks = blocks_of(g.positions(), gemm_positions);
+  Buffer<A> sums(plan.splits * split_stride);  // [splits][groups][depth][columns]
+  at::parallel_for(0, g.groups * plan.splits * plan.row_blocks, 1, [&](int64_t begin, int64_t end) {
+    Buffer<A> scratch(k.correlate_scratch(g));
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t group = task / plan.row_blocks % g.groups, split = task / plan.row_blocks / g.groups;
+      const int64_t row = task % plan.row_blocks * correlate_rows;
+      k.correlate(g, channels_last, group, source, target, blocks * split / plan.splits * gemm_positions,
+                  std::min(g.positions(), blocks * (split + 1) / plan.splits * gemm_positions), row,
+                  std::min(depth, row + correlate_rows),
+                  sums.get() + split * split_stride + (group * depth + row) * columns, scratch.get());
+    }
+  });
+  const int64_t m_block = 16, m_blocks = blocks_of(g.m, m_block);
+  at::parallel_for(0, g.groups * m_blocks, 1 + 16384 / (1 + depth * m_block), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i)
+      k.store_weight(g, i / m_blocks, sums.get() + i / m_blocks * depth * columns, plan.splits, split_stride,
+                     i % m_blocks * m_block, std::min(g.m, (i % m_blocks + 1) * m_block), weight);
+  });
+}
+
+// ---- depth-wise and reference in parallel ----
+
+Depthwise depthwise_of(const ConvParams& p, const View& x, const View& y, const View& weight) {
+  Depthwise d{};
+  d.batch = p.batch, d.channels = p.in_channels, d.multiplier = p.out_per_group();
+  copy(p.input, d.input), copy(p.output, d.output), copy(p.kernel, d.kernel);
+  copy(p.stride, d.stride), copy(p.dilation, d.dilation), copy(p.before, d.before);
+  d.x = x, d.y = y, d.weight_m = weight.n;
+  std::copy(weight.s, weight.s + 3, d.weight_k);
+  return d;
+}
+
+// visit(n, item, scratch) for every map or row of pixels of every sample; see ConvKernels.
+template <class T, class Visit>
+void for_depthwise_items(const Depthwise& d, int64_t items, Visit visit) {
+  at::parallel_for(0, d.batch * items, 1, [&](int64_t begin, int64_t end) {
+    Buffer<accumulator_t<T>> scratch(kernels<T>().conv.depthwise_scratch(d));
+    for (int64_t i = begin; i < end; ++i) visit(i / items, i % items, scratch.get());
+  });
+}
+
+template <class T>
+Buffer<accumulator_t<T>> packed_depthwise(const ConvParams& p, const Depthwise& d, const T* weight) {
+  Buffer<accumulator_t<T>> packed(p.taps() * p.out_channels);
+  kernels<T>().conv.pack_depthwise(d, weight, packed.get());
+  return packed;
+}
+
+reference::Problem problem_of(const ConvParams& p, const View& x, const View& y, const View& weight) {
+  reference::Problem r{};
+  r.batch = p.batch, r.groups = p.groups, r.in_per_group = p.in_per_group(), r.out_per_group = p.out_per_group();
+  copy(p.input, r.input), copy(p.output, r.output), copy(p.kernel, r.kernel);
+  copy(p.stride, r.stride), copy(p.dilation, r.dilation), copy(p.before, r.before);
+  r.x = x, r.y = y, r.weight_o = weight.n, r.weight_c = weight.c;
+  std::copy(weight.s, weight.s + 3, r.weight_k);
+  return r;
+}
+
+template <class Visit>
+void for_pairs(int64_t outer, int64_t inner, Visit visit) {
+  at::parallel_for(0, outer * inner, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) visit(i / inner, i % inner);
+  });
+}
+
+// ---- the three directions ----
+
+template <class T>
+void run_forward(const ConvParams& p, Algorithm algorithm, const at::Tensor& x, const at::Tensor& weight,
+                 const T* bias, const at::Tensor& y) {
+  const View vx = view(x), vy = view(y), vw = view(weight);
+  const T *from = data<T>(x), *w = data<T>(weight);
+  T* to = mutable_data<T>(y);
+  switch (algorithm) {
+    case Algorithm::reference: {
+      const auto r = problem_of(p, vx, vy, vw);
+      return for_pairs(p.batch, p.out_channels, [&](int64_t n, int64_t o) { reference::forward(r, n, o, from, w, bias, to); });
+    }
+    case Algorithm::depthwise: {
+      const Depthwise d = depthwise_of(p, vx, vy, vw);
+      const auto packed = packed_depthwise<T>(p, d, w);
+      return for_depthwise_items<T>(d, p.channels_last ? p.output[0] * p.output[1] : p.in_channels, [&](int64_t n, int64_t item, auto* scratch) {
+        kernels<T>().conv.depthwise_forward(d, p.channels_last, n, item, from, packed.get(), bias, to, scratch);
+      });
+    }
+    case Algorithm::direct:
+    case Algorithm::gemm: {
+      std::vector<Tap> taps;
+      const Gather g = forward_gather(p, vx, vy, vw, taps);
+      return run_gather<T>(g, p.channels_last, algorithm, from, w, bias, to);
+    }
+  }
+}
+
+template <class T>
+void run_input_grad(const ConvParams& p, Algorithm algorithm, const at::Tensor& gy, const at::Tensor& weight,
+                    const at::Tensor& gx) {
+  const View vx = view(gx), vy = view(gy), vw = view(weight);
+  const T *from = data<T>(gy), *w = data<T>(weight);
+  T* to = mutable_data<T>(gx);
+  switch (algorithm) {
+    case Algorithm::reference: {
+      const auto r = problem_of(p, vx, vy, vw);
+      return for_pairs(p.batch, p.in_channels, [&](int64_t n, int64_t i) { reference::input_grad(r, n, i, from, w, to); });
+    }
+    case Algorithm::depthwise: {
+      const Depthwise d = depthwise_of(p, vx, vy, vw);
+      const auto packed = packed_depthwise<T>(p, d, w);
+      return for_depthwise_items<T>(d, p.channels_last ? p.input[0] * p.input[1] : p.in_channels, [&](int64_t n, int64_t item, auto* scratch) {
+        kernels<T>().conv.depthwise_input_grad(d, p.channels_last, n, item, from, packed.get(), to, scratch);
+      });
+    }
+    case Algorithm::direct:
+    case Algorithm::gemm:
+      for (int64_t r0 = 0; r0 < std::min(p.stride[0], p.input[0]); ++r0)
+        for (int64_t r1 = 0; r1 < std::min(p.stride[1], p.input[1]); ++r1)
+          for (int64_t r2 = 0; r2 < std::min(p.stride[2], p.input[2]); ++r2) {
+            std::vector<Tap> taps;
+            const Gather g = input_grad_gather(p, vx, vy, vw, {r0, r1, r2}, taps);
+            run_gather<T>(g, p.channels_last, algorithm, from, w, nullptr, to);
+          }
+  }
+}
+
+template <class T>
+void run_weight_grad(const ConvParams& p, Algorithm algorithm, const at::Tensor& gy, const at::Tensor& x,
+                     const at::Tensor& gw) {
+  const View vx = view(x), vy = view(gy), vw = view(gw);
+  const T *grad = data<T>(gy), *from = data<T>(x);
+  T* to = mutable_data<T>(gw);
+  switch (algorithm) {
+    case Algorithm::reference: {
+      const auto r = problem_of(p, vx, vy, vw);
+      return for_pairs(p.out_channels, p.in_per_group(), [&](int64_t o, int64_t c) { reference::weight_grad(r, o, c, grad, from, to); });
+    }
+    case Algorithm::depthwise: {
+      Depthwise d = depthwise_of(p, vx, vy, vw);
+      const int64_t items = p.channels_last ? blocks_of(p.out_channels, depthwise_block) : p.out_channels;
+      return at::parallel_for(0, items, 1, [&](int64_t begin, int64_t end) {
+        Buffer<accumulator_t<T>> scratch(kernels<T>().conv.depthwise_scratch(d));
+        for (int64_t i = begin; i < end; ++i)
+          kernels<T>().conv.depthwise_weight_grad(d, p.channels_last, i, grad, from, to, scratch.get());
+      });
+    }
+    case Algorithm::direct:
+      TORCH_INTERNAL_ASSERT(false, "direct refuses weight gradients");
+    case Algorithm::gemm: {
+      std::vector<Tap> taps;
+      const Gather g = forward_gather(p, vx, vy, vw, taps);
+      return run_correlate<T>(g, p.channels_last, from, grad, to);
+    }
+  }
+}
+
+// ---- operators ----
+
+void check_same_dtype(const ConvParams& p, const at::Tensor& a, const char* a_name, const at::Tensor& b, const char* b_name) {
+  TORCH_CHECK(a.scalar_type() == b.scalar_type(), "conv", p.dims, "d: ", a_name, " is ", a.scalar_type(), " but ", b_name,
+              " is ", b.scalar_type());
+}
+
+at::Tensor convolution(const at::Tensor& input, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
+                       at::IntArrayRef stride, at::IntArrayRef padding, at::IntArrayRef dilation, int64_t groups,
+                       std::string_view algorithm) {
+  const ConvParams p = conv_params(input.sizes(), weight.sizes(), {stride, padding, dilation, groups},
+                                   input.scalar_type(), answers_channels_last(input, weight));
+  check_same_dtype(p, input, "input", weight, "weight");
+  const bool has_bias = bias.has_value() && bias->defined();
+  if (has_bias) {
+    check_same_dtype(p, input, "input", *bias, "bias");
+    TORCH_CHECK(bias->dim() == 1 && bias->size(0) == p.out_channels, "conv", p.dims, "d: weight of shape ", weight.sizes(),
+                " expects a bias of shape [", p.out_channels, "], got ", bias->sizes());
+  }
+  const Choice choice = select(p, Direction::forward, std::string(algorithm));
+  const at::Tensor x = input.contiguous(p.memory_format());
+  const at::Tensor b = has_bias ? bias->contiguous() : at::Tensor();
+  at::Tensor y = at::empty(p.output_sizes(), input.options().memory_format(p.memory_format()));
+  if (y.numel() > 0)
+    for_dtype(p.dtype, [&](auto t) {
+      using T = decltype(t);
+      run_forward<T>(p, choice.algorithm, x, weight, has_bias ? data<T>(b) : nullptr, y);
+    });
+  return y;
+}
+
+// Raises unless grad has the shape of the convolution's output.
+void check_grad(const ConvParams& p, const at::Tensor& grad) {
+  TORCH_CHECK(grad.sizes() == at::IntArrayRef(p.output_sizes()), "conv", p.dims, "d: expected an output gradient of shape ",
+              p.output_sizes(), ", got ", grad.sizes());
+}
+
+at::Tensor convolution_input_grad(const at::Tensor& grad, const at::Tensor& weight, at::IntArrayRef input_size,
+                                  at::IntArrayRef stride, at::IntArrayRef padding, at::IntArrayRef dilation,
+                                  int64_t groups, std::string_view algorithm) {
+  const ConvParams p = conv_params(input_size, weight.sizes(), {stride, padding, dilation, groups}, grad.scalar_type(),
+                                   answers_channels_last(grad, weight));
+  check_same_dtype(p, grad, "output gradient", weight, "weight");
+  check_grad(p, grad);
+  const Choice choice = select(p, Direction::input_grad, std::string(algorithm));
+  const at::Tensor gy = grad.contiguous(p.memory_format());
+  at::Tensor gx = at::empty(p.input_sizes(), grad.options().memory_format(p.memory_format()));
+  if (gx.numel() > 0)
+    for_dtype(p.dtype, [&](auto t) { run_input_grad<decltype(t)>(p, choice.algorithm, gy, weight, gx); });
+  return gx;
+}
+
+at::Tensor convolution_weight_grad(const at::Tensor& grad, const at::Tensor& input, at::IntArrayRef weight_size,
+                                   at::IntArrayRef stride, at::IntArrayRef padding, at::IntArrayRef dilation,
+                                   int64_t groups, std::string_view algorithm, at::MemoryFormat memory_format) {
+  const ConvParams p = conv_params(input.sizes(), weight_size, {stride, padding, dilation, groups}, grad.scalar_type(),
+                                   answers_channels_last(input, grad));
+  check_same_dtype(p, grad, "output gradient", input, "input");
+  check_grad(p, grad);
+  const Choice choice = select(p, Direction::weight_grad, std::string(algorithm));
+  const at::Tensor x = input.contiguous(p.memory_format()), gy = grad.contiguous(p.memory_format());
+  at::Tensor gw = at::empty(weight_size, grad.options().memory_format(memory_format));
+  if (gw.numel() > 0)
+    for_dtype(p.dtype, [&](auto t) { run_weight_grad<decltype(t)>(p, choice.algorithm, gy, x, gw); });
+  return gw;
+}
+
+at::Tensor convolution_bias_grad(const at::Tensor& grad) {
+  TORCH_CHECK(grad.dim() >= 3 && grad.dim() <= 5, "convolution_bias_grad: expected a gradient of 3 to 5 axes, got shape ",
+              grad.sizes());
+  const bool channels_last = grad.dim() > 3 && answers_channels_last(grad, grad);
+  const auto format = !channels_last ? at::MemoryFormat::Contiguous
+                      : grad.dim() == 4 ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::ChannelsLast3d;
+  const at::Tensor gy = grad.contiguous(format);
+  at::Tensor out = at::empty({grad.size(1)}, grad.options());
+  const int64_t channels = grad.size(1), positions = grad.numel() / std::max<int64_t>(1, grad.size(0) * channels);
+  const int64_t items = channels_last ? blocks_of(channels, bias_block) : channels;
+  for_dtype(grad.scalar_type(), [&](auto t) {
+    using T = decltype(t);
+    at::parallel_for(0, items, 1 + 32768 / (1 + grad.size(0) * positions), [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i)
+        kernels<T>().conv.bias_grad(channels_last, grad.size(0), channels, positions, i, data<T>(gy), mutable_data<T>(out));
+    });
+  });
+  return out;
+}
+
+// ---- what explain shows ----
+
+// Bytes of workspace beside the operands and the result, with one thread.
+int64_t workspace(const ConvParams& p, Direction direction, Algorithm algorithm) {
+  int64_t bytes = 0;
+  for_dtype(p.dtype, [&](auto t) {
+    using T = decltype(t);
+    using A = accumulator_t<T>;
+    const auto& k = kernels<T>().conv;
+    const View none{};
+    std::vector<Tap> taps;
+    if (algorithm == Algorithm::depthwise) {
+      bytes = (k.depthwise_scratch(depthwise_of(p, none, none, none)) + p.taps() * p.out_channels) * sizeof(A);
+    } else if (algorithm != Algorithm::reference) {
+      const Gather g = direction == Direction::input_grad ? input_grad_gather(p, none, none, none, {0, 0, 0}, taps)
+                                                          : forward_gather(p, none, none, none, taps);
+      const int64_t sums = correlation_plan(g).splits * g.groups * g.depth() * k.target_columns(g);
+      const int64_t weight = g.groups * k.packed_size(g, p.channels_last);
+      if (direction == Direction::weight_grad)
+        bytes = (sums + k.correlate_scratch(g)) * sizeof(A);
+      else
+        bytes = (weight + (algorithm == Algorithm::direct ? k.direct_scratch(g) : k.gemm_scratch(g))) * sizeof(A);
+    }
+  });
+  return bytes;
+}
+
+std::tuple<std::string, std::vector<std::string>, int64_t> explain(
+    std::string_view direction, at::IntArrayRef input_size, at::IntArrayRef weight_size, at::IntArrayRef stride,
+    at::IntArrayRef padding, at::IntArrayRef dilation, int64_t groups, at::ScalarType dtype, bool channels_last,
+    std::string_view algorithm) {
+  TORCH_CHECK_VALUE(direction == "forward" || direction == "input_grad" || direction == "weight_grad",
+                    "explain: direction '", direction, "' is none of forward, input_grad, weight_grad");
+  const Direction d = direction == "forward"      ? Direction::forward
+                      : direction == "input_grad" ? Direction::input_grad
+                                                  : Direction::weight_grad;
+  const ConvParams p = conv_params(input_size, weight_size, {stride, padding, dilation, groups}, dtype, channels_last);
+  const Choice choice = select(p, d, std::string(algorithm));
+  return {choice.name, choice.refusals, workspace(p, d, choice.algorithm)};
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(torchconv, CPU, m) {
+  m.impl("convolution", convolution);
+  m.impl("convolution_input_grad", convolution_input_grad);
+  m.impl("convolution_weight_grad", convolution_weight_grad);
+  m.impl("convolution_bias_grad", convolution_bias_grad);
+}
+
+TORCH_LIBRARY_IMPL(torchconv, CompositeExplicitAutograd, m) { m.impl("_explain", explain); }
+
+}  // namespace torchconv

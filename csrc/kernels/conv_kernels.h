@@ -1,0 +1,99 @@
+// What convolution asks of a kernel set: the description of the work in plain numbers, and the entry points.
+#pragma once
+#include "numeric.h"
+
+namespace torchconv {
+
+// Where an element of an activation [N, C, D, H, W] lies: element strides.
+struct View {
+  int64_t n, c, s[3];
+};
+
+// One filter position: where it lies in the weight tensor, and where it looks in the source.
+struct Tap {
+  int64_t weight;
+  int64_t offset[3];
+};
+
+// The one shape of work behind all three operators. Over target positions t and taps k, per group,
+//   gather:     target[n, m, base + t·spacing] = bias[m] + Σ_k Σ_c weight[m, c, k] · source[n, c, t·step + offset_k]
+//   correlate:  weight[m, c, k] = Σ_n Σ_t target[n, m, t] · source[n, c, t·step + offset_k]
+// where a source index outside the map reads 0. The forward pass is one gather; the input gradient is one gather for
+// each residue of the stride (source: the output's gradient); the weight gradient is one correlation.
+struct Gather {
+  int64_t batch, groups;
+  int64_t m, c;                  // target and source channels of one group
+  int64_t count[3];              // target positions
+  int64_t base[3], spacing[3];   // target index = base + t · spacing
+  int64_t extent[3], step[3];    // source size; source index = t · step + offset
+  const Tap* taps;
+  int64_t tap_count;
+  View source, target;
+  int64_t weight_g, weight_m, weight_c;  // element strides of the weight tensor
+
+  int64_t positions() const { return batch * count[0] * count[1] * count[2]; }
+  int64_t depth() const { return tap_count * c; }  // length of one inner product, k = (tap, channel)
+};
+
+// A depth-wise convolution: filters of one map each, `multiplier` of them a map. Axes as in ConvParams.
+struct Depthwise {
+  int64_t batch, channels, multiplier;
+  int64_t input[3], output[3], kernel[3], stride[3], dilation[3], before[3];
+  View x, y;                      // the input's side and the output's
+  int64_t weight_m, weight_k[3];  // strides of the weight [channels * multiplier, 1, kernel]
+};
+
+// Source and target of gather and correlate point at the whole tensors; a group's channels are found from `group`.
+template <class T>
+struct ConvKernels {
+  using A = accumulator_t<T>;
+
+  // The weight of one group as [panels][depth][panel width], zero-padded; layout follows the activations'.
+  int64_t (*panels)(const Gather&, bool channels_last);
+  int64_t (*packed_size)(const Gather&, bool channels_last);
+  void (*pack_weight)(const Gather&, bool channels_last, int64_t group, const T* weight, int64_t panel_begin,
+                      int64_t panel_end, A* packed);
+
+  // gather at target positions [begin, end), at most gemm_positions of them, for the channels of some panels.
+  using GatherKernel = void (*)(const Gather&, bool channels_last, int64_t group, const T* source, const A* packed,
+                                const T* bias, T* target, int64_t begin, int64_t end, int64_t panel_begin,
+                                int64_t panel_end, A* scratch);
+  int64_t (*gemm_scratch)(const Gather&);  // in elements of A, like every size here
+  GatherKernel gemm;
+  int64_t (*direct_scratch)(const Gather&);
+  GatherKernel direct;  // channels-last alone
+
+  // sums[k - k_begin][m] = correlation over target positions [begin, end); rows are target_columns long.
+  int64_t (*correlate_scratch)(const Gather&);
+  int64_t (*target_columns)(const Gather&);
+  void (*correlate)(const Gather&, bool channels_last, int64_t group, const T* source, const T* target, int64_t begin,
+                    int64_t end, int64_t k_begin, int64_t k_end, A* sums, A* scratch);
+  // weight[m, c, tap], m in [m_begin, m_end), from partial sums [splits][depth][target_columns], added in order.
+  void (*store_weight)(const Gather&, int64_t group, const A* sums, int64_t splits, int64_t split_stride,
+                       int64_t m_begin, int64_t m_end, T* weight);
+
+  // Sum of grad [batch, channels, positions] over batch and positions; an item is a channel, or a block of bias_block.
+  void (*bias_grad)(bool channels_last, int64_t batch, int64_t channels, int64_t positions, int64_t item, const T* grad,
+                    T* out);
+
+  // Depth-wise, on a weight packed as [tap][output channel]. One item is a map of a sample (contiguous) or a row of
+  // pixels of a sample (channels-last); of the weight gradient, an output channel or a block of depthwise_block.
+  void (*pack_depthwise)(const Depthwise&, const T* weight, A* packed);
+  int64_t (*depthwise_scratch)(const Depthwise&);
+  void (*depthwise_forward)(const Depthwise&, bool channels_last, int64_t n, int64_t item, const T* x, const A* packed,
+                            const T* bias, T* y, A* scratch);
+  void (*depthwise_input_grad)(const Depthwise&, bool channels_last, int64_t n, int64_t item, const T* gy,
+                               const A* packed, T* gx, A* scratch);
+  void (*depthwise_weight_grad)(const Depthwise&, bool channels_last, int64_t item, const T* gy, const T* x, T* gw,
+                                A* scratch);
+};
+
+constexpr int64_t bias_block = 16;  // channels of one item of a channels-last bias gradient
+constexpr int64_t bias_run = 1024;  // positions summed before the sum goes to a double
+constexpr int64_t depthwise_block = 16;  // channels of one item of a channels-last weight gradient
+// Tuning that the callers share with the kernels.
+constexpr int64_t gemm_channels = 576;   // target channels one gemm task handles at the most: whole panels of any width
+constexpr int64_t gemm_positions = 192;  // target positions one gemm or direct task handles
+constexpr int64_t depth_block = 256;     // products summed in registers before the sum goes to memory: bounds the error
+
+}  // namespace torchconv

@@ -1,0 +1,133 @@
+// gather as a blocked matrix product: the patches of 192 positions, 256 rows of the inner product at a time, against the
+// packed weight. Contiguous: weight rows broadcast against vectors of positions. Channels-last: patches broadcast
+// against vectors of target channels. Either way the result leaves as it lies in memory.
+//
+// Every output is the same chain of operations wherever its position stands in a block: blocks of depth_block products,
+// each summed in order, then added in order. So neither the batch nor the number of threads can change a bit.
+
+template <class A> constexpr int64_t line = 64 / sizeof(A);
+template <class A> constexpr int64_t patch_stride = gemm_positions + line<A>;  // odd in cache lines: no set conflicts
+template <class A> constexpr int64_t depth_stride = depth_block + line<A>;
+
+inline int64_t panel_width(bool channels_last, int64_t columns) { return channels_last ? columns : tile_rows; }
+
+template <class T>
+int64_t gemm_panels(const Gather& g, bool channels_last) {
+  const int64_t width = panel_width(channels_last, tile_columns<accumulator_t<T>>);
+  return (g.m + width - 1) / width;
+}
+
+template <class T>
+int64_t packed_size(const Gather& g, bool channels_last) {
+  return gemm_panels<T>(g, channels_last) * g.depth() * panel_width(channels_last, tile_columns<accumulator_t<T>>);
+}
+
+template <class T>
+void pack_weight(const Gather& g, bool channels_last, int64_t group, const T* weight, int64_t panel_begin,
+                 int64_t panel_end, accumulator_t<T>* packed) {
+  const int64_t width = panel_width(channels_last, tile_columns<accumulator_t<T>>);
+  for (int64_t panel = panel_begin; panel < panel_end; ++panel) {
+    accumulator_t<T>* to = packed + panel * g.depth() * width;
+    const T* from = weight + group * g.weight_g + panel * width * g.weight_m;
+    const int64_t rows = at_most(width, g.m - panel * width);
+    for (int64_t tap = 0; tap < g.tap_count; ++tap)
+      for (int64_t c = 0; c < g.c; ++c, to += width) {
+        const T* w = from + g.taps[tap].weight + c * g.weight_c;
+        for (int64_t r = 0; r < rows; ++r) to[r] = widen(w[r * g.weight_m]);
+        zero(to + rows, width - rows);
+      }
+  }
+}
+
+// Scratch: segments | patches [depth_block][patch_stride] or [gemm_positions][depth_stride] | results of all channels.
+template <class A> constexpr int64_t segment_space = (gemm_positions * sizeof(Segment) + 63) / 64 * 64 / sizeof(A);
+template <class A>
+constexpr int64_t patch_space = depth_block * patch_stride<A> > gemm_positions * depth_stride<A>
+                                    ? depth_block * patch_stride<A>
+                                    : gemm_positions * depth_stride<A>;
+
+template <class T>
+int64_t gemm_scratch(const Gather& g) {
+  using A = accumulator_t<T>;
+  const int64_t channels = at_most(gemm_channels, round_up(g.m, at_least(tile_rows, tile_columns<A>))) + line<A>;
+  return segment_space<A> + patch_space<A> + channels * patch_stride<A>;
+}
+
+// Results [channel][position] to a contiguous target.
+template <class T, class A>
+void store_columns(const Gather& g, const Segment* runs, int64_t run_count, int64_t m_begin, int64_t m_end,
+                   const T* bias, const A* results, int64_t ld, T* target) {
+  const int64_t stride = g.spacing[2] * g.target.s[2];
+  for (int64_t i = 0; i < run_count; ++i) {
+    T* at = target + target_offset(g, runs[i]);
+    for (int64_t m = m_begin; m < m_end; ++m) {
+      const A* from = results + (m - m_begin) * ld + runs[i].first;
+      const A b = bias ? widen(bias[m]) : A(0);
+      T* to = at + m * g.target.c;
+      if (stride == 1)
+        for (int64_t l = 0; l < runs[i].length; ++l) narrow(bias ? from[l] + b : from[l], to + l);
+      else
+        for (int64_t l = 0; l < runs[i].length; ++l) narrow(bias ? from[l] + b : from[l], to + l * stride);
+    }
+  }
+}
+
+// Results [position][channel] to a channels-last target.
+template <class T, class A>
+void store_rows(const Gather& g, const Segment* runs, int64_t run_count, int64_t m_begin, int64_t m_end, const T* bias,
+                const A* results, int64_t ld, T* target) {
+  for (int64_t i = 0; i < run_count; ++i) {
+    T* to = target + target_offset(g, runs[i]) + m_begin;
+    const A* from = results + runs[i].first * ld;
+    for (int64_t l = 0; l < runs[i].length; ++l, from += ld, to += g.spacing[2] * g.target.s[2]) {
+      if (bias)
+        for (int64_t m = 0; m < m_end - m_begin; ++m) narrow(from[m] + widen(bias[m_begin + m]), to + m);
+      else
+        for (int64_t m = 0; m < m_end - m_begin; ++m) narrow(from[m], to + m);
+    }
+  }
+}
+
+template <class T>
+void gemm(const Gather& g, bool channels_last, int64_t group, const T* source, const accumulator_t<T>* packed,
+          const T* bias, T* target, int64_t begin, int64_t end, int64_t panel_begin, int64_t panel_end,
+          accumulator_t<T>* scratch) {
+  using A = accumulator_t<T>;
+  Segment* runs = reinterpret_cast<Segment*>(scratch);
+  A* patches = scratch + segment_space<A>;
+  A* results = patches + patch_space<A>;
+  const int64_t positions = end - begin, depth = g.depth();
+  const int64_t width = panel_width(channels_last, tile_columns<A>);
+  const int64_t m_begin = panel_begin * width, m_end = at_most(panel_end * width, g.m);
+  const int64_t ldc = channels_last ? round_up(m_end - m_begin, width) + line<A> : patch_stride<A>;
+  const int64_t run_count = segments(g, begin, end, runs);
+  source += group * g.c * g.source.c;
+  target += group * g.m * g.target.c;
+  if (bias) bias += group * g.m;
+
+  if (depth == 0) zero(results, channels_last ? positions * ldc : (m_end - m_begin) * ldc);
+  for (int64_t k = 0; k < depth; k += depth_block) {
+    const int64_t rows = at_most(depth_block, depth - k);
+    const bool add = k > 0;
+    if (channels_last) {
+      pack_rows(g, runs, run_count, source, k, k + rows, patches, depth_stride<A>);
+      for (int64_t panel = panel_begin; panel < panel_end; ++panel)
+        for (int64_t p = 0; p < positions; p += tile_rows)
+          run<A, false>(at_most(tile_rows, positions - p), m_end - panel * width,
+                        {rows, patches + p * depth_stride<A>, depth_stride<A>, 1, packed + (panel * depth + k) * width,
+                         width, results + p * ldc + (panel - panel_begin) * width, ldc, add});
+    } else {
+      pack_columns(g, runs, run_count, source, k, k + rows, positions, round_up(positions, lanes<A>), patches,
+                   patch_stride<A>);
+      for (int64_t panel = panel_begin; panel < panel_end; ++panel)
+        for (int64_t p = 0; p < positions; p += tile_columns<A>)
+          run<A, true>(at_most(tile_rows, m_end - panel * width), positions - p,
+                       {rows, packed + (panel * depth + k) * width, 1, tile_rows, patches + p, patch_stride<A>,
+                        results + (panel - panel_begin) * width * ldc + p, ldc, add});
+    }
+  }
+  if (channels_last)
+    store_rows(g, runs, run_count, m_begin, m_end, bias, results, ldc, target);
+  else
+    store_columns(g, runs, run_count, m_begin, m_end, bias, results, ldc, target);
+}

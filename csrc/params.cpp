@@ -1,0 +1,93 @@
+#include "params.h"
+
+#include <c10/util/Exception.h>
+#include <c10/util/irange.h>
+
+namespace torchconv {
+namespace {
+
+// One number an axis, lifted to three axes by leading `fill`s.
+std::array<int64_t, 3> lift(at::IntArrayRef values, int64_t fill) {
+  std::array<int64_t, 3> out{fill, fill, fill};
+  std::copy(values.begin(), values.end(), out.end() - values.size());
+  return out;
+}
+
+void check_window(const std::string& name, int64_t dims, const Window& w, at::IntArrayRef weight_size) {
+  const auto expect = [&](at::IntArrayRef values, const char* what, int64_t length, int64_t least) {
+    TORCH_CHECK(static_cast<int64_t>(values.size()) == length, name, ": ", what, " needs ", length, " numbers, got ", values);
+    for (const int64_t v : values) TORCH_CHECK(v >= least, name, ": ", what, " must be at least ", least, ", got ", values);
+  };
+  expect(w.stride, "stride", dims, 1);
+  expect(w.dilation, "dilation", dims, 1);
+  expect(weight_size.slice(2), "kernel size", dims, 1);
+  expect(w.padding, "padding (before and after each axis)", 2 * dims, INT64_MIN);
+  TORCH_CHECK(w.groups >= 1, name, ": groups must be at least 1, got ", w.groups);
+}
+
+}  // namespace
+
+ConvParams conv_params(at::IntArrayRef input_size, at::IntArrayRef weight_size, const Window& w, at::ScalarType dtype,
+                       bool channels_last) {
+  const int64_t dims = static_cast<int64_t>(weight_size.size()) - 2;
+  TORCH_CHECK(dims >= 1 && dims <= 3, "convolution: expected a weight of 3 to 5 axes, got shape ", weight_size);
+  const std::string name = "conv" + std::to_string(dims) + "d";
+  TORCH_CHECK(static_cast<int64_t>(input_size.size()) == dims + 2, name, ": expected a batched input of ", dims + 2,
+              " axes, got shape ", input_size);
+  check_window(name, dims, w, weight_size);
+  TORCH_CHECK(weight_size[0] % w.groups == 0, name, ": weight of shape ", weight_size, " has ", weight_size[0],
+              " output channels, which groups=", w.groups, " does not divide");
+  TORCH_CHECK(weight_size[0] > 0, name, ": weight of shape ", weight_size, " has no output channel");
+  TORCH_CHECK(input_size[1] == weight_size[1] * w.groups, name, ": weight of shape ", weight_size, " with groups=",
+              w.groups, " expects ", weight_size[1] * w.groups, " input channels, got input of shape ", input_size);
+
+  ConvParams p{};
+  p.dims = dims;
+  p.batch = input_size[0];
+  p.groups = w.groups;
+  p.in_channels = input_size[1];
+  p.out_channels = weight_size[0];
+  p.input = lift(input_size.slice(2), 1);
+  p.kernel = lift(weight_size.slice(2), 1);
+  p.stride = lift(w.stride, 1);
+  p.dilation = lift(w.dilation, 1);
+  p.dtype = dtype;
+  p.channels_last = channels_last && dims > 1;
+  for (const auto a : c10::irange(dims)) {
+    p.before[3 - dims + a] = w.padding[2 * a];
+    p.after[3 - dims + a] = w.padding[2 * a + 1];
+  }
+  for (const auto a : c10::irange(3)) {
+    const int64_t span = p.dilation[a] * (p.kernel[a] - 1) + 1;
+    const int64_t padded = p.input[a] + p.before[a] + p.after[a];
+    TORCH_CHECK(p.input[a] > 0, name, ": input of shape ", input_size, " has an empty spatial axis");
+    TORCH_CHECK(padded >= span, name, ": kernel of shape ", weight_size.slice(2), " with dilation ", w.dilation,
+                " is larger than the padded input: input of shape ", input_size, ", padding ", w.padding);
+    p.output[a] = (padded - span) / p.stride[a] + 1;
+  }
+  return p;
+}
+
+std::vector<int64_t> sizes(int64_t dims, int64_t batch, int64_t channels, const std::array<int64_t, 3>& spatial) {
+  std::vector<int64_t> out{batch, channels};
+  out.insert(out.end(), spatial.end() - dims, spatial.end());
+  return out;
+}
+
+std::vector<int64_t> ConvParams::input_sizes() const { return sizes(dims, batch, in_channels, input); }
+std::vector<int64_t> ConvParams::output_sizes() const { return sizes(dims, batch, out_channels, output); }
+
+at::MemoryFormat ConvParams::memory_format() const {
+  if (!channels_last) return at::MemoryFormat::Contiguous;
+  return dims == 3 ? at::MemoryFormat::ChannelsLast3d : at::MemoryFormat::ChannelsLast;
+}
+
+bool answers_channels_last(const at::Tensor& activation, const at::Tensor& other) {
+  const auto wants = [](const at::Tensor& t) {
+    const auto format = t.suggest_memory_format();
+    return format == at::MemoryFormat::ChannelsLast || format == at::MemoryFormat::ChannelsLast3d;
+  };
+  return wants(activation) || wants(other);
+}
+
+}  // namespace torchconv

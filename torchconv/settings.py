@@ -1,0 +1,29 @@
+"""What the whole process shares: the instruction set in use and how exact convolution must be."""
+
+import torch
+
+
+def cpu_capability() -> str:
+    """The instruction set the kernels run on: ``"default"``, ``"avx2"`` or ``"avx512"``.
+
+    Picked when the library loads; the environment variable ``TORCHCONV_CPU_CAPABILITY`` caps it.
+    """
+    return torch.ops.torchconv.cpu_capability()
+
+
+def set_conv_precision(precision: str) -> None:
+    """How exact a float32 convolution must be, process-wide.
+
+    Args:
+        precision: ``"high"`` (the default) allows every algorithm; ``"highest"`` forbids those whose rounding error
+            exceeds direct summation's (Winograd's family). float64 never uses those.
+
+    Raises:
+        ValueError: any other value.
+    """
+    torch.ops.torchconv.set_conv_precision(precision)
+
+
+def get_conv_precision() -> str:
+    """What :func:`set_conv_precision` last set."""
+    return torch.ops.torchconv.get_conv_precision()
