@@ -1,8 +1,8 @@
 """Loads the compiled library, torchconv._C, which registers the operators; importing this module is all there is to do.
 
 The library is compiled against one release of torch and may be loaded by that one only: built_with.txt, which setup.py
-leaves beside it, says which, and is compared before the library is touched, since what happens otherwise is an undefined
-symbol at best.
+leaves beside it, says which, and is compared before the library is touched, since what happens otherwise is at best an
+undefined symbol.
 """
 
 import importlib
@@ -20,8 +20,8 @@ BUILD = (
 def release(version: str) -> str:
     """The part of a torch version that a compiled library depends on: "2.13.0+cpu" -> "2.13.0".
 
-    What follows the plus names the accelerator of a build. The operators link libtorch_cpu and libc10 only, whose binary
-    interface the CPU, CUDA, ROCm and XPU builds of one release share.
+    What follows the plus names the accelerator of a build. The operators link libtorch_cpu and libc10 only, whose
+    binary interface the CPU, CUDA, ROCm and XPU builds of one release share.
     """
     return version.partition("+")[0]
 
@@ -38,12 +38,14 @@ def load(package: str, directory: Path) -> None:
     built = built_with.read_text().strip() if built_with.is_file() else "an unknown version"
     if release(built) != release(torch.__version__):
         raise ImportError(
-            f"torchconv was built for torch {built} but torch {torch.__version__} is installed: to build it again, {BUILD}"
+            f"torchconv was built for torch {built} but torch {torch.__version__} is installed: "
+            f"to build it again, {BUILD}"
         )
     try:
         importlib.import_module(f"{package}._C")
     except ImportError as error:
-        raise ImportError(f"torchconv's compiled library does not load ({error}): to build it again, {BUILD}") from error
+        message = f"torchconv's compiled library does not load ({error}): to build it again, {BUILD}"
+        raise ImportError(message) from error
 
 
 load(__package__, Path(__file__).parent)

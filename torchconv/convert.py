@@ -1,0 +1,231 @@
+"""Puts torchconv's operators under an existing model: `convert` and `revert` change its layers, `enabled` its calls.
+
+A layer is changed by giving the module another class and nothing else: it stays the same object, with the same
+parameters, buffers, hooks, training flag and place in the model, wherever else it is referred to. torchconv.nn's
+classes hold the same attributes as torch.nn's, which is what makes this safe.
+"""
+
+import types
+import warnings
+from collections.abc import Callable
+from contextlib import ContextDecorator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+import torch
+from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.utils import parametrize
+from torch.overrides import TorchFunctionMode
+
+from . import functional, nn
+
+STOCK: dict[type, type] = {getattr(torch.nn, name): getattr(nn, name) for name in nn.__all__}
+OURS: dict[type, type] = {ours: stock for stock, ours in STOCK.items()}
+_OURS = tuple(OURS)
+
+_Model = TypeVar("_Model", bound=torch.nn.Module)
+
+
+@dataclass(frozen=True)
+class LeftAlone:
+    """A layer that convert or revert did not change: its name in the model, its class, and why."""
+
+    name: str
+    layer: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.name or 'the model itself'} ({self.layer}): {self.reason}"
+
+
+class _Refusal(Exception):
+    """Why a layer is left alone."""
+
+
+def convert(model: _Model, *, report: list[LeftAlone] | None = None) -> _Model:
+    """Replaces every convolution and pooling layer of torch.nn in `model` by torchconv.nn's, in place.
+
+    Layers are found at any depth, the model itself included, and keep their identity: parameters, buffers, hooks,
+    parametrizations, training flag, state_dict keys and uses in several places stay as they are, and so do optimizers
+    made before. A layer of a class derived from torch.nn's is changed too, and keeps what its class adds, unless that
+    class overrides `forward` or `_conv_forward`. Converting twice is converting once; `revert` undoes it. Calls of
+    torch.nn.functional inside a forward are not layers: see `enabled`.
+
+    Args:
+        model: any module.
+        report: a list to which each layer that could not be converted is added, with the reason. Without one, a
+            warning names them.
+
+    Returns:
+        `model`.
+
+    Raises:
+        TypeError: `model` is not a torch.nn.Module.
+    """
+    return _change(model, _converted, "converted to torchconv", report)
+
+
+def revert(model: _Model, *, report: list[LeftAlone] | None = None) -> _Model:
+    """Undoes `convert`: every torchconv.nn layer in `model` gets torch.nn's class, or the one derived from it, back.
+
+    Layers that were made as torchconv.nn's are changed too, unless torch.nn has nothing like them (padding='same' with
+    a stride, padding with unequal sides). Arguments, result and errors are those of `convert`.
+    """
+    return _change(model, _reverted, "reverted to torch.nn", report)
+
+
+def _change(
+    model: _Model,
+    new_class: Callable[[torch.nn.Module], type | None],
+    done: str,
+    report: list[LeftAlone] | None,
+) -> _Model:
+    """Gives each layer of `model` the class that `new_class` finds for it, and reports those that it refuses."""
+    if not isinstance(model, torch.nn.Module):
+        raise TypeError(f"expected a torch.nn.Module, got {type(model).__name__}")
+    left: list[LeftAlone] = []
+    for name, module in model.named_modules():
+        try:
+            cls = new_class(module)
+            if cls is not None:
+                module.__class__ = cls
+        except _Refusal as refusal:
+            layer = getattr(module, "original_name", type(module).__name__)
+            left.append(LeftAlone(name, layer, str(refusal)))
+        except TypeError as error:  # slots, a metaclass or an order of bases that leaves no room for another class
+            left.append(LeftAlone(name, type(module).__name__, f"its class cannot be changed ({error})"))
+    if report is not None:
+        report.extend(left)
+    elif left:
+        warnings.warn(f"not {done}: " + "; ".join(map(str, left)), stacklevel=3)
+    return model
+
+
+def _converted(module: torch.nn.Module) -> type | None:
+    """The class that convert gives `module`, or None if it is no concern of convert's."""
+    cls = type(module)
+    if isinstance(module, _OURS):
+        return None
+    if isinstance(module, torch.jit.ScriptModule) and module.original_name in nn.__all__:
+        raise _Refusal("compiled by TorchScript")
+    if cls.__name__ in nn.__all__ and cls.__module__.startswith("torch.ao.nn.quantized"):
+        raise _Refusal("quantized")
+    stock = next((base for base in cls.__mro__ if base in STOCK), None)
+    if stock is None:
+        return None
+    if isinstance(module, LazyModuleMixin):
+        raise _Refusal("lazy: convert it after its first input")
+    for method in ("forward", "_conv_forward"):
+        if method in vars(module):
+            raise _Refusal(f"its {method} was replaced on the instance")
+        if getattr(cls, method, None) is not getattr(stock, method, None):
+            raise _Refusal(f"overrides {method}")
+    algorithm = getattr(module, "algorithm", "auto")
+    if algorithm not in functional.ALGORITHMS:
+        raise _Refusal(f"has an attribute algorithm={algorithm!r} of its own")
+    if parametrize.is_parametrized(module):
+        return _rebased(cls, _mixed(parametrize.type_before_parametrizations(module), STOCK[stock]))
+    return _mixed(cls, STOCK[stock])
+
+
+def _reverted(module: torch.nn.Module) -> type | None:
+    """The class that revert gives `module`, or None if it is no concern of revert's."""
+    if not isinstance(module, _OURS):
+        return None
+    cls = type(module)
+    parametrized = parametrize.is_parametrized(module)
+    base = parametrize.type_before_parametrizations(module) if parametrized else cls
+    original = vars(base).get("_converted_from") or OURS.get(base)
+    if original is None:
+        ours = next(base for base in cls.__mro__ if base in OURS)
+        raise _Refusal(f"its class derives from torchconv.nn.{ours.__name__}")
+    padding: Any = getattr(module, "padding", 0)
+    stride: Any = getattr(module, "stride", 1)
+    if padding == "same" and any(step != 1 for step in stride):
+        raise _Refusal(f"torch.nn has no padding='same' with stride={stride}")
+    if isinstance(padding, tuple) and any(isinstance(side, tuple) for side in padding):
+        raise _Refusal(f"torch.nn has no padding={padding} with unequal sides")
+    return _rebased(cls, original) if parametrized else original
+
+
+def _mixed(cls: type, ours: type) -> type:
+    """`cls`, which is or derives from a class of torch.nn, with `ours` put before that class among its bases.
+
+    What `cls` overrides stays overridden. The new class is known through `cls` itself, so it is made once and goes when
+    `cls` goes.
+    """
+    if cls in STOCK:
+        return ours
+    for made in cls.__subclasses__():
+        if vars(made).get("_converted_from") is cls:
+            return made
+    body = dict(
+        _converted_from=cls,
+        __module__=cls.__module__,
+        __qualname__=cls.__qualname__,
+        __doc__=cls.__doc__,
+        __reduce_ex__=_reduce,
+    )
+    return types.new_class(cls.__name__, (cls, ours), exec_body=lambda namespace: namespace.update(body))
+
+
+def _rebased(cls: type, base: type) -> type:
+    """A copy of `cls`, which torch.nn.utils.parametrize made for one module and its copies, on another `base`."""
+    body = {name: value for name, value in vars(cls).items() if name not in ("__dict__", "__weakref__")}
+    return type(cls.__name__, (base,), body)
+
+
+def _reduce(self: Any, protocol: Any) -> tuple[Any, ...]:
+    """Pickles a module whose class was made by _mixed: by the class that was there before, which can be imported."""
+    state = object.__reduce_ex__(self, protocol)[2]
+    return _unpickled, (self._converted_from,), state
+
+
+def _unpickled(original: type) -> Any:
+    stock = next(base for base in original.__mro__ if base in STOCK)
+    cls = _mixed(original, STOCK[stock])
+    return cls.__new__(cls)
+
+
+def _routes() -> dict[Callable[..., Any], Callable[..., Any]]:
+    """Each function of torch and torch.nn.functional that `enabled` reroutes, and where to."""
+    routes: dict[Callable[..., Any], Callable[..., Any]] = {}
+    families = ("conv", "conv_transpose", "max_pool", "avg_pool", "lp_pool", "adaptive_max_pool", "adaptive_avg_pool")
+    for name in [f"{family}{n}d" for family in families for n in (1, 2, 3)]:
+        ours = getattr(functional, name)
+        with_indices = partial(ours, return_indices=True)
+        for home in (torch, torch._C._nn, torch.nn.functional):
+            if hasattr(home, name):
+                # Below torch.nn.functional, adaptive max pooling returns indices whether asked or not.
+                always = name.startswith("adaptive_max") and home is not torch.nn.functional
+                routes[getattr(home, name)] = with_indices if always else ours
+            if hasattr(home, f"{name}_with_indices"):
+                routes[getattr(home, f"{name}_with_indices")] = with_indices
+    return routes
+
+
+class enabled(TorchFunctionMode, ContextDecorator):
+    """Reroutes calls of torch.nn.functional's convolutions and poolings (and torch's own) to torchconv.functional.
+
+    A context manager, for models that call functions rather than layers, and a decorator::
+
+        with torchconv.enabled():
+            loss = model(x).sum()
+        loss.backward()  # the backward pass belongs to the forward's operators, wherever it is called
+
+    It holds for the calling thread, nests, and also catches torch.nn's layers, since they call these functions. Each
+    torch function called inside costs a microsecond or so more; `convert` does not. Tensors of subclasses that override
+    torch functions keep their own.
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        # The mode is off while this runs, so what torchconv.functional itself calls is not rerouted.
+        target = _ROUTES.get(func, func) if _PLAIN.issuperset(types) else func
+        return target(*args, **(kwargs or {}))
+
+
+_ROUTES = _routes()
+_PLAIN = frozenset({torch.Tensor, torch.nn.Parameter})

@@ -1,0 +1,271 @@
+"""Convolution and transposed convolution layers: torch.nn's, calling torchconv.functional.
+
+What is added to torch.nn: the choice of an algorithm, padding='same' with a stride, and padding that differs on the two
+sides of an axis. Source of everything else: torch/nn/modules/conv.py.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+from torch.nn.modules.utils import _ntuple
+
+from .. import functional
+
+_CONV_DOC = """{n}-D convolution (the field's correlation) of a batch of stacks of maps, plus a bias.
+
+    .. math::
+        y[b, s, i] = bias[s] + \\sum_{{p, k}} w[s, p, k] \\, x[b, p, stride \\cdot i + dilation \\cdot k - padding]
+
+    where :math:`i` and :math:`k` run over the {n} spatial axes and :math:`p` over the input maps of the group of
+    output map :math:`s`; :math:`x` is 0 (or what `padding_mode` says) outside the input.
+
+    Args:
+        in_channels (int): number of input maps.
+        out_channels (int): number of output maps.
+        kernel_size (int or tuple): side of the filter.
+        stride (int or tuple): step between patches. Default: 1
+        padding (int, tuple or str): what is added on both sides of each axis: one number, one for each axis, or for
+            each axis a pair (before, after); 'valid' adds nothing; 'same' adds what makes the output side
+            :math:`\\lceil size / stride \\rceil`, half on each side and the odd one at the end. Default: 0
+        dilation (int or tuple): step between the elements of the filter. Default: 1
+        groups (int): number of blocks that the input maps and the output maps are divided into; output maps see the
+            input maps of their own block only. Default: 1
+        bias (bool): whether each output map has a learned bias. Default: True
+        padding_mode (str): 'zeros', 'reflect', 'replicate' or 'circular'. Default: 'zeros'
+        algorithm (str): 'auto', or the one that all directions must take. Default: 'auto'
+
+    Shape:
+        - Input: (N, C_in, {axes}) or (C_in, {axes})
+        - Output: (N, C_out, {out}) or (C_out, {out}), each side
+          :math:`\\lfloor (size + before + after - dilation (kernel\\_size - 1) - 1) / stride \\rfloor + 1`
+
+    Attributes:
+        weight (Parameter): (out_channels, in_channels / groups, *kernel_size), drawn as torch.nn.Conv{n}d draws it.
+        bias (Parameter or None): (out_channels,)
+
+    Raises:
+        ValueError: a constructor's argument that torch.nn.Conv{n}d refuses, or an unknown algorithm.
+        RuntimeError: an input that torchconv.functional.conv{n}d refuses, or an algorithm that cannot run on it.
+
+    Source: torch.nn.Conv{n}d, whose signature, parameters and results these are.
+    """
+
+_TRANSPOSE_DOC = """{n}-D transposed (expanding) convolution of a batch of stacks of maps, plus a bias.
+
+    Every input element adds its multiple of the filter into the output:
+
+    .. math::
+        y[b, s, stride \\cdot i + dilation \\cdot k - padding] \\mathrel{{+}}= w[p, s, k] \\, x[b, p, i]
+
+    which is the derivative of torchconv.nn.Conv{n}d with respect to its input, run forward.
+
+    Args:
+        in_channels (int): number of input maps.
+        out_channels (int): number of output maps.
+        kernel_size (int or tuple): side of the filter.
+        stride (int or tuple): step between the places that neighbouring inputs add to. Default: 1
+        padding (int or tuple): what is cut off both sides of each axis of the output. Default: 0
+        output_padding (int or tuple): what is added to the output's side at its end. Default: 0
+        groups (int): number of blocks that the input maps and the output maps are divided into. Default: 1
+        bias (bool): whether each output map has a learned bias. Default: True
+        dilation (int or tuple): step between the elements of the filter. Default: 1
+        padding_mode (str): 'zeros' only.
+        algorithm (str): 'auto', or the one that all directions must take. Default: 'auto'
+
+    Shape:
+        - Input: (N, C_in, {axes}) or (C_in, {axes})
+        - Output: (N, C_out, {out}) or (C_out, {out}), each side
+          :math:`(size - 1) stride - 2 padding + dilation (kernel\\_size - 1) + output\\_padding + 1`, or the
+          `output_size` given to forward.
+
+    Attributes:
+        weight (Parameter): (in_channels, out_channels / groups, *kernel_size)
+        bias (Parameter or None): (out_channels,)
+
+    Raises:
+        ValueError: an argument that torch.nn.ConvTranspose{n}d refuses, or an unknown algorithm.
+        RuntimeError: an input that torchconv.functional.conv_transpose{n}d refuses, or an algorithm that cannot run.
+
+    Source: torch.nn.ConvTranspose{n}d, whose signature, parameters and results these are.
+    """
+
+
+def document(template: str, n: int, **fields: str) -> str:
+    """The docstring of the layer in n dimensions: `template` with n, the names of the axes and `fields` filled in."""
+    axes = {1: ("L",), 2: ("H", "W"), 3: ("D", "H", "W")}[n]
+    out = ", ".join(f"{axis}_out" for axis in axes)
+    return template.format(n=n, axes=", ".join(axes), out=out, **fields)
+
+
+def _is_pairs(padding: Any) -> bool:
+    """Whether `padding` gives each axis a (before, after) of its own."""
+    return isinstance(padding, Sequence) and any(isinstance(side, Sequence) for side in padding)
+
+
+class _Algorithm:
+    """A layer's choice of algorithm: an attribute that a layer converted from torch.nn's need not have of its own."""
+
+    algorithm: str = "auto"
+
+    def _choose(self, algorithm: str) -> None:
+        if algorithm not in functional.ALGORITHMS:
+            known = ", ".join(map(repr, functional.ALGORITHMS))
+            raise ValueError(f"algorithm must be one of {known}, but got {algorithm!r}")
+        if algorithm != "auto":
+            self.algorithm = algorithm
+
+    def extra_repr(self) -> str:
+        chosen = "" if self.algorithm == "auto" else f", algorithm={self.algorithm}"
+        return super().extra_repr() + chosen  # type: ignore[misc]
+
+
+class _Conv(_Algorithm):
+    """What Conv1d, Conv2d and Conv3d share; stands before torch.nn's class in each of their lists of bases."""
+
+    _functional: Callable[..., Tensor]
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, ...],
+        stride: int | tuple[int, ...] = 1,
+        padding: Any = 0,
+        dilation: int | tuple[int, ...] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        algorithm: str = "auto",
+    ) -> None:
+        self_: Any = self  # torch.nn's class comes after this one, which mypy cannot know
+        # torch.nn refuses 'same' with a stride, so it is told the stride afterwards: nothing it builds depends on it.
+        first_stride = 1 if padding == "same" else stride
+        super().__init__(
+            in_channels,  # type: ignore[call-arg]
+            out_channels,
+            kernel_size,
+            first_stride,
+            padding,
+            dilation,
+            groups,
+            bias,
+            padding_mode,
+            device,
+            dtype,
+        )
+        self_.stride = _ntuple(len(self_.kernel_size))(stride)
+        if _is_pairs(padding):
+            self_._reversed_padding_repeated_twice = [side for pair in reversed(padding) for side in pair]
+        self._choose(algorithm)
+
+    def _pad_amounts(self: Any, size: Sequence[int]) -> list[int]:
+        """What torch.nn.functional.pad is to add to maps of `size`: before and after, the last axis first."""
+        if self.padding != "same":
+            return self._reversed_padding_repeated_twice
+        amounts = []
+        for side, kernel, stride, dilation in zip(size, self.kernel_size, self.stride, self.dilation, strict=True):
+            reach = (-(-side // stride) - 1) * stride + dilation * (kernel - 1) + 1
+            total = max(reach - side, 0)
+            amounts = [total // 2, total - total // 2, *amounts]
+        return amounts
+
+    def _conv_forward(self: Any, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        padding = self.padding
+        if self.padding_mode != "zeros":
+            size = input.shape[-len(self.kernel_size) :]
+            input, padding = pad(input, self._pad_amounts(size), mode=self.padding_mode), 0
+        return self._functional(
+            input, weight, bias, self.stride, padding, self.dilation, self.groups, algorithm=self.algorithm
+        )
+
+
+class _ConvTranspose(_Algorithm):
+    """What ConvTranspose1d, ConvTranspose2d and ConvTranspose3d share."""
+
+    _functional: Callable[..., Tensor]
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, ...],
+        stride: int | tuple[int, ...] = 1,
+        padding: int | tuple[int, ...] = 0,
+        output_padding: int | tuple[int, ...] = 0,
+        groups: int = 1,
+        bias: bool = True,
+        dilation: int | tuple[int, ...] = 1,
+        padding_mode: str = "zeros",
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        algorithm: str = "auto",
+    ) -> None:
+        super().__init__(
+            in_channels,  # type: ignore[call-arg]
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            output_padding,
+            groups,
+            bias,
+            dilation,
+            padding_mode,
+            device,
+            dtype,
+        )
+        self._choose(algorithm)
+
+    def forward(self: Any, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+        """Expands `input`; `output_size`, the wanted spatial size or whole shape, settles what a stride leaves open."""
+        output_padding = self._output_padding(
+            input, output_size, self.stride, self.padding, self.kernel_size, len(self.kernel_size), self.dilation
+        )
+        return self._functional(
+            input,
+            self.weight,
+            self.bias,
+            self.stride,
+            self.padding,
+            output_padding,
+            self.groups,
+            self.dilation,
+            algorithm=self.algorithm,
+        )
+
+
+class Conv1d(_Conv, torch.nn.Conv1d):
+    __doc__ = document(_CONV_DOC, 1)
+    _functional = staticmethod(functional.conv1d)
+
+
+class Conv2d(_Conv, torch.nn.Conv2d):
+    __doc__ = document(_CONV_DOC, 2)
+    _functional = staticmethod(functional.conv2d)
+
+
+class Conv3d(_Conv, torch.nn.Conv3d):
+    __doc__ = document(_CONV_DOC, 3)
+    _functional = staticmethod(functional.conv3d)
+
+
+class ConvTranspose1d(_ConvTranspose, torch.nn.ConvTranspose1d):
+    __doc__ = document(_TRANSPOSE_DOC, 1)
+    _functional = staticmethod(functional.conv_transpose1d)
+
+
+class ConvTranspose2d(_ConvTranspose, torch.nn.ConvTranspose2d):
+    __doc__ = document(_TRANSPOSE_DOC, 2)
+    _functional = staticmethod(functional.conv_transpose2d)
+
+
+class ConvTranspose3d(_ConvTranspose, torch.nn.ConvTranspose3d):
+    __doc__ = document(_TRANSPOSE_DOC, 3)
+    _functional = staticmethod(functional.conv_transpose3d)

@@ -1,0 +1,213 @@
+"""Pooling layers: torch.nn's, calling torchconv.functional. Source of everything: torch/nn/modules/pooling.py."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import functional
+from .conv import document
+
+_SHAPE = """
+    Shape:
+        - Input: (N, C, {axes}) or (C, {axes})
+        - Output: (N, C, {out}) or (C, {out}), {side}
+
+    Raises:
+        RuntimeError: an input or a window that torchconv.functional.{function} refuses.
+
+    Source: torch.nn.{name}, whose signature and results these are.
+    """
+
+_WINDOW_SIDE = """each side
+          :math:`\\lfloor (size + 2 padding - dilation (kernel\\_size - 1) - 1) / stride \\rfloor + 1`, or with
+          :math:`\\lceil \\cdot \\rceil` in ceil mode, where a last window that would start past the input and its left
+          padding is left out"""
+
+_ADAPTIVE_SIDE = """the output_size asked for"""
+
+_DOCS = {
+    "MaxPool": (
+        "max_pool",
+        """{n}-D max pooling: the largest element of each window, the first of equal ones; NaN is larger than any.
+
+    .. math::
+        y[b, c, i] = \\max_k x[b, c, stride \\cdot i + dilation \\cdot k - padding]
+
+    Args:
+        kernel_size (int or tuple): side of the window.
+        stride (int or tuple): step between windows. Default: kernel_size
+        padding (int or tuple): what is added, as -inf, on both sides of each axis; at most half a window. Default: 0
+        dilation (int or tuple): step between the elements of a window. Default: 1
+        return_indices (bool): also return where in its map each output came from. Default: False
+        ceil_mode (bool): round the output side up. Default: False
+""",
+        _WINDOW_SIDE,
+    ),
+    "AvgPool": (
+        "avg_pool",
+        """{n}-D mean pooling: the mean of each window of each map.
+
+    .. math::
+        y[b, c, i] = \\frac{{1}}{{K}} \\sum_k x[b, c, stride \\cdot i + k - padding]
+
+    where :math:`K` is the number of elements in the window.
+
+    Args:
+        kernel_size (int or tuple): side of the window.
+        stride (int or tuple): step between windows. Default: kernel_size
+        padding (int or tuple): zeros added on both sides of each axis; at most half a window. Default: 0
+        ceil_mode (bool): round the output side up. Default: False
+        count_include_pad (bool): whether K counts the padding's zeros. Default: True
+        divisor_override (int, in two and three dimensions): take this for K.
+""",
+        _WINDOW_SIDE,
+    ),
+    "LPPool": (
+        "lp_pool",
+        """{n}-D power-average pooling: the p-norm of each window of each map.
+
+    .. math::
+        y[b, c, i] = \\Big( \\sum_k x[b, c, stride \\cdot i + k]^p \\Big)^{{1/p}}
+
+    Args:
+        norm_type (float): the power p; infinity is max pooling of absolute values.
+        kernel_size (int or tuple): side of the window.
+        stride (int or tuple): step between windows. Default: kernel_size
+        ceil_mode (bool): round the output side up. Default: False
+""",
+        _WINDOW_SIDE,
+    ),
+    "AdaptiveMaxPool": (
+        "adaptive_max_pool",
+        """{n}-D max pooling to a given output side: window i runs from floor(i size / out) to ceil((i+1) size / out).
+
+    Args:
+        output_size (int, None or tuple): side of the output; None keeps the input's.
+        return_indices (bool): also return where in its map each output came from. Default: False
+""",
+        _ADAPTIVE_SIDE,
+    ),
+    "AdaptiveAvgPool": (
+        "adaptive_avg_pool",
+        """{n}-D mean pooling to a given output side: window i runs from floor(i size / out) to ceil((i+1) size / out).
+
+    Args:
+        output_size (int, None or tuple): side of the output; None keeps the input's.
+""",
+        _ADAPTIVE_SIDE,
+    ),
+}
+
+
+def _document(family: str, n: int) -> str:
+    function, text, side = _DOCS[family]
+    return document(text + _SHAPE, n, side=side, function=f"{function}{n}d", name=f"{family}{n}d")
+
+
+class _Pool:
+    """What all pooling layers share; stands before torch.nn's class in each of their lists of bases."""
+
+    _functional: Callable[..., Any]
+    _arguments: tuple[str, ...]  # the attributes that are the function's arguments, under the same names
+
+    def forward(self, input: Tensor) -> Any:
+        """Pools `input`; the result is a pair (output, indices) where return_indices was asked for."""
+        return self._functional(input, **{name: getattr(self, name) for name in self._arguments})
+
+
+class _MaxPool(_Pool):
+    _arguments = ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
+
+
+class _AvgPool(_Pool):
+    _arguments = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
+
+
+class _LPPool(_Pool):
+    _arguments = ("norm_type", "kernel_size", "stride", "ceil_mode")
+
+
+class _AdaptiveMaxPool(_Pool):
+    _arguments = ("output_size", "return_indices")
+
+
+class _AdaptiveAvgPool(_Pool):
+    _arguments = ("output_size",)
+
+
+class MaxPool1d(_MaxPool, torch.nn.MaxPool1d):
+    __doc__ = _document("MaxPool", 1)
+    _functional = staticmethod(functional.max_pool1d)
+
+
+class MaxPool2d(_MaxPool, torch.nn.MaxPool2d):
+    __doc__ = _document("MaxPool", 2)
+    _functional = staticmethod(functional.max_pool2d)
+
+
+class MaxPool3d(_MaxPool, torch.nn.MaxPool3d):
+    __doc__ = _document("MaxPool", 3)
+    _functional = staticmethod(functional.max_pool3d)
+
+
+class AvgPool1d(_AvgPool, torch.nn.AvgPool1d):
+    __doc__ = _document("AvgPool", 1)
+    _functional = staticmethod(functional.avg_pool1d)
+    _arguments = _AvgPool._arguments[:-1]  # torch.nn's has no divisor_override in one dimension
+
+
+class AvgPool2d(_AvgPool, torch.nn.AvgPool2d):
+    __doc__ = _document("AvgPool", 2)
+    _functional = staticmethod(functional.avg_pool2d)
+
+
+class AvgPool3d(_AvgPool, torch.nn.AvgPool3d):
+    __doc__ = _document("AvgPool", 3)
+    _functional = staticmethod(functional.avg_pool3d)
+
+
+class LPPool1d(_LPPool, torch.nn.LPPool1d):
+    __doc__ = _document("LPPool", 1)
+    _functional = staticmethod(functional.lp_pool1d)
+
+
+class LPPool2d(_LPPool, torch.nn.LPPool2d):
+    __doc__ = _document("LPPool", 2)
+    _functional = staticmethod(functional.lp_pool2d)
+
+
+class LPPool3d(_LPPool, torch.nn.LPPool3d):
+    __doc__ = _document("LPPool", 3)
+    _functional = staticmethod(functional.lp_pool3d)
+
+
+class AdaptiveMaxPool1d(_AdaptiveMaxPool, torch.nn.AdaptiveMaxPool1d):
+    __doc__ = _document("AdaptiveMaxPool", 1)
+    _functional = staticmethod(functional.adaptive_max_pool1d)
+
+
+class AdaptiveMaxPool2d(_AdaptiveMaxPool, torch.nn.AdaptiveMaxPool2d):
+    __doc__ = _document("AdaptiveMaxPool", 2)
+    _functional = staticmethod(functional.adaptive_max_pool2d)
+
+
+class AdaptiveMaxPool3d(_AdaptiveMaxPool, torch.nn.AdaptiveMaxPool3d):
+    __doc__ = _document("AdaptiveMaxPool", 3)
+    _functional = staticmethod(functional.adaptive_max_pool3d)
+
+
+class AdaptiveAvgPool1d(_AdaptiveAvgPool, torch.nn.AdaptiveAvgPool1d):
+    __doc__ = _document("AdaptiveAvgPool", 1)
+    _functional = staticmethod(functional.adaptive_avg_pool1d)
+
+
+class AdaptiveAvgPool2d(_AdaptiveAvgPool, torch.nn.AdaptiveAvgPool2d):
+    __doc__ = _document("AdaptiveAvgPool", 2)
+    _functional = staticmethod(functional.adaptive_avg_pool2d)
+
+
+class AdaptiveAvgPool3d(_AdaptiveAvgPool, torch.nn.AdaptiveAvgPool3d):
+    __doc__ = _document("AdaptiveAvgPool", 3)
+    _functional = staticmethod(functional.adaptive_avg_pool3d)
