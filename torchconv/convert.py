@@ -19,6 +19,7 @@ from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 
 from . import functional, nn
+from .nn.conv import algorithms
 
 STOCK: dict[type, type] = {getattr(torch.nn, name): getattr(nn, name) for name in nn.__all__}
 OURS: dict[type, type] = {ours: stock for stock, ours in STOCK.items()}
@@ -122,7 +123,7 @@ def _converted(module: torch.nn.Module) -> type | None:
         if getattr(cls, method, None) is not getattr(stock, method, None):
             raise _Refusal(f"overrides {method}")
     algorithm = getattr(module, "algorithm", "auto")
-    if algorithm not in functional.ALGORITHMS:
+    if algorithm not in algorithms():
         raise _Refusal(f"has an attribute algorithm={algorithm!r} of its own")
     if parametrize.is_parametrized(module):
         return _rebased(cls, _mixed(parametrize.type_before_parametrizations(module), STOCK[stock]))

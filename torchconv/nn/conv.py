@@ -100,6 +100,11 @@ def document(template: str, n: int, **fields: str) -> str:
     return template.format(n=n, axes=", ".join(axes), out=out, **fields)
 
 
+def algorithms() -> tuple[str, ...]:
+    """What a layer's `algorithm` may be."""
+    return ("auto", *torch.ops.torchconv._algorithms())
+
+
 def _is_pairs(padding: Any) -> bool:
     """Whether `padding` gives each axis a (before, after) of its own."""
     return isinstance(padding, Sequence) and any(isinstance(side, Sequence) for side in padding)
@@ -111,9 +116,8 @@ class _Algorithm:
     algorithm: str = "auto"
 
     def _choose(self, algorithm: str) -> None:
-        if algorithm not in functional.ALGORITHMS:
-            known = ", ".join(map(repr, functional.ALGORITHMS))
-            raise ValueError(f"algorithm must be one of {known}, but got {algorithm!r}")
+        if algorithm not in algorithms():
+            raise ValueError(f"algorithm must be one of {', '.join(algorithms())}, but got {algorithm!r}")
         if algorithm != "auto":
             self.algorithm = algorithm
 
@@ -165,7 +169,7 @@ class _Conv(_Algorithm):
         self._choose(algorithm)
 
     def _pad_amounts(self: Any, size: Sequence[int]) -> list[int]:
-        """What torch.nn.functional.pad is to add to maps of `size`: before and after, the last axis first."""
+        """What this layer adds to maps of `size`, as torch.nn.functional.pad takes it: the last axis first."""
         if self.padding != "same":
             return self._reversed_padding_repeated_twice
         amounts = []

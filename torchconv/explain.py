@@ -1,0 +1,280 @@
+"""What each convolution and pooling layer of a model does on a given input: `explain`."""
+
+import math
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import nn
+from .convert import OURS, STOCK
+
+_OURS, _STOCK = tuple(OURS), tuple(STOCK)
+
+
+def _named(word: str) -> tuple[type, ...]:
+    return tuple(getattr(nn, name) for name in nn.__all__ if word in name)
+
+
+_TRANSPOSES = _named("ConvTranspose")
+_CONVS = tuple(cls for cls in _named("Conv") if cls not in _TRANSPOSES)
+_MAX_POOLS, _LP_POOLS = _named("MaxPool"), _named("LPPool")
+
+DIRECTIONS = ("forward", "input_grad", "weight_grad")
+KERNELS = (torch.float32, torch.float64, torch.bfloat16)  # the types that have kernels here
+
+# The bound on ‖y − y64‖/‖y64‖ in float32 that the tests hold each algorithm to: forward and input gradient, weight
+# gradient. y64 is the same in float64.
+_ERROR_BOUNDS = {
+    "reference": (2e-6, 1e-5),
+    "direct": (2e-6, 1e-5),
+    "gemm": (2e-6, 1e-5),
+    "depthwise": (2e-6, 1e-5),
+    "fft": (2e-6, 1e-5),
+    "winograd": (5e-6, 1.5e-5),
+}
+
+
+def error_bound(algorithm: str, direction: str, dtype: torch.dtype) -> float:
+    """The relative L2 error that `algorithm` keeps to. float64 errs as much less as it rounds finer; bfloat16 is summed
+    in float32 and rounded once, which alone costs half its epsilon."""
+    bound = _ERROR_BOUNDS[algorithm][direction == "weight_grad"]
+    if dtype == torch.bfloat16:
+        return bound + torch.finfo(dtype).eps / 2
+    return bound * torch.finfo(dtype).eps / torch.finfo(torch.float32).eps
+
+
+@dataclass(frozen=True)
+class Row:
+    """One direction of one call of one layer. None stands for what is not known."""
+
+    name: str  # the layer's in the model, with #2 and so on for its second call and later ones
+    layer: str  # its class
+    direction: str  # one of DIRECTIONS
+    algorithm: str  # "built-in" for PyTorch's own operator
+    refused: tuple[str, ...] = ()  # "algorithm: reason" for each candidate before it
+    multiply_adds: int | None = None  # of the definition, zeros of the padding included
+    bytes_moved: int | None = None  # operands read once and results written once
+    workspace_bytes: int | None = None  # beside operands and results, with one thread
+    error_bound: float | None = None  # on the relative L2 error
+    kept_bytes: int = 0  # what the forward keeps for the backward, parameters aside
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What `explain` returns: rows, to be read one by one or printed as a table."""
+
+    rows: list[Row] = field(default_factory=list)
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Row:
+        return self.rows[index]
+
+    def __str__(self) -> str:
+        head = ("layer", "direction", "algorithm", "mult-adds", "moved", "workspace", "error", "kept", "refused")
+        cells = [head, *(_cells(row) for row in self.rows), _totals(self.rows)]
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        left = (0, 1, 2, 8)  # the columns of text; the others are of numbers
+        lines = []
+        for line in cells:
+            pad = (cell.ljust if i in left else cell.rjust for i, cell in enumerate(line))
+            lines.append("  ".join(cell(width) for cell, width in zip(pad, widths, strict=True)).rstrip())
+        rule = "-" * max(map(len, lines))
+        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+
+    __repr__ = __str__
+
+
+def explain(model: torch.nn.Module, /, *example_inputs: Any, **example_keywords: Any) -> Explanation:
+    """Which algorithm each layer of `model` takes on these inputs, why not another, and what it costs.
+
+    The model is run forward once, in evaluation mode; nothing of it changes: training flags, statistics, gradients and
+    the random number generator's state are afterwards what they were. Layers that are not torchconv's get one row that
+    says "built-in"; calls of functions in a forward are not seen. Explain a model before torch.compile, not after.
+
+    Args:
+        model: any module, a single layer included.
+        example_inputs, example_keywords: what the model is called with.
+
+    Returns:
+        A table to print, or to iterate over: a `Row` for each layer called, in the order of the calls, and direction
+        ("forward", "input_grad", "weight_grad").
+
+    Raises:
+        TypeError: `model` is not a torch.nn.Module.
+        Whatever the model raises on these inputs.
+    """
+    if not isinstance(model, torch.nn.Module):
+        raise TypeError(f"explain takes a torch.nn.Module, got {type(model).__name__}")
+    model = getattr(model, "_orig_mod", model)
+    watch = _Watch()
+    modules = dict(model.named_modules())
+    flags = {name: module.training for name, module in modules.items()}
+    gpus = {p.device.index for p in model.parameters() if p.device.type == "cuda"}
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(devices=sorted(gpus)))
+        stack.enter_context(torch.enable_grad())  # so that what is kept for the backward can be seen
+        stack.enter_context(torch.autograd.graph.saved_tensors_hooks(watch.saves, lambda tensor: tensor))
+        for name, module in modules.items():
+            stack.callback(setattr, module, "training", flags[name])
+            module.training = False
+            if isinstance(module, _STOCK):
+                # Nearest to the layer of all its hooks: other people's may change what goes in and what comes out.
+                stack.callback(module.register_forward_pre_hook(watch.enters).remove)
+                after = module.register_forward_hook(watch.leaver(name), with_kwargs=True, prepend=True)
+                stack.callback(after.remove)
+        model(*example_inputs, **example_keywords)
+    return Explanation(watch.rows)
+
+
+class _Watch:
+    """Follows one run of the model through hooks and gathers the rows."""
+
+    def __init__(self) -> None:
+        self.rows: list[Row] = []
+        self.calls: dict[str, int] = {}
+        self.kept: dict[tuple[int, torch.Size], int] = {}  # by address and shape, each tensor once
+        self.own: set[int] = set()  # addresses of the parameters and buffers of the layer that is running
+
+    def enters(self, module: torch.nn.Module, args: Any) -> None:
+        self.kept = {}
+        self.own = {t.data_ptr() for t in (*module.parameters(), *module.buffers())}
+
+    def saves(self, tensor: Tensor) -> Tensor:
+        if tensor.data_ptr() not in self.own:
+            self.kept[tensor.data_ptr(), tensor.shape] = tensor.numel() * tensor.element_size()
+        return tensor
+
+    def leaver(self, name: str) -> Any:
+        def leaves(module: torch.nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
+            self.calls[name] = self.calls.get(name, 0) + 1
+            call = name if self.calls[name] == 1 else f"{name}#{self.calls[name]}"
+            given = args[0] if args else kwargs["input"]
+            self.rows += _rows(call, module, given, output, sum(self.kept.values()))
+
+        return leaves
+
+
+def _rows(name: str, module: Any, given: Any, output: Any, kept: int) -> list[Row]:
+    """The rows of one call of one layer, on the input `given`, with this `output`."""
+    layer = type(module).__name__
+    if not isinstance(module, _OURS):
+        return [Row(name, layer, "forward", "built-in", ("not a layer of torchconv: see convert",), kept_bytes=kept)]
+    if isinstance(module, _CONVS + _TRANSPOSES):
+        return _conv_rows(name, module, given, output, kept)
+    result = output[0] if isinstance(output, tuple) else output
+    moved = given.nbytes + sum(t.nbytes for t in (output if isinstance(output, tuple) else (output,)))
+    if isinstance(module, _MAX_POOLS):
+        moved += kept
+    bound = error_bound("direct", "forward", result.dtype) if result.dtype in KERNELS else None
+    bound = 0.0 if isinstance(module, _MAX_POOLS) else None if isinstance(module, _LP_POOLS) else bound
+    algorithm, refused = _fallback(result) or ("direct", ())
+    costs: dict[str, Any] = dict(multiply_adds=0, bytes_moved=moved, workspace_bytes=0, error_bound=bound)
+    return [
+        Row(name, layer, direction, algorithm, refused, **costs, kept_bytes=kept if direction == "forward" else 0)
+        for direction in DIRECTIONS[:2]
+    ]
+
+
+def _fallback(result: Tensor) -> tuple[str, tuple[str, ...]] | None:
+    """What a layer of ours does where there is no kernel of ours."""
+    if result.device.type == "cpu" and result.dtype in KERNELS:
+        return None
+    return "built-in", (f"no kernel for {result.dtype} on {result.device.type}",)
+
+
+def _conv_rows(name: str, module: Any, given: Tensor, output: Tensor, kept: int) -> list[Row]:
+    """A convolution, or a transposed one as the input gradient of the convolution that it transposes."""
+    transposed = isinstance(module, _TRANSPOSES)
+    n = len(module.kernel_size)
+    weight_size = tuple(module.weight.shape)
+    large, small = (output, given) if transposed else (given, output)  # that convolution's input and output
+    large_size = [math.prod(large.shape[: -n - 1]), *large.shape[-n - 1 :]]
+    padding = [side for side in module.padding for _ in range(2)] if transposed else _padding(module, large_size[2:])
+    if module.padding_mode != "zeros":  # padded beforehand
+        sides = zip(padding[::2], padding[1::2], large_size[2:], strict=True)
+        large_size[2:] = [before + side + after for before, after, side in sides]
+        padding = [0] * (2 * n)
+
+    elements = math.prod(large_size) + math.prod(weight_size) + small.numel()
+    costs: dict[str, Any] = dict(multiply_adds=small.numel() * math.prod(weight_size[1:]))
+    rows = []
+    for direction in DIRECTIONS:
+        bias = 0 if module.bias is None or direction == "input_grad" else module.bias.numel()
+        costs["bytes_moved"] = (elements + bias) * output.element_size()
+        operator = {"forward": "input_grad", "input_grad": "forward"}.get(direction, direction)
+        asked = (operator if transposed else direction, large_size, weight_size, module.stride, padding)
+        costs["kept_bytes"] = kept if direction == "forward" else 0
+        rows.append(Row(name, type(module).__name__, direction, **costs, **_chosen(module, output, direction, *asked)))
+    return rows
+
+
+def _padding(module: Any, size: list[int]) -> list[int]:
+    """A convolution's padding in the operators' order: before and after, the first axis first."""
+    amounts = module._pad_amounts(size)
+    return [side for axis in reversed(range(len(size))) for side in amounts[2 * axis : 2 * axis + 2]]
+
+
+def _chosen(module: Any, output: Tensor, direction: str, *asked: Any) -> dict[str, Any]:
+    """What the library's selection answers for one direction."""
+    fallback = _fallback(output)
+    if fallback is not None:
+        return dict(algorithm=fallback[0], refused=fallback[1])
+    channels_last = _is_channels_last(output, len(module.kernel_size))
+    try:
+        algorithm, refused, workspace = torch.ops.torchconv._explain(
+            *asked, module.dilation, module.groups, output.dtype, channels_last, module.algorithm
+        )
+    except RuntimeError as error:  # the layer asks by name for one that cannot run in this direction
+        return dict(algorithm="none", refused=(str(error).partition("\n")[0],))
+    bound = error_bound(algorithm, direction, output.dtype)
+    return dict(algorithm=algorithm, refused=tuple(refused), workspace_bytes=workspace, error_bound=bound)
+
+
+def _is_channels_last(tensor: Tensor, n: int) -> bool:
+    """Whether a result in `n` dimensions has the strides of a channels-last one, even where its sides are 1."""
+    if n == 1 or tensor.numel() == 0:
+        return False
+    batched = tensor if tensor.dim() == n + 2 else tensor.unsqueeze(0)
+    memory_format = torch.channels_last if n == 2 else torch.channels_last_3d
+    like = torch.empty(batched.shape, device="meta", memory_format=memory_format)
+    return like.stride()[1:] == batched.stride()[1:] and like.stride()[1:] != like.contiguous().stride()[1:]
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    return (
+        f"{row.name} {row.layer}".strip(),
+        row.direction.replace("_", " "),
+        row.algorithm,
+        _short(row.multiply_adds),
+        _short(row.bytes_moved, "B"),
+        _short(row.workspace_bytes, "B"),
+        "-" if row.error_bound is None else f"{row.error_bound:.1e}" if row.error_bound else "0",
+        _short(row.kept_bytes, "B") if row.direction == "forward" else "",
+        "; ".join(row.refused),
+    )
+
+
+def _totals(rows: list[Row]) -> tuple[str, ...]:
+    multiply_adds = sum(row.multiply_adds or 0 for row in rows)
+    moved = sum(row.bytes_moved or 0 for row in rows)
+    kept = sum(row.kept_bytes for row in rows)
+    return ("total", "", "", _short(multiply_adds), _short(moved, "B"), "", "", _short(kept, "B"), "")
+
+
+def _short(number: int | None, unit: str = "") -> str:
+    """1234567 -> "1.23 M"; bytes count in powers of ten too."""
+    if number is None:
+        return "-"
+    for power, prefix in ((12, "T"), (9, "G"), (6, "M"), (3, "k")):
+        if number >= 10**power:
+            return f"{number / 10**power:.3g} {prefix}{unit}"
+    return f"{number} {unit}".strip()
