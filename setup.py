@@ -33,8 +33,10 @@ class Build(BuildExtension):
         super().build_extension(ext)
         library = Path(self.get_ext_fullpath(ext.name))
         library.with_name("built_with.txt").write_text(torch.__version__)
-        if self.inplace:
-            Path("torchconv/built_with.txt").write_text(torch.__version__)
+
+    def copy_extensions_to_source(self):
+        super().copy_extensions_to_source()
+        Path("torchconv/built_with.txt").write_text(torch.__version__)
 
     def get_outputs(self):
         outputs = super().get_outputs()

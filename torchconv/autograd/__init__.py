@@ -1,0 +1,1 @@
+"""The operators as torch.autograd.Functions, closed under differentiation."""

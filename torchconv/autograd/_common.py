@@ -1,0 +1,33 @@
+"""How an autograd Function and the operator of the same name become one callable."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+_library = torch.library.Library("torchconv", "IMPL")
+
+
+def register(name: str, function: type[torch.autograd.Function]) -> Callable[..., Any]:
+    """Gives the operator ``torchconv::name`` the derivatives of `function`, and returns the callable to use for both.
+
+    In eager mode, and under ``torch.func`` and AOT tracing, it applies the Function, whose own ``jvp`` and ``vmap``
+    then serve. Dynamo cannot trace a Function with a ``jvp``: under it the callable is the operator itself, which finds
+    the same Function again as its kernel for the ``Autograd`` key.
+    """
+    operator = getattr(torch.ops.torchconv, name).default
+    _library.impl(name, function.apply, "Autograd")
+
+    def call(*args: Any) -> Any:
+        if torch.compiler.is_dynamo_compiling():
+            return operator(*args)
+        return function.apply(*args)
+
+    call.__name__ = call.__qualname__ = name
+    return call
+
+
+def below_autograd(name: str, *args: Any) -> Any:
+    """The operator's kernel, with nothing recorded: what a Function's ``forward`` runs."""
+    with torch._C._AutoDispatchBelowAutograd():
+        return getattr(torch.ops.torchconv, name).default(*args)

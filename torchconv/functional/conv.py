@@ -1,0 +1,372 @@
+"""Convolution with the signatures of torch.nn.functional, plus ``algorithm=`` and padding that may differ by side.
+
+Tensors off the CPU and dtypes with no kernel here go to PyTorch's own operators, in :func:`_built_in`.
+"""
+
+import operator
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from ..autograd.conv import convolution, convolution_input_grad
+
+Ints: TypeAlias = int | Sequence[int]
+Padding: TypeAlias = str | int | Sequence[int] | Sequence[Sequence[int]]
+
+KERNEL_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
+
+
+def _integer(value: int, what: str, name: str) -> int:
+    if isinstance(value, (int, torch.SymInt)):
+        return value
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name}: {what} must be an integer, got {value!r}") from None
+
+
+def _per_axis(value: Ints, dims: int, what: str, name: str, least: int) -> list[int]:
+    """`value` as one integer an axis, as the built-in broadcasts them."""
+    values = [_integer(v, what, name) for v in (value if isinstance(value, (tuple, list)) else (value,))]
+    if len(values) == 1:
+        values = values * dims
+    if len(values) != dims:
+        raise RuntimeError(f"{name}: {what} must be one integer or {dims} of them, got {value}")
+    if any(v < least for v in values):
+        raise RuntimeError(f"{name}: {what} must be at least {least}, got {value}")
+    return values
+
+
+def same_padding(
+    size: Sequence[int], kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
+) -> list[tuple[int, int]]:
+    """The zeros (before, after) each axis that make the output's side ``⌈size/stride⌉``, the odd one at the end."""
+    pairs = []
+    for n, k, s, d in zip(size, kernel, stride, dilation, strict=True):
+        total = max((-(-n // s) - 1) * s + d * (k - 1) + 1 - n, 0)
+        pairs.append((total // 2, total - total // 2))
+    return pairs
+
+
+def _sides(
+    padding: Padding, size: Sequence[int], kernel: Sequence[int], stride: list[int], dilation: list[int], name: str
+) -> list[tuple[int, int]]:
+    """Padding as (before, after) for each axis."""
+    dims = len(kernel)
+    if padding == "valid":
+        return [(0, 0)] * dims
+    if padding == "same":
+        return same_padding(size, kernel, stride, dilation)
+    if isinstance(padding, str):
+        raise RuntimeError(f"{name}: padding must be 'same', 'valid' or integers, got '{padding}'")
+    if isinstance(padding, (tuple, list)) and any(isinstance(p, (tuple, list)) for p in padding):
+        pairs = [p if isinstance(p, (tuple, list)) else (p, p) for p in padding]
+        if len(pairs) != dims or any(len(p) != 2 for p in pairs):
+            raise RuntimeError(f"{name}: padding by side must be {dims} pairs (before, after), got {padding}")
+        flat = [_integer(v, "padding", name) for pair in pairs for v in pair]
+        if any(v < 0 for v in flat):
+            raise RuntimeError(f"{name}: negative padding is not supported, got {padding}")
+        return list(zip(flat[::2], flat[1::2], strict=True))
+    values = [_integer(v, "padding", name) for v in (padding if isinstance(padding, (tuple, list)) else (padding,))]
+    if any(v < 0 for v in values):
+        raise RuntimeError(f"{name}: negative padding is not supported, got {padding}")
+    values = _per_axis(values, dims, "padding", name, 0)  # type: ignore[arg-type]
+    return [(v, v) for v in values]
+
+
+def _autocast(*tensors: Tensor | None) -> list[Tensor | None]:
+    """The operands as autocast would have a convolution see them."""
+    if not torch.is_autocast_enabled("cpu"):
+        return list(tensors)
+    dtype = torch.get_autocast_dtype("cpu")
+    return [
+        t.to(dtype) if t is not None and t.device.type == "cpu" and t.is_floating_point() and t.dtype != torch.float64
+        else t
+        for t in tensors
+    ]  # fmt: skip
+
+
+def _has_kernel(*tensors: Tensor | None) -> bool:
+    return all(t is None or (t.device.type == "cpu" and t.dtype in KERNEL_DTYPES) for t in tensors)
+
+
+def _batched(input: Tensor, dims: int, name: str) -> tuple[Tensor, bool]:
+    """The input with a batch axis, and whether it came with one."""
+    if input.dim() not in (dims + 1, dims + 2):
+        raise RuntimeError(
+            f"{name}: expected an input of {dims + 1} (unbatched) or {dims + 2} (batched) axes, "
+            f"got shape {list(input.shape)}"
+        )
+    batched = input.dim() == dims + 2
+    return (input if batched else input.unsqueeze(0)), batched
+
+
+def _check_operands(input: Tensor, weight: Tensor, bias: Tensor | None, outputs: int, dims: int, name: str) -> None:
+    if bias is not None and list(bias.shape) != [outputs]:
+        raise RuntimeError(
+            f"{name}: weight of shape {list(weight.shape)} expects a bias of shape [{outputs}], "
+            f"got {list(bias.shape)}"
+        )
+    for what, other in (("weight", weight), ("bias", bias)):
+        if other is not None and other.dtype != input.dtype:
+            raise RuntimeError(f"{name}: input is {input.dtype} but {what} is {other.dtype}")
+
+
+def _conv(
+    dims: int,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Ints,
+    padding: Padding,
+    dilation: Ints,
+    groups: int,
+    algorithm: str,
+) -> Tensor:
+    name = f"conv{dims}d"
+    if weight.dim() != dims + 2:
+        raise RuntimeError(f"{name}: expected a weight of {dims + 2} axes, got shape {list(weight.shape)}")
+    stride = _per_axis(stride, dims, "stride", name, 1)
+    dilation = _per_axis(dilation, dims, "dilation", name, 1)
+    groups = _integer(groups, "groups", name)
+    x, batched = _batched(input, dims, name)
+    sides = _sides(padding, x.shape[2:], weight.shape[2:], stride, dilation, name)
+    x, w, b = _autocast(x, weight, bias)  # type: ignore[assignment]
+    if _has_kernel(x, w, b):
+        _check_operands(x, w, b, w.shape[0], dims, name)
+        flat = [side for pair in sides for side in pair]
+        out = convolution(x, w, b, stride, flat, dilation, groups, algorithm)
+    else:
+        out = _built_in(dims, x, w, b, stride, sides, dilation, groups, algorithm)
+    return out if batched else out.squeeze(0)
+
+
+def _built_in(
+    dims: int,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: list[int],
+    sides: list[tuple[int, int]],
+    dilation: list[int],
+    groups: int,
+    algorithm: str,
+) -> Tensor:
+    """PyTorch's own convolution, where this package has no kernel: off the CPU, and for other dtypes."""
+    _check_algorithm(algorithm, x, f"conv{dims}d")
+    if any(before != after for before, after in sides):
+        x = torch.nn.functional.pad(x, [side for pair in reversed(sides) for side in pair])
+        sides = [(0, 0)] * dims
+    conv = (torch.conv1d, torch.conv2d, torch.conv3d)[dims - 1]
+    return conv(x, weight, bias, stride, [before for before, _ in sides], dilation, groups)
+
+
+def _check_algorithm(algorithm: str, x: Tensor, name: str) -> None:
+    if algorithm != "auto":
+        raise RuntimeError(
+            f"{name}: algorithm '{algorithm}' cannot run this convolution: no kernel for {x.dtype} on {x.device.type}"
+        )
+
+
+def _conv_transpose(
+    dims: int,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Ints,
+    padding: Ints,
+    output_padding: Ints,
+    groups: int,
+    dilation: Ints,
+    algorithm: str,
+) -> Tensor:
+    name = f"conv_transpose{dims}d"
+    if weight.dim() != dims + 2:
+        raise RuntimeError(f"{name}: expected a weight of {dims + 2} axes, got shape {list(weight.shape)}")
+    stride = _per_axis(stride, dims, "stride", name, 1)
+    dilation = _per_axis(dilation, dims, "dilation", name, 1)
+    padding = _per_axis(padding, dims, "padding", name, 0)
+    output_padding = _per_axis(output_padding, dims, "output_padding", name, 0)
+    groups = _integer(groups, "groups", name)
+    for extra, s, d in zip(output_padding, stride, dilation, strict=True):
+        if extra >= s and extra >= d:
+            raise RuntimeError(
+                f"{name}: output_padding must be smaller than either stride or dilation, got "
+                f"output_padding {output_padding}, stride {stride}, dilation {dilation}"
+            )
+    x, batched = _batched(input, dims, name)
+    x, w, b = _autocast(x, weight, bias)  # type: ignore[assignment]
+    if _has_kernel(x, w, b):
+        if groups < 1 or x.shape[1] != w.shape[0] or w.shape[0] % groups:
+            raise RuntimeError(
+                f"{name}: weight of shape {list(w.shape)} with groups={groups} expects {w.shape[0]} input channels, "
+                f"a multiple of groups, got input of shape {list(input.shape)}"
+            )
+        _check_operands(x, w, b, w.shape[1] * groups, dims, name)
+        size = [
+            (n - 1) * s - 2 * p + d * (k - 1) + extra + 1
+            for n, s, p, d, k, extra in zip(
+                x.shape[2:], stride, padding, dilation, w.shape[2:], output_padding, strict=True
+            )
+        ]
+        if any(n < 1 for n in size):
+            raise RuntimeError(f"{name}: input of shape {list(input.shape)} gives an output of spatial size {size}")
+        # Cropping what output_padding added makes the convolution's output exactly x's size again.
+        flat = [side for p, extra in zip(padding, output_padding, strict=True) for side in (p, p - extra)]
+        shape = [x.shape[0], w.shape[1] * groups, *size]
+        out = convolution_input_grad(x, w, shape, stride, flat, dilation, groups, algorithm)
+        if b is not None:
+            out = out + b.reshape(1, -1, *[1] * dims)
+    else:
+        _check_algorithm(algorithm, x, name)
+        conv = (torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d)[dims - 1]
+        out = conv(x, w, b, stride, padding, output_padding, groups, dilation)
+    return out if batched else out.squeeze(0)
+
+
+def _conv_doc(dims: int) -> str:
+    axes = ("W", "H, W", "D, H, W")[dims - 1]
+    return f"""Convolution (the field's correlation) over an input of several maps.
+
+    ``out[n, o, t] = bias[o] + Σ_c Σ_k weight[o, c, k] · input[n, c, t·stride − padding + k·dilation]``,
+    where an input position off the map reads 0.
+
+    Args:
+        input: [N, C, {axes}] or [C, {axes}].
+        weight: [O, C/groups, kernel...].
+        bias: [O] or None.
+        stride, dilation: one integer or {dims}.
+        padding: zeros on both sides of an axis, one integer or {dims}; a pair (before, after) for each axis;
+            ``'valid'`` for none; ``'same'`` for an output side of ``⌈side/stride⌉``, the odd zero at the end.
+        groups: channels are cut into so many independent convolutions.
+        algorithm: ``"auto"``, or the name of the one to use (see ``torchconv.explain``).
+
+    Returns:
+        [N, O, *] (or [O, *]) with sides ``⌊(side + padding − dilation·(kernel − 1) − 1)/stride⌋ + 1``, channels-last
+        where the input or the weight is.
+
+    Raises:
+        RuntimeError: shapes that do not fit, a window larger than the padded input, or an algorithm that cannot run.
+
+    Source: ``torch.nn.functional.conv{dims}d``.
+    """
+
+
+def _conv_transpose_doc(dims: int) -> str:
+    axes = ("W", "H, W", "D, H, W")[dims - 1]
+    return f"""Transposed convolution: the input gradient of ``conv{dims}d``, run forward.
+
+    ``out[n, c, t·stride − padding + k·dilation] += weight[s, c, k] · input[n, s, t]``, plus the bias.
+
+    Args:
+        input: [N, S, {axes}] or [S, {axes}].
+        weight: [S, C/groups, kernel...].
+        bias: [C] or None.
+        stride, padding, dilation: one integer or {dims}; padding crops the output on both sides.
+        output_padding: added to the output's far side; smaller than the stride or the dilation.
+        groups: channels are cut into so many independent convolutions.
+        algorithm: ``"auto"``, or the name of the one to use.
+
+    Returns:
+        [N, C, *] (or [C, *]) with sides ``(side − 1)·stride − 2·padding + dilation·(kernel − 1) + output_padding + 1``.
+
+    Raises:
+        RuntimeError: shapes that do not fit, an empty output, or an algorithm that cannot run.
+
+    Source: ``torch.nn.functional.conv_transpose{dims}d``.
+    """
+
+
+def conv1d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Ints = 1,
+    padding: Padding = 0,
+    dilation: Ints = 1,
+    groups: int = 1,
+    *,
+    algorithm: str = "auto",
+) -> Tensor:
+    return _conv(1, input, weight, bias, stride, padding, dilation, groups, algorithm)
+
+
+def conv2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Ints = 1,
+    padding: Padding = 0,
+    dilation: Ints = 1,
+    groups: int = 1,
+    *,
+    algorithm: str = "auto",
+) -> Tensor:
+    return _conv(2, input, weight, bias, stride, padding, dilation, groups, algorithm)
+
+
+def conv3d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Ints = 1,
+    padding: Padding = 0,
+    dilation: Ints = 1,
+    groups: int = 1,
+    *,
+    algorithm: str = "auto",
+) -> Tensor:
+    return _conv(3, input, weight, bias, stride, padding, dilation, groups, algorithm)
+
+
+def conv_transpose1d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Ints = 1,
+    padding: Ints = 0,
+    output_padding: Ints = 0,
+    groups: int = 1,
+    dilation: Ints = 1,
+    *,
+    algorithm: str = "auto",
+) -> Tensor:
+    return _conv_transpose(1, input, weight, bias, stride, padding, output_padding, groups, dilation, algorithm)
+
+
+def conv_transpose2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Ints = 1,
+    padding: Ints = 0,
+    output_padding: Ints = 0,
+    groups: int = 1,
+    dilation: Ints = 1,
+    *,
+    algorithm: str = "auto",
+) -> Tensor:
+    return _conv_transpose(2, input, weight, bias, stride, padding, output_padding, groups, dilation, algorithm)
+
+
+def conv_transpose3d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Ints = 1,
+    padding: Ints = 0,
+    output_padding: Ints = 0,
+    groups: int = 1,
+    dilation: Ints = 1,
+    *,
+    algorithm: str = "auto",
+) -> Tensor:
+    return _conv_transpose(3, input, weight, bias, stride, padding, output_padding, groups, dilation, algorithm)
+
+
+for _dims, (_forward, _transposed) in enumerate(
+    [(conv1d, conv_transpose1d), (conv2d, conv_transpose2d), (conv3d, conv_transpose3d)], 1
+):
+    _forward.__doc__, _transposed.__doc__ = _conv_doc(_dims), _conv_transpose_doc(_dims)
