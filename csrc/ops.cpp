@@ -51,5 +51,5 @@ TORCH_LIBRARY(torchconv, m) {
   m.def("avg_pool(Tensor input, SymInt[] kernel_size, SymInt[] stride, SymInt[] padding, SymInt[] output_size,"
         " bool count_include_pad, int? divisor_override) -> Tensor");
   m.def("avg_pool_spread(Tensor grad, SymInt[] input_size, SymInt[] kernel_size, SymInt[] stride, SymInt[] padding,"
-        " bool count_include_pad, int? divisor_override) -> Tensor");
+        " bool count_include_pad, int? divisor_override, MemoryFormat memory_format) -> Tensor");
 }

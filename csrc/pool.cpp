@@ -1,0 +1,188 @@
+// The pooling operators: check once, allocate in the memory format PyTorch would answer in, and run the kernel over
+// units of work in parallel.
+#include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
+#include <torch/library.h>
+
+#include "kernels/kernels.h"
+#include "pool_params.h"
+
+namespace torchconv {
+namespace {
+
+// Calls body(T{}) with the kernel type of this dtype.
+template <class Body>
+void for_dtype(const std::string& name, at::ScalarType dtype, Body body) {
+  if (dtype == at::kFloat) return body(float{});
+  if (dtype == at::kDouble) return body(double{});
+  if (dtype == at::kBFloat16) return body(bfloat16{});
+  TORCH_CHECK_NOT_IMPLEMENTED(false, name, ": no kernel for ", dtype, "; expected float32, float64 or bfloat16");
+}
+
+template <class T> const T* data(const at::Tensor& t) { return static_cast<const T*>(t.const_data_ptr()); }
+template <class T> T* mutable_data(const at::Tensor& t) { return static_cast<T*>(t.mutable_data_ptr()); }
+
+bool is_channels_last(at::MemoryFormat format) {
+  return format == at::MemoryFormat::ChannelsLast || format == at::MemoryFormat::ChannelsLast3d;
+}
+
+// Calls run(begin, end) over blocks of 0 <= u < units. `work` is the elements touched in all: small poolings stay on one
+// thread.
+template <class Run>
+void parallel(int64_t units, int64_t work, Run run) {
+  constexpr int64_t kWorthAThread = 32768;
+  const int64_t unit = std::max<int64_t>(work / std::max<int64_t>(units, 1), 1);
+  at::parallel_for(0, units, std::max<int64_t>(kWorthAThread / unit, 1), run);
+}
+
+// As parallel, for the kernels that sum in an accumulator of their own where the storage type is narrower.
+template <class T, class Run>
+void parallel_with_sums(const PoolGeometry& g, int64_t units, int64_t work, Run run) {
+  using A = accumulator_t<T>;
+  const int64_t positions = g.axis[0].input * g.axis[1].input * g.axis[2].input;
+  parallel(units, work, [&](int64_t begin, int64_t end) {
+    // scratch: [positions, channels of a unit]
+    const int64_t size = sizeof(T) == sizeof(A) ? 0 : positions * std::min(g.channels, kPoolChannels);
+    const std::unique_ptr<A[]> scratch(new A[size]);
+    run(scratch.get(), begin, end);
+  });
+}
+
+void check_same_shape(const std::string& name, const char* what, at::IntArrayRef size, at::IntArrayRef expected) {
+  TORCH_CHECK(size == expected, name, ": expected ", what, " of shape ", expected, ", got ", size);
+}
+
+void check_positions(const std::string& name, const at::Tensor& positions, const PoolPlan& plan) {
+  check_same_shape(name, "positions", positions.sizes(), plan.output_sizes);
+  TORCH_CHECK(positions.scalar_type() == plan.position_dtype, name, ": expected positions of dtype ",
+              plan.position_dtype, " for a window of ", plan.geometry.window, " elements, got ",
+              positions.scalar_type());
+}
+
+// The output's spatial size, which is that of the positions or of the gradient handed in.
+at::IntArrayRef spatial(const std::string& name, const at::Tensor& t) {
+  TORCH_CHECK(t.dim() >= 3 && t.dim() <= 5, name, ": expected a batched tensor of 3 to 5 axes, got shape ", t.sizes());
+  return t.sizes().slice(2);
+}
+
+std::tuple<at::Tensor, at::Tensor> max_pool(const at::Tensor& input, at::IntArrayRef kernel_size,
+                                            at::IntArrayRef stride, at::IntArrayRef padding, at::IntArrayRef dilation,
+                                            at::IntArrayRef output_size) {
+  const PoolWindow window{"max_pool", kernel_size, stride, padding, dilation};
+  const auto format = input.suggest_memory_format();
+  const PoolPlan plan(window, input.sizes(), output_size, is_channels_last(format));
+  const auto output = at::empty(plan.output_sizes, input.options(), format);
+  const auto positions = at::empty(plan.output_sizes, input.options().dtype(plan.position_dtype), format);
+  const auto x = input.contiguous(format);
+  for_dtype(window.name, input.scalar_type(), [&]<class T>(T) {
+    parallel(pool_units(plan.geometry), output.numel() * plan.geometry.window, [&](int64_t begin, int64_t end) {
+      kernels<T>().pool.max_pool(plan.geometry, data<T>(x), mutable_data<T>(output), positions.mutable_data_ptr(),
+                                 begin, end);
+    });
+  });
+  return {output, positions};
+}
+
+at::Tensor max_pool_scatter(const at::Tensor& grad, const at::Tensor& positions, at::IntArrayRef input_size,
+                            at::IntArrayRef kernel_size, at::IntArrayRef stride, at::IntArrayRef padding,
+                            at::IntArrayRef dilation) {
+  const PoolWindow window{"max_pool_scatter", kernel_size, stride, padding, dilation};
+  const auto format = positions.suggest_memory_format();
+  const PoolPlan plan(window, input_size, spatial(window.name, positions), is_channels_last(format));
+  check_positions(window.name, positions, plan);
+  check_same_shape(window.name, "a gradient", grad.sizes(), plan.output_sizes);
+  const auto output = at::empty(input_size, grad.options(), format);
+  const auto dy = grad.contiguous(format), kept = positions.contiguous(format);
+  for_dtype(window.name, grad.scalar_type(), [&]<class T>(T) {
+    parallel_with_sums<T>(plan.geometry, pool_transpose_units(plan.geometry), output.numel(),
+                          [&](accumulator_t<T>* scratch, int64_t begin, int64_t end) {
+                            kernels<T>().pool.scatter(plan.geometry, data<T>(dy), kept.const_data_ptr(),
+                                                      mutable_data<T>(output), scratch, begin, end);
+                          });
+  });
+  return output;
+}
+
+at::Tensor max_pool_gather(const at::Tensor& input, const at::Tensor& positions, at::IntArrayRef kernel_size,
+                           at::IntArrayRef stride, at::IntArrayRef padding, at::IntArrayRef dilation) {
+  const PoolWindow window{"max_pool_gather", kernel_size, stride, padding, dilation};
+  const auto format = positions.suggest_memory_format();
+  const PoolPlan plan(window, input.sizes(), spatial(window.name, positions), is_channels_last(format));
+  check_positions(window.name, positions, plan);
+  const auto output = at::empty(plan.output_sizes, input.options(), format);
+  const auto x = input.contiguous(format), kept = positions.contiguous(format);
+  for_dtype(window.name, input.scalar_type(), [&]<class T>(T) {
+    parallel(pool_transpose_units(plan.geometry), output.numel(), [&](int64_t begin, int64_t end) {
+      kernels<T>().pool.gather(plan.geometry, data<T>(x), kept.const_data_ptr(), mutable_data<T>(output), begin, end);
+    });
+  });
+  return output;
+}
+
+at::Tensor max_pool_indices(const at::Tensor& positions, at::IntArrayRef input_size, at::IntArrayRef kernel_size,
+                            at::IntArrayRef stride, at::IntArrayRef padding, at::IntArrayRef dilation) {
+  const PoolWindow window{"max_pool_indices", kernel_size, stride, padding, dilation};
+  const auto format = positions.suggest_memory_format();
+  const PoolPlan plan(window, input_size, spatial(window.name, positions), is_channels_last(format));
+  check_positions(window.name, positions, plan);
+  const auto output = at::empty(plan.output_sizes, positions.options().dtype(at::kLong), format);
+  const auto kept = positions.contiguous(format);
+  parallel(pool_transpose_units(plan.geometry), output.numel(), [&](int64_t begin, int64_t end) {
+    kernels<float>().pool.indices(plan.geometry, kept.const_data_ptr(), mutable_data<int64_t>(output), begin, end);
+  });
+  return output;
+}
+
+// A mean's windows are never dilated.
+std::vector<int64_t> undilated(at::IntArrayRef kernel_size) { return std::vector<int64_t>(kernel_size.size(), 1); }
+
+at::Tensor avg_pool(const at::Tensor& input, at::IntArrayRef kernel_size, at::IntArrayRef stride,
+                    at::IntArrayRef padding, at::IntArrayRef output_size, bool count_include_pad,
+                    std::optional<int64_t> divisor_override) {
+  const auto dilation = undilated(kernel_size);
+  const PoolWindow window{"avg_pool", kernel_size, stride, padding, dilation};
+  const auto format = input.suggest_memory_format();
+  const PoolPlan plan(window, input.sizes(), output_size, is_channels_last(format),
+                      {count_include_pad, divisor_override});
+  const auto output = at::empty(plan.output_sizes, input.options(), format);
+  const auto x = input.contiguous(format);
+  for_dtype(window.name, input.scalar_type(), [&]<class T>(T) {
+    parallel(pool_units(plan.geometry), output.numel() * plan.geometry.window, [&](int64_t begin, int64_t end) {
+      kernels<T>().pool.avg_pool(plan.geometry, data<T>(x), mutable_data<T>(output), begin, end);
+    });
+  });
+  return output;
+}
+
+at::Tensor avg_pool_spread(const at::Tensor& grad, at::IntArrayRef input_size, at::IntArrayRef kernel_size,
+                           at::IntArrayRef stride, at::IntArrayRef padding, bool count_include_pad,
+                           std::optional<int64_t> divisor_override, at::MemoryFormat format) {
+  const auto dilation = undilated(kernel_size);
+  const PoolWindow window{"avg_pool_spread", kernel_size, stride, padding, dilation};
+  const PoolPlan plan(window, input_size, spatial(window.name, grad), is_channels_last(format),
+                      {count_include_pad, divisor_override});
+  check_same_shape(window.name, "a gradient", grad.sizes(), plan.output_sizes);
+  const auto output = at::empty(input_size, grad.options(), format);
+  const auto dy = grad.contiguous(format);
+  for_dtype(window.name, grad.scalar_type(), [&]<class T>(T) {
+    parallel_with_sums<T>(plan.geometry, pool_transpose_units(plan.geometry), output.numel(),
+                          [&](accumulator_t<T>* scratch, int64_t begin, int64_t end) {
+                            kernels<T>().pool.spread(plan.geometry, data<T>(dy), mutable_data<T>(output), scratch,
+                                                     begin, end);
+                          });
+  });
+  return output;
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(torchconv, CPU, m) {
+  m.impl("max_pool", max_pool);
+  m.impl("max_pool_scatter", max_pool_scatter);
+  m.impl("max_pool_gather", max_pool_gather);
+  m.impl("max_pool_indices", max_pool_indices);
+  m.impl("avg_pool", avg_pool);
+  m.impl("avg_pool_spread", avg_pool_spread);
+}
+
+}  // namespace torchconv

@@ -1,0 +1,51 @@
+// What one pooling is: checked once and in one place, lifted to three axes, with the window tables kernels read.
+#pragma once
+#include <ATen/core/Tensor.h>
+
+#include <array>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "kernels/pool_kernels.h"
+
+namespace torchconv {
+
+// The windows as an operator receives them: one number an axis, or all empty for adaptive windows, where output o of an
+// axis sees the inputs floor(o * input / output) to ceil((o + 1) * input / output).
+struct PoolWindow {
+  std::string name;  // of the operator, for messages
+  at::IntArrayRef kernel_size, stride, padding, dilation;
+  bool adaptive() const { return kernel_size.empty(); }
+};
+
+// How a sum becomes a mean.
+struct PoolDivisor {
+  bool include_padding = true;
+  std::optional<int64_t> override = std::nullopt;
+};
+
+// The checked description of pooling [N, C, spatial...] to [N, C, output_size...]; raises with the offending values
+// otherwise. Owns the tables that geometry points into.
+class PoolPlan {
+ public:
+  PoolPlan(const PoolWindow& window, at::IntArrayRef input_size, at::IntArrayRef output_size, bool channels_last,
+           const PoolDivisor& divisor = {});
+  PoolPlan(const PoolPlan&) = delete;
+  PoolPlan& operator=(const PoolPlan&) = delete;
+
+  PoolGeometry geometry;
+  std::vector<int64_t> output_sizes;  // [N, C, output_size...]
+  at::ScalarType position_dtype;      // byte, short or int: the narrowest that holds a position in the window
+
+ private:
+  void fill_axis(int a, const PoolWindow& window, int64_t index, bool include_padding);
+  void fill_runs();
+  void fill_offsets();
+
+  std::array<std::vector<int32_t>, 3> origin_, first_, last_, divisor_;
+  std::vector<PoolRun> runs_;
+  std::vector<int64_t> tap_offset_;
+};
+
+}  // namespace torchconv
