@@ -11,6 +11,7 @@ from torch import Tensor
 
 from . import nn
 from .convert import OURS, STOCK
+from .functional.conv import KERNEL_DTYPES
 
 _OURS, _STOCK = tuple(OURS), tuple(STOCK)
 
@@ -24,7 +25,6 @@ _CONVS = tuple(cls for cls in _named("Conv") if cls not in _TRANSPOSES)
 _MAX_POOLS, _LP_POOLS = _named("MaxPool"), _named("LPPool")
 
 DIRECTIONS = ("forward", "input_grad", "weight_grad")
-KERNELS = (torch.float32, torch.float64, torch.bfloat16)  # the types that have kernels here
 
 # The bound on ‖y − y64‖/‖y64‖ in float32 that the tests hold each algorithm to: forward and input gradient, weight
 # gradient. y64 is the same in float64.
@@ -174,7 +174,7 @@ def _rows(name: str, module: Any, given: Any, output: Any, kept: int) -> list[Ro
     moved = given.nbytes + sum(t.nbytes for t in (output if isinstance(output, tuple) else (output,)))
     if isinstance(module, _MAX_POOLS):
         moved += kept
-    bound = error_bound("direct", "forward", result.dtype) if result.dtype in KERNELS else None
+    bound = error_bound("direct", "forward", result.dtype) if result.dtype in KERNEL_DTYPES else None
     bound = 0.0 if isinstance(module, _MAX_POOLS) else None if isinstance(module, _LP_POOLS) else bound
     algorithm, refused = _fallback(result) or ("direct", ())
     costs: dict[str, Any] = dict(multiply_adds=0, bytes_moved=moved, workspace_bytes=0, error_bound=bound)
@@ -186,7 +186,7 @@ def _rows(name: str, module: Any, given: Any, output: Any, kept: int) -> list[Ro
 
 def _fallback(result: Tensor) -> tuple[str, tuple[str, ...]] | None:
     """What a layer of ours does where there is no kernel of ours."""
-    if result.device.type == "cpu" and result.dtype in KERNELS:
+    if result.device.type == "cpu" and result.dtype in KERNEL_DTYPES:
         return None
     return "built-in", (f"no kernel for {result.dtype} on {result.device.type}",)
 
@@ -198,7 +198,7 @@ def _conv_rows(name: str, module: Any, given: Tensor, output: Tensor, kept: int)
     weight_size = tuple(module.weight.shape)
     large, small = (output, given) if transposed else (given, output)  # that convolution's input and output
     large_size = [math.prod(large.shape[: -n - 1]), *large.shape[-n - 1 :]]
-    padding = [side for side in module.padding for _ in range(2)] if transposed else _padding(module, large_size[2:])
+    padding = _transposed_padding(module, given, output) if transposed else _padding(module, large_size[2:])
     if module.padding_mode != "zeros":  # padded beforehand
         sides = zip(padding[::2], padding[1::2], large_size[2:], strict=True)
         large_size[2:] = [before + side + after for before, after, side in sides]
@@ -223,6 +223,15 @@ def _padding(module: Any, size: list[int]) -> list[int]:
     return [side for axis in reversed(range(len(size))) for side in amounts[2 * axis : 2 * axis + 2]]
 
 
+def _transposed_padding(module: Any, given: Tensor, output: Tensor) -> list[int]:
+    """The padding with which a convolution of `output`'s size gives `given`'s: less after, by the output padding."""
+    padding = []
+    for axis, (before, stride, dilation) in enumerate(zip(module.padding, module.stride, module.dilation, strict=True)):
+        reach = (given.shape[axis - len(module.padding)] - 1) * stride + dilation * (module.kernel_size[axis] - 1) + 1
+        padding += [before, reach - before - output.shape[axis - len(module.padding)]]
+    return padding
+
+
 def _chosen(module: Any, output: Tensor, direction: str, *asked: Any) -> dict[str, Any]:
     """What the library's selection answers for one direction."""
     fallback = _fallback(output)
@@ -244,9 +253,11 @@ def _is_channels_last(tensor: Tensor, n: int) -> bool:
     if n == 1 or tensor.numel() == 0:
         return False
     batched = tensor if tensor.dim() == n + 2 else tensor.unsqueeze(0)
-    memory_format = torch.channels_last if n == 2 else torch.channels_last_3d
-    like = torch.empty(batched.shape, device="meta", memory_format=memory_format)
-    return like.stride()[1:] == batched.stride()[1:] and like.stride()[1:] != like.contiguous().stride()[1:]
+    last, first = (
+        torch.empty(batched.shape, device="meta", memory_format=memory_format).stride()[1:]
+        for memory_format in (torch.channels_last if n == 2 else torch.channels_last_3d, torch.contiguous_format)
+    )
+    return batched.stride()[1:] == last != first
 
 
 def _cells(row: Row) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from torch.nn.functional import pad
 from torch.nn.modules.utils import _ntuple
 
 from .. import functional
+from ..functional.conv import same_padding
 
 _CONV_DOC = """{n}-D convolution (the field's correlation) of a batch of stacks of maps, plus a bias.
 
@@ -107,7 +108,7 @@ def algorithms() -> tuple[str, ...]:
 
 def _is_pairs(padding: Any) -> bool:
     """Whether `padding` gives each axis a (before, after) of its own."""
-    return isinstance(padding, Sequence) and any(isinstance(side, Sequence) for side in padding)
+    return isinstance(padding, (tuple, list)) and any(isinstance(side, (tuple, list)) for side in padding)
 
 
 class _Algorithm:
@@ -172,12 +173,8 @@ class _Conv(_Algorithm):
         """What this layer adds to maps of `size`, as torch.nn.functional.pad takes it: the last axis first."""
         if self.padding != "same":
             return self._reversed_padding_repeated_twice
-        amounts = []
-        for side, kernel, stride, dilation in zip(size, self.kernel_size, self.stride, self.dilation, strict=True):
-            reach = (-(-side // stride) - 1) * stride + dilation * (kernel - 1) + 1
-            total = max(reach - side, 0)
-            amounts = [total // 2, total - total // 2, *amounts]
-        return amounts
+        pairs = same_padding(size, self.kernel_size, self.stride, self.dilation)
+        return [side for pair in reversed(pairs) for side in pair]
 
     def _conv_forward(self: Any, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         padding = self.padding

@@ -1,0 +1,477 @@
+"""convert, revert and enabled: what they change, what they leave alone and say so, and that nothing else changes."""
+
+import copy
+import pickle
+import threading
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.nn.utils import parametrize
+
+import torchconv
+from torchconv import nn
+from torchconv.convert import LeftAlone
+
+torchvision = pytest.importorskip("train._torchvision", reason="torchvision is not installed").torchvision
+
+KINDS = tuple(getattr(torch.nn, name) for name in nn.__all__)
+OURS = tuple(getattr(nn, name) for name in nn.__all__)
+
+NETWORKS = {
+    "resnet18": dict(),
+    "mobilenet_v2": dict(),
+    "googlenet": dict(init_weights=False),
+    "densenet121": dict(),
+}
+
+
+class Plain(torch.nn.Conv2d):
+    """Derives from a stock layer and overrides nothing that convert replaces."""
+
+    def __init__(self, *arguments, extra=1, **keywords):
+        super().__init__(*arguments, **keywords)
+        self.extra = extra
+
+    def extra_repr(self):
+        return f"{super().extra_repr()}, extra={self.extra}"
+
+    def twice(self, x):
+        return 2 * self(x)
+
+
+class Doubled(torch.nn.Conv2d):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+class Standardized(torch.nn.Conv2d):
+    def _conv_forward(self, input, weight, bias):
+        return super()._conv_forward(input, weight - weight.mean(), bias)
+
+
+class Wrapper(torch.nn.Module):
+    """Holds a stock layer, and one of them twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = torch.nn.Conv2d(4, 4, 3, padding=1)
+        self.again = self.inner
+        self.pool = torch.nn.MaxPool2d(2)
+
+    def forward(self, x):
+        return self.pool(self.again(torch.relu(self.inner(x))))
+
+
+def small():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.ReLU(), Wrapper(), torch.nn.AdaptiveAvgPool2d(2)
+    ).double()
+
+
+def classes(model):
+    return [type(module) for module in model.modules()]
+
+
+def picture(*shape):
+    return torch.linspace(-1, 1, torch.Size(shape).numel(), dtype=torch.float64).reshape(shape).sin()
+
+
+def run(model, x):
+    """The outputs, and the gradients of a fixed projection of them by the input and every parameter."""
+    torch.manual_seed(1)  # dropout
+    x = x.clone().requires_grad_()
+    outputs = model(x)
+    outputs = [y for y in (outputs if isinstance(outputs, tuple) else (outputs,)) if y is not None]
+    loss = sum((y * torch.arange(y.numel()).view_as(y).cos().to(y.dtype)).sum() for y in outputs)
+    return [*outputs, *torch.autograd.grad(loss, [x, *model.parameters()], allow_unused=True)]
+
+
+def errors(results, exact):
+    """Relative L2 errors, one by one. A gradient that the exact network has as rounding noise has none."""
+    scale = max(e.norm() for e in exact if e is not None)
+    pairs = [(r, e) for r, e in zip(results, exact, strict=True) if e is not None and e.norm() > 1e-9 * scale]
+    return torch.stack([(r.double() - e).norm() / e.norm() for r, e in pairs])
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks_keep_their_outputs_and_gradients(name, training):
+    torch.manual_seed(0)
+    stock = getattr(torchvision.models, name)(num_classes=10, **NETWORKS[name]).train(training).double()
+    ours = torchconv.convert(copy.deepcopy(stock), report=(left := []))
+    assert not left
+    assert not [m for m in ours.modules() if isinstance(m, KINDS) and not isinstance(m, OURS)]
+    assert sum(isinstance(m, OURS) for m in ours.modules()) > 15
+    torch.manual_seed(2)
+    x = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    exact = run(stock, x)
+    # In float64 both round at 1e-16 a layer; up to 121 layers and their batch norms leave this far below any mistake.
+    assert errors(run(ours, x), exact).max() < 1e-9
+    # In float32 neither is exact. What a network makes of rounding is in the built-in operators' own error: ours, with
+    # the same bound a layer, stay within a small multiple of it, where a wrong layer is off by orders of magnitude.
+    theirs = errors(run(stock.float(), x.float()), exact)
+    mine = errors(run(ours.float(), x.float()), exact)
+    assert mine.median() < 4 * theirs.median() + 1e-6
+    assert mine.max() < 10 * theirs.max() + 1e-6
+
+
+def test_layers_keep_everything_but_their_class():
+    model, other = small(), small()
+    model[3].eval()
+    calls = []
+    model[0].register_forward_hook(lambda *_: calls.append("hook"))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    before = {name: id(module) for name, module in model.named_modules(remove_duplicate=False)}
+    attributes = [set(vars(module)) for module in model.modules()]
+    parameters, keys = [id(p) for p in model.parameters()], list(model.state_dict())
+    flags, text = [m.training for m in model.modules()], repr(model)
+
+    assert torchconv.convert(model) is model
+    assert {name: id(module) for name, module in model.named_modules(remove_duplicate=False)} == before
+    assert model[3].inner is model[3].again
+    assert [set(vars(module)) for module in model.modules()] == attributes
+    assert [id(p) for p in model.parameters()] == parameters
+    assert list(model.state_dict()) == keys
+    assert [m.training for m in model.modules()] == flags
+    assert repr(model) == text
+    assert [type(model[i]) for i in (0, 1, 2, 4)] == [
+        nn.Conv2d,
+        torch.nn.BatchNorm2d,
+        torch.nn.ReLU,
+        nn.AdaptiveAvgPool2d,
+    ]
+    assert (type(model[3].inner), type(model[3].pool)) == (nn.Conv2d, nn.MaxPool2d)
+
+    other[3].eval()
+    x = picture(2, 3, 10, 10)
+    assert errors(run(model, x), run(other, x)).max() < 1e-12
+    assert calls == ["hook"]
+    model(x).sum().backward()
+    weight = model[0].weight.clone()
+    optimizer.step()
+    assert not torch.equal(model[0].weight, weight)
+
+
+def test_revert_is_exact_and_both_are_idempotent():
+    model = small()
+    before, state = classes(model), {k: v.clone() for k, v in model.state_dict().items()}
+    attributes = [dict(vars(module)) for module in model.modules()]
+    converted = classes(torchconv.convert(model))
+    assert converted != before
+    assert classes(torchconv.convert(model)) == converted
+    assert torchconv.revert(model) is model
+    assert classes(model) == before
+    assert classes(torchconv.revert(model)) == before
+    assert [dict(vars(module)) for module in model.modules()] == attributes
+    assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", nn.__all__)
+def test_a_layer_alone(name):
+    arguments = (4, 4, 3) if name.startswith("Conv") else (2, 2) if name.startswith("LP") else (2,)
+    layer = getattr(torch.nn, name)(*arguments)
+    assert torchconv.convert(layer) is layer
+    assert type(layer) is getattr(nn, name)
+    x = torch.rand(2, 4, *[6] * int(name[-2]))
+    assert torch.allclose(layer(x), getattr(torch.nn, name).forward(layer, x), atol=1e-5)
+    assert type(torchconv.revert(layer)) is getattr(torch.nn, name)
+
+
+def test_derived_class():
+    layer = Plain(3, 4, 3, extra=7).double()
+    x = picture(2, 3, 6, 6)
+    expected, text = layer.twice(x), repr(layer)
+    torchconv.convert(layer)
+    assert isinstance(layer, Plain)
+    assert isinstance(layer, nn.Conv2d)
+    assert repr(layer) == text
+    torch.testing.assert_close(layer.twice(x), expected)
+    assert type(torchconv.convert(Plain(3, 4, 3))) is type(layer)  # one class, however many layers
+    for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert type(other) is type(layer)
+        assert other.extra == 7
+        torch.testing.assert_close(other.twice(x), expected)
+    assert type(torchconv.revert(layer)) is Plain
+
+
+@pytest.mark.parametrize("base", [torch.nn.Conv2d, Plain])
+def test_parametrized_layers(base):
+    torch.manual_seed(0)
+    layer = torch.nn.utils.parametrizations.weight_norm(base(3, 4, 3).double())
+    sibling = copy.deepcopy(layer)  # shares the class that parametrize made
+    x = picture(2, 3, 6, 6)
+    expected = run(layer, x)
+    torchconv.convert(layer)
+    assert isinstance(layer, nn.Conv2d)
+    assert isinstance(layer, base)
+    assert not isinstance(sibling, nn.Conv2d)
+    assert errors(run(layer, x), expected).max() < 1e-12
+    assert errors(run(copy.deepcopy(layer), x), expected).max() < 1e-12
+    torchconv.convert(layer)
+    torchconv.revert(layer)
+    assert type(layer).__name__ == type(sibling).__name__
+    assert type(layer).__mro__[1:] == type(sibling).__mro__[1:]
+    assert errors(run(layer, x), expected).max() < 1e-12
+
+    torchconv.convert(layer)
+    parametrize.remove_parametrizations(layer, "weight")
+    assert isinstance(layer, nn.Conv2d)
+    torch.testing.assert_close(layer(x), expected[0])
+    assert type(torchconv.revert(layer)) is base
+
+    torchconv.convert(layer)
+    torch.nn.utils.parametrizations.spectral_norm(layer)  # put on one of ours
+    assert type(parametrize.type_before_parametrizations(torchconv.revert(layer))) is type
+    assert parametrize.type_before_parametrizations(layer) is base
+
+
+def test_what_is_left_alone_is_reported():
+    patched = torch.nn.MaxPool2d(2)
+    patched.forward = lambda x: x
+    named = torch.nn.Conv2d(3, 3, 3)
+    named.algorithm = "mine"
+    scripted = torch.jit.script(torch.nn.Sequential(torch.nn.AvgPool2d(2)))
+    model = torch.nn.ModuleDict(
+        {
+            "encoder": torch.nn.Sequential(Doubled(3, 3, 3), torch.nn.Conv2d(3, 3, 3)),
+            "standardized": Standardized(3, 3, 3),
+            "lazy": torch.nn.LazyConv2d(3, 3),
+            "patched": patched,
+            "named": named,
+            "scripted": scripted,
+        }
+    )
+    before = classes(model)
+    left = []
+    torchconv.convert(model, report=left)
+    assert list(map(str, left)) == [
+        "encoder.0 (Doubled): overrides forward",
+        "standardized (Standardized): overrides _conv_forward",
+        "lazy (LazyConv2d): lazy: convert it after its first input",
+        "patched (MaxPool2d): its forward was replaced on the instance",
+        "named (Conv2d): has an attribute algorithm='mine' of its own",
+        "scripted.0 (AvgPool2d): compiled by TorchScript",
+    ]
+    assert left[0] == LeftAlone("encoder.0", "Doubled", "overrides forward")
+    after = classes(model)
+    assert [b is a for b, a in zip(before, after, strict=True)].count(False) == 1
+    assert type(model["encoder"][1]) is nn.Conv2d
+    model["lazy"](torch.randn(1, 2, 5, 5))
+    torchconv.convert(model, report=(later := []))
+    assert type(model["lazy"]) is nn.Conv2d
+    assert "lazy" not in {each.name for each in later}
+
+
+def test_without_a_report_a_warning_names_them():
+    message = r"^not converted to torchconv: the model itself \(Doubled\): overrides forward$"
+    with pytest.warns(UserWarning, match=message) as seen:
+        torchconv.convert(Doubled(3, 3, 3))
+    assert seen[0].filename == __file__
+
+
+def test_quantized_layers_are_reported():
+    quantized = pytest.importorskip("torch.ao.nn.quantized", reason="this torch has no eager quantization")
+    if "none" == torch.backends.quantized.engine:
+        pytest.skip("no quantized engine on this machine")
+    model = torch.nn.Sequential(quantized.Conv2d(3, 3, 3), torch.nn.MaxPool2d(2))
+    torchconv.convert(model, report=(left := []))
+    assert list(map(str, left)) == ["0 (Conv2d): quantized"]
+    assert type(model[1]) is nn.MaxPool2d
+
+
+def test_a_class_with_no_room_for_another():
+    class Slotted(torch.nn.MaxPool2d):
+        __slots__ = ("more",)
+
+        def __setattr__(self, name, value):
+            if name == "__class__":
+                raise TypeError("no other class")
+            super().__setattr__(name, value)
+
+    torchconv.convert(layer := Slotted(2), report=(left := []))
+    assert str(left[0]) == "the model itself (Slotted): its class cannot be changed (no other class)"
+    assert type(layer) is Slotted
+
+
+def test_revert_leaves_alone_what_torch_has_not():
+    class Mine(nn.Conv2d):
+        pass
+
+    model = torch.nn.Sequential(
+        nn.Conv2d(3, 3, 3, stride=2, padding="same"), nn.Conv2d(3, 3, 3, padding=((1, 0), (2, 1))), Mine(3, 3, 3)
+    )
+    model.append(nn.Conv2d(3, 3, 3, padding="same", algorithm="reference"))
+    torchconv.revert(model, report=(left := []))
+    assert list(map(str, left)) == [
+        "0 (Conv2d): torch.nn has no padding='same' with stride=(2, 2)",
+        "1 (Conv2d): torch.nn has no padding=((1, 0), (2, 1)) with unequal sides",
+        "2 (Mine): its class derives from torchconv.nn.Conv2d",
+    ]
+    assert type(model[3]) is torch.nn.Conv2d
+    assert torchconv.convert(model)[3].algorithm == "reference"
+
+
+def test_only_modules():
+    for function in (torchconv.convert, torchconv.revert):
+        with pytest.raises(TypeError, match=r"^expected a torch.nn.Module, got str$"):
+            function("model")
+
+
+X = {n: torch.linspace(-1, 1, 2 * 4 * 7**n).sin().view(2, 4, *[7] * n) for n in (1, 2, 3)}
+W = {n: torch.linspace(-1, 1, 4 * 4 * 3**n).cos().view(4, 4, *[3] * n) for n in (1, 2, 3)}
+CALLS = {
+    **{f"F.conv{n}d": (lambda n=n: getattr(F, f"conv{n}d")(X[n], W[n], padding=1), f"conv{n}d") for n in X},
+    **{
+        f"F.conv_transpose{n}d": (
+            lambda n=n: getattr(F, f"conv_transpose{n}d")(X[n], W[n], stride=2),
+            f"conv_transpose{n}d",
+        )
+        for n in X
+    },
+    **{
+        f"F.{family}{n}d": (lambda f=f"{family}{n}d", n=n: getattr(F, f)(X[n], 3), f"{family}{n}d")
+        for family in ("max_pool", "avg_pool", "adaptive_max_pool", "adaptive_avg_pool")
+        for n in X
+    },
+    **{f"F.lp_pool{n}d": (lambda n=n: getattr(F, f"lp_pool{n}d")(X[n].abs(), 2, 3), f"lp_pool{n}d") for n in X},
+    **{
+        f"F.{family}{n}d indices": (
+            lambda f=f"{family}{n}d", n=n: getattr(F, f)(X[n], 3, return_indices=True),
+            f"{family}{n}d",
+        )
+        for family in ("max_pool", "adaptive_max_pool")
+        for n in X
+    },
+    "torch.conv2d": (lambda: torch.conv2d(X[2], W[2], None, 2, "valid"), "conv2d"),
+    "torch.conv_transpose2d": (lambda: torch.conv_transpose2d(X[2], W[2]), "conv_transpose2d"),
+    "torch.max_pool2d": (lambda: torch.max_pool2d(X[2], 2, 2, 1), "max_pool2d"),
+    "torch.max_pool1d_with_indices": (lambda: torch.max_pool1d_with_indices(X[1], 2), "max_pool1d"),
+    "torch.adaptive_max_pool1d": (lambda: torch.adaptive_max_pool1d(X[1], 2), "adaptive_max_pool1d"),
+    "torch.avg_pool1d": (lambda: torch.avg_pool1d(X[1], 2), "avg_pool1d"),
+    "torch.nn.MaxPool2d": (lambda: torch.nn.MaxPool2d(2)(X[2]), "max_pool2d"),
+}
+
+
+@pytest.fixture
+def called(monkeypatch):
+    """The names of torchconv.functional's functions in the order in which `enabled` calls them."""
+    names = []
+    from torchconv.convert import _ROUTES
+
+    def watched(target):
+        name = getattr(target, "func", target).__name__
+
+        def call(*arguments, **keywords):
+            names.append(name)
+            return target(*arguments, **keywords)
+
+        return call
+
+    for function, target in list(_ROUTES.items()):
+        monkeypatch.setitem(_ROUTES, function, watched(target))
+    return names
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_enabled_reroutes(name, called):
+    call, expected = CALLS[name]
+    stock = call()
+    assert called == []
+    with torchconv.enabled():
+        ours = call()
+    assert called == [expected]
+    call()
+    assert called == [expected]
+    assert type(ours) is type(stock) or isinstance(ours, tuple)
+    torch.testing.assert_close(tuple(ours) if isinstance(ours, tuple) else ours, stock)
+
+
+def test_enabled_nests_decorates_and_ends_with_an_error(called):
+    @torchconv.enabled()
+    def inside():
+        return F.max_pool2d(X[2], 2)
+
+    with torchconv.enabled(), torchconv.enabled():
+        inside()
+    assert called == ["max_pool2d"]
+    with pytest.raises(RuntimeError), torchconv.enabled():
+        F.conv2d(X[2], W[1])
+    called.clear()
+    F.max_pool2d(X[2], 2)
+    assert called == []
+
+
+def test_enabled_holds_for_its_thread(called):
+    entered, done = threading.Event(), threading.Event()
+
+    def other():
+        with torchconv.enabled():
+            entered.set()
+            done.wait(10)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    entered.wait(10)
+    F.max_pool2d(X[2], 2)
+    done.set()
+    thread.join()
+    assert called == []
+
+
+def test_enabled_falls_back_without_a_circle(called):
+    """Complex numbers have no kernel here: what is called instead is PyTorch's own operator, not ours again."""
+    x, w = (torch.complex(t.double(), t.double()) for t in (X[2], W[2]))
+    with torchconv.enabled():
+        y = F.conv2d(x, w)
+    torch.testing.assert_close(y, F.conv2d(x, w))
+    assert called == ["conv2d"]
+
+
+def test_enabled_leaves_other_people_s_tensors_alone(called):
+    class Logged(torch.Tensor):
+        @classmethod
+        def __torch_function__(cls, function, types, args=(), kwargs=None):
+            return "logged"
+
+    with torchconv.enabled():
+        assert F.max_pool2d(X[2].as_subclass(Logged), 2) == "logged"
+    assert called == []
+
+
+def test_gradients_under_enabled():
+    model = small()
+    x = picture(2, 3, 10, 10)
+    expected = run(model, x)
+    with torchconv.enabled():
+        results = run(model, x)
+    assert errors(results, expected).max() < 1e-12
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_enabled_and_compile(inside):
+    """Entered in what is compiled or around the call of it, the compiled graph holds our operators."""
+    graphs = []
+
+    def backend(graph, example_inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    def body(x):
+        return F.max_pool2d(F.conv2d(x, W[2]), 2)
+
+    def entering(x):
+        with torchconv.enabled():
+            return body(x)
+
+    torch._dynamo.reset()
+    compiled = torch.compile(entering if inside else body, backend=backend, fullgraph=True)
+    if inside:
+        y = compiled(X[2])
+    else:
+        with torchconv.enabled():
+            y = compiled(X[2])
+    targets = {str(node.target) for graph in graphs for node in graph.graph.nodes}
+    assert any("torchconv" in target for target in targets), targets
+    torch.testing.assert_close(y, body(X[2]))

@@ -1,0 +1,261 @@
+"""explain: what it says, checked against counts done by hand and against what runs; and that it changes nothing."""
+
+import math
+from collections import Counter
+
+import pytest
+import torch
+
+import torchconv
+from torchconv import nn
+from torchconv.explain import DIRECTIONS, Row, error_bound
+
+
+def rows_of(layer, x, **keywords):
+    return {row.direction: row for row in torchconv.explain(layer, x, **keywords)}
+
+
+def model():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1),
+        torch.nn.BatchNorm2d(8),
+        torch.nn.Dropout(),
+        nn.MaxPool2d(2),
+        nn.ConvTranspose2d(8, 4, 3, stride=2),
+        torch.nn.AvgPool2d(2),
+        torch.nn.Conv2d(4, 4, 1),
+    )
+
+
+def test_counts_of_a_worked_example():
+    """10 filters of 5×5 on a 3×32×32 input, stride 1, padding 2: 768,000 multiply-adds, 760 parameters."""
+    layer = nn.Conv2d(3, 10, 5, padding=2)
+    rows = rows_of(layer, torch.randn(1, 3, 32, 32))
+    assert tuple(rows) == DIRECTIONS
+    assert {row.multiply_adds for row in rows.values()} == {768_000}
+    input, output, weight, bias = 3 * 32 * 32, 10 * 32 * 32, 750, 10
+    assert rows["forward"].bytes_moved == 4 * (input + weight + bias + output)
+    assert rows["input_grad"].bytes_moved == 4 * (input + weight + output)
+    assert rows["weight_grad"].bytes_moved == 4 * (input + weight + bias + output)
+    assert rows["forward"].kept_bytes == 4 * input  # of the parameters nothing is kept that is not there anyway
+
+
+@pytest.mark.parametrize(
+    "keywords",
+    [
+        dict(),
+        dict(stride=2, padding="same"),
+        dict(stride=2, padding="same", padding_mode="circular"),
+        dict(padding=((0, 2), (1, 1)), dilation=2),
+        dict(padding=2, padding_mode="reflect", bias=False),
+        dict(groups=4),
+        dict(groups=2),
+    ],
+    ids=str,
+)
+def test_multiply_adds_are_those_of_the_definition(keywords):
+    layer = nn.Conv2d(4, 8, 3, **keywords)
+    x = torch.randn(2, 4, 9, 10)
+    expected = layer(x).numel() * 9 * 4 // keywords.get("groups", 1)
+    for row in rows_of(layer, x).values():
+        assert row.multiply_adds == expected
+        assert row.algorithm in torch.ops.torchconv._algorithms()
+        assert row.workspace_bytes >= 0
+    assert rows_of(layer, x[0])["forward"].multiply_adds == expected // 2  # no batch
+
+
+@pytest.mark.parametrize(
+    "keywords",
+    [dict(), dict(output_padding=1), dict(output_padding=(0, 1), dilation=3, groups=2)],
+    ids=str,
+)
+def test_a_transposed_convolution_is_the_input_gradient_of_a_convolution(keywords):
+    layer = nn.ConvTranspose2d(4, 8, 3, stride=2, padding=1, **keywords)
+    x = torch.randn(2, 4, 5, 6)
+    y = layer(x)
+    rows = rows_of(layer, x)
+    assert {row.multiply_adds for row in rows.values()} == {x.numel() * 8 // layer.groups * 9}
+    conv = nn.Conv2d(8, 4, 3, 2, 1, layer.dilation, layer.groups)
+    of_conv = rows_of(conv, torch.randn(y.shape))
+    assert conv(y).shape == x.shape
+    for direction, other in (("forward", "input_grad"), ("input_grad", "forward"), ("weight_grad", "weight_grad")):
+        assert rows[direction].algorithm == of_conv[other].algorithm
+        assert rows[direction].refused == of_conv[other].refused
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_each_number_of_axes(n):
+    x = torch.randn(2, 4, *[7] * n)
+    for name in nn.__all__:
+        if int(name[-2]) == n:
+            arguments = (4, 4, 3) if name.startswith("Conv") else (2, 2) if name.startswith("LP") else (2,)
+            rows = rows_of(getattr(nn, name)(*arguments), x)
+            assert tuple(rows) == (DIRECTIONS if name.startswith("Conv") else DIRECTIONS[:2])
+            assert {row.layer for row in rows.values()} == {name}
+
+
+def test_what_is_said_is_what_runs():
+    """Asked by name, the algorithm that explain announces gives bitwise what the layer gives; and it is the first that
+    does not refuse."""
+    known = torch.ops.torchconv._algorithms()
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        for groups in (1, 4):
+            layer = nn.Conv2d(4, 8, 3, groups=groups)
+            x = torch.randn(2, 4, 9, 10).to(memory_format=memory_format)
+            for row in rows_of(layer, x).values():
+                refused = [reason.partition(":")[0] for reason in row.refused]
+                assert [*refused, row.algorithm] == list(known[: len(refused) + 1])
+                assert all(reason.partition(": ")[2] for reason in row.refused)
+            named = nn.Conv2d(4, 8, 3, groups=groups, algorithm=rows_of(layer, x)["forward"].algorithm)
+            named.load_state_dict(layer.state_dict())
+            assert torch.equal(named(x), layer(x))
+
+
+def test_channels_last_is_seen():
+    """The selection may depend on the layout, so explain must ask with the one that the layer works in."""
+    asked = []
+
+    def answer(*arguments):
+        asked.append(arguments[8])
+        return "gemm", [], 0
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.ops.torchconv, "_explain", answer)
+        for n, memory_format in ((2, torch.channels_last), (3, torch.channels_last_3d)):
+            layer = getattr(nn, f"Conv{n}d")(4, 8, 3)
+            x = torch.randn(2, 4, *[3] * n)  # one output position, where the strides alone tell
+            torchconv.explain(layer, x)
+            torchconv.explain(layer, x.to(memory_format=memory_format))
+            assert asked == [False] * 3 + [True] * 3
+            asked.clear()
+
+
+def test_an_algorithm_that_cannot_run_says_so():
+    layer = nn.Conv2d(4, 8, 3, algorithm="reference")
+    assert {row.algorithm for row in rows_of(layer, torch.randn(1, 4, 5, 5)).values()} == {"reference"}
+    with pytest.raises(RuntimeError, match="depthwise"):
+        torchconv.explain(nn.Conv2d(4, 8, 3, algorithm="depthwise"), torch.randn(1, 4, 5, 5))
+
+
+def test_pooling():
+    x = torch.randn(2, 4, 8, 8)
+    rows = rows_of(nn.MaxPool2d(2), x)
+    assert (rows["forward"].algorithm, rows["forward"].error_bound) == ("direct", 0.0)
+    assert rows["forward"].kept_bytes == 0  # the input needs no gradient
+    rows = rows_of(torch.nn.Sequential(nn.Conv2d(4, 4, 1), nn.MaxPool2d(2), nn.AvgPool2d(2)), x)
+    explained = torchconv.explain(torch.nn.Sequential(nn.Conv2d(4, 4, 1), nn.MaxPool2d(2), nn.AvgPool2d(2)), x)
+    kept = {row.layer: row.kept_bytes for row in explained if row.direction == "forward"}
+    assert kept == {"Conv2d": x.nbytes, "MaxPool2d": 2 * 4 * 4 * 4, "AvgPool2d": 0}  # one byte an output
+
+
+def test_names_calls_and_built_in_layers():
+    class Twice(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(4, 4, 3, padding=1)
+            self.other = torch.nn.Sequential(torch.nn.Conv2d(4, 4, 1), torch.nn.MaxPool2d(2))
+            self.unused = nn.Conv2d(1, 1, 1)
+
+        def forward(self, x, scale=1):
+            return self.other(self.conv(self.conv(input=x)) * scale)
+
+    explained = torchconv.explain(Twice(), torch.randn(1, 4, 6, 6), scale=2)
+    assert Counter(row.name for row in explained) == {"conv": 3, "conv#2": 3, "other.0": 1, "other.1": 1}
+    stock = [row for row in explained if row.algorithm == "built-in"]
+    assert [(row.layer, row.direction, row.multiply_adds) for row in stock] == [
+        ("Conv2d", "forward", None),
+        ("MaxPool2d", "forward", None),
+    ]
+    assert stock[0].refused == ("not a layer of torchconv: see convert",)
+    assert len(torchconv.explain(nn.Conv2d(4, 4, 3), torch.randn(1, 4, 6, 6))) == 3
+    assert len(torchconv.explain(torch.nn.ReLU(), torch.randn(1))) == 0
+
+
+def test_types_without_a_kernel():
+    rows = rows_of(nn.Conv2d(3, 4, 3, dtype=torch.complex64), torch.randn(1, 3, 5, 5, dtype=torch.complex64))
+    assert {row.algorithm for row in rows.values()} == {"built-in"}
+    assert rows["forward"].refused == ("no kernel for torch.complex64 on cpu",)
+    assert rows["forward"].multiply_adds == 9 * 4 * 27
+    assert rows["forward"].error_bound is None
+
+
+def test_autocast_is_seen():
+    with torch.autocast("cpu", torch.bfloat16):
+        rows = rows_of(nn.Conv2d(3, 4, 3), torch.randn(1, 3, 5, 5))
+    assert rows["forward"].bytes_moved == 2 * (75 + 108 + 4 + 36)
+    assert rows["forward"].error_bound == error_bound(rows["forward"].algorithm, "forward", torch.bfloat16)
+
+
+def test_error_bounds():
+    assert error_bound("gemm", "forward", torch.float32) == 2e-6
+    assert error_bound("gemm", "weight_grad", torch.float32) == 1e-5
+    assert error_bound("winograd", "input_grad", torch.float32) == 5e-6
+    assert math.isclose(error_bound("direct", "forward", torch.float64), 2e-6 * 2**-29)
+    assert math.isclose(error_bound("direct", "forward", torch.bfloat16), 2e-6 + 2**-8)
+    for algorithm in torch.ops.torchconv._algorithms():
+        assert error_bound(algorithm, "forward", torch.float32) > 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_error_bound_holds(dtype):
+    torch.manual_seed(0)
+    layer = nn.Conv2d(64, 16, 3).to(dtype)
+    x = torch.randn(2, 64, 9, 9, dtype=dtype)
+    exact = torch.nn.functional.conv2d(x.double(), layer.weight.double(), layer.bias.double())
+    error = (layer(x).double() - exact).norm() / exact.norm()
+    assert error <= rows_of(layer, x)["forward"].error_bound
+
+
+def test_nothing_changes():
+    network = model()
+    network[3].eval()
+    seen = []
+    network[0].register_forward_hook(lambda module, args, output: seen.append(output.shape))
+    state = {key: value.clone() for key, value in network.state_dict().items()}
+    flags = [module.training for module in network.modules()]
+    hooks = [(len(m._forward_hooks), len(m._forward_pre_hooks)) for m in network.modules()]
+    x, seed = torch.randn(2, 3, 8, 8), torch.get_rng_state()
+    torchconv.explain(network, x)
+    assert torch.equal(torch.get_rng_state(), seed)
+    assert all(torch.equal(value, state[key]) for key, value in network.state_dict().items())
+    assert [module.training for module in network.modules()] == flags
+    assert [(len(m._forward_hooks), len(m._forward_pre_hooks)) for m in network.modules()] == hooks
+    assert all(p.grad is None for p in network.parameters())
+    assert seen == [(2, 8, 8, 8)]  # one run
+
+    with pytest.raises(RuntimeError):
+        torchconv.explain(network, torch.randn(2, 5, 8, 8))
+    assert [module.training for module in network.modules()] == flags
+    assert [(len(m._forward_hooks), len(m._forward_pre_hooks)) for m in network.modules()] == hooks
+
+
+def test_random_forward_uses_no_random_numbers_of_the_caller():
+    class Noisy(torch.nn.Module):
+        def forward(self, x):
+            return x + torch.randn_like(x)
+
+    seed = torch.get_rng_state()
+    torchconv.explain(torch.nn.Sequential(Noisy(), nn.MaxPool2d(2)), torch.zeros(1, 1, 4, 4))
+    assert torch.equal(torch.get_rng_state(), seed)
+
+
+def test_printed_table():
+    explained = torchconv.explain(model(), torch.randn(2, 3, 8, 8))
+    lines = str(explained).splitlines()
+    assert repr(explained) == str(explained)
+    assert lines[0].split() == "layer direction algorithm mult-adds moved workspace error kept refused".split()
+    assert len(lines) == len(explained) + 4  # the head, two rules and the totals
+    for row, line in zip(explained, lines[2:-2], strict=True):
+        assert line.startswith(f"{row.name} {row.layer} ")
+        assert row.direction.replace("_", " ") in line
+        assert row.algorithm in line
+        assert "; ".join(row.refused) in line
+    assert lines[2].split()[4:8] == ["27.6", "k", "6.53", "kB"]
+    assert lines[-1].startswith("total")
+    assert isinstance(explained[0], Row)
+
+
+def test_only_modules():
+    with pytest.raises(TypeError, match=r"^explain takes a torch.nn.Module, got builtin_function_or_method$"):
+        torchconv.explain(torch.conv2d, torch.randn(1))

@@ -1,0 +1,130 @@
+"""Loading of the compiled library and what it refuses; what a source archive and an installation hold."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+import torch
+
+import torchconv
+from torchconv import _library
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = Path(torchconv.__file__).parent
+ADVICE = "pip install --no-build-isolation"
+
+
+def python(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(cwd), "CXX": "false"}  # nothing here may compile
+    return subprocess.run([sys.executable, *arguments], cwd=cwd, env=environment, capture_output=True, text=True)
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    """A copy of the package without its compiled library."""
+    ignored = shutil.ignore_patterns("_C*", "built_with.txt", "__pycache__")
+    return Path(shutil.copytree(PACKAGE, tmp_path / "torchconv", ignore=ignored))
+
+
+def import_error(package: Path) -> str:
+    """The last line that `import torchconv` prints."""
+    result = python("-c", "import torchconv", cwd=package.parent)
+    assert result.returncode == 1
+    return result.stderr.strip().splitlines()[-1]
+
+
+def test_no_compiled_library(package):
+    message = import_error(package)
+    assert message.startswith(f"ImportError: torchconv has no compiled library in {package}: run `{ADVICE} .`")
+    assert message.endswith("`python setup.py build_ext --inplace` in torchconv's checkout")
+
+
+@pytest.mark.parametrize(("built", "named"), [("1.0.0+cpu", "torch 1.0.0+cpu"), (None, "torch an unknown version")])
+def test_built_for_another_torch(package, built, named):
+    (package / "_C.abi3.so").write_bytes(b"would crash if it were loaded")
+    if built:
+        (package / "built_with.txt").write_text(built)
+    message = import_error(package)
+    assert message.startswith("ImportError: torchconv was built for ")
+    assert f"{named} but torch {torch.__version__} is installed" in message
+    assert ADVICE in message
+
+
+def test_damaged_library(package):
+    (package / "_C.abi3.so").write_bytes(b"no library")
+    (package / "built_with.txt").write_text(torch.__version__)
+    message = import_error(package)
+    assert message.startswith("ImportError: torchconv's compiled library does not load (")
+    assert ADVICE in message
+
+
+def test_same_release_of_torch():
+    assert _library.release("2.13.0+cpu") == _library.release("2.13.0+cu130") == _library.release("2.13.0")
+    assert _library.release("2.13.0") != _library.release("2.13.1")
+
+
+def test_loaded_library_is_that_of_this_torch():
+    built = (PACKAGE / "built_with.txt").read_text()
+    assert _library.release(built) == _library.release(torch.__version__)
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the checkout, so that nothing is written into it; skips where the tests run on an installation."""
+    if not (ROOT / "setup.py").is_file():
+        pytest.skip("not a checkout")
+    copy = tmp_path_factory.mktemp("checkout")
+    for directory in ("torchconv", "csrc", "requirements", "tests", "train"):
+        if (ROOT / directory).is_dir():
+            ignored = shutil.ignore_patterns("_C*", "built_with.txt", "__pycache__")
+            shutil.copytree(ROOT / directory, copy / directory, ignore=ignored)
+    for file in ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "CHANGELOG.md"):
+        if (ROOT / file).is_file():
+            shutil.copy(ROOT / file, copy)
+    return copy
+
+
+def test_source_archive_holds_what_a_build_needs(checkout):
+    result = python("setup.py", "--quiet", "sdist", "--dist-dir", "dist", cwd=checkout)
+    assert result.returncode == 0, result.stderr
+    (archive,) = (checkout / "dist").glob("*.tar.gz")
+    top = f"torchconv-{torchconv.__version__}"
+    assert archive.name == f"{top}.tar.gz"
+    with tarfile.open(archive) as tar:
+        held = {name.partition("/")[2] for name in tar.getnames()}
+    needed = [*(checkout / "csrc").rglob("*.*"), *(checkout / "torchconv").rglob("*.py")]
+    assert {str(path.relative_to(checkout)) for path in needed} <= held
+    assert {"setup.py", "pyproject.toml", "LICENSE", "torchconv/py.typed"} <= held
+    assert not [name for name in held if name.endswith((".so", ".o", "built_with.txt"))]
+
+
+def test_installation_holds_torchconv_alone(checkout):
+    result = python("setup.py", "--quiet", "build_py", "--build-lib", "lib", cwd=checkout)
+    assert result.returncode == 0, result.stderr
+    held = {str(path.relative_to(checkout / "lib")) for path in (checkout / "lib").rglob("*") if path.is_file()}
+    package = (checkout / "torchconv").rglob("*")
+    assert held == {str(path.relative_to(checkout)) for path in package if path.suffix in (".py", ".typed")}
+    assert {"torchconv/nn/conv.py", "torchconv/functional/__init__.py", "torchconv/autograd/__init__.py"} <= held
+
+
+def test_requirements_are_the_extras(checkout):
+    tomllib = pytest.importorskip("tomllib", reason="Python 3.11 and newer")
+    project = tomllib.loads((checkout / "pyproject.toml").read_text())["project"]
+    assert project["dependencies"] == ["torch>=2.11"]
+    pinned = set(re.findall(r"^([\w.-]+)==", (checkout / "requirements/constraints.txt").read_text(), re.MULTILINE))
+    for extra, listed in project["optional-dependencies"].items():
+        names = {re.split(r"[\[<>=]", name)[0] for name in listed}
+        lines = (checkout / f"requirements/{extra}.txt").read_text().splitlines()
+        required = {re.split(r"[\[<>=]", line)[0] for line in lines if line and not line.startswith("#")}
+        assert names - {"torchvision"} == required, extra  # torchvision goes without its dependencies: the Makefile's
+        assert required <= pinned, extra
+
+
+def test_version_is_written_once(checkout):
+    result = python("setup.py", "--version", cwd=checkout)
+    assert result.stdout.strip().splitlines()[-1] == torchconv.__version__
