@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import ContextDecorator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch.nn.modules.lazy import LazyModuleMixin
@@ -21,8 +21,9 @@ from torch.overrides import TorchFunctionMode
 from . import functional, nn
 from .nn.conv import algorithms
 
-STOCK: dict[type, type] = {getattr(torch.nn, name): getattr(nn, name) for name in nn.__all__}
-OURS: dict[type, type] = {ours: stock for stock, ours in STOCK.items()}
+_Layer: TypeAlias = type[torch.nn.Module]
+STOCK: dict[_Layer, _Layer] = {getattr(torch.nn, name): getattr(nn, name) for name in nn.__all__}
+OURS: dict[_Layer, _Layer] = {ours: stock for stock, ours in STOCK.items()}
 _OURS = tuple(OURS)
 
 _Model = TypeVar("_Model", bound=torch.nn.Module)
@@ -158,6 +159,7 @@ def _mixed(cls: type, ours: type) -> type:
     """
     if cls in STOCK:
         return ours
+    made: type
     for made in cls.__subclasses__():
         if vars(made).get("_converted_from") is cls:
             return made
@@ -185,8 +187,7 @@ def _reduce(self: Any, protocol: Any) -> tuple[Any, ...]:
 
 def _unpickled(original: type) -> Any:
     stock = next(base for base in original.__mro__ if base in STOCK)
-    cls = _mixed(original, STOCK[stock])
-    return cls.__new__(cls)
+    return object.__new__(_mixed(original, STOCK[stock]))
 
 
 def _routes() -> dict[Callable[..., Any], Callable[..., Any]]:
