@@ -83,6 +83,7 @@ at::MemoryFormat ConvParams::memory_format() const {
 }
 
 bool answers_channels_last(const at::Tensor& activation, const at::Tensor& other) {
+  if (activation.size(0) == 0) return false;  // as the built-in: an empty batch comes back contiguous
   const auto wants = [](const at::Tensor& t) {
     const auto format = t.suggest_memory_format();
     return format == at::MemoryFormat::ChannelsLast || format == at::MemoryFormat::ChannelsLast3d;

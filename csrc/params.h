@@ -44,7 +44,7 @@ struct Window {
 ConvParams conv_params(at::IntArrayRef input_size, at::IntArrayRef weight_size, const Window& window,
                        at::ScalarType dtype, bool channels_last);
 
-// Whether PyTorch would answer with a channels-last result: one of the two operands is channels-last.
+// Whether PyTorch would answer with a channels-last result: one of the two operands is channels-last, the batch not empty.
 bool answers_channels_last(const at::Tensor& activation, const at::Tensor& other);
 
 }  // namespace torchconv

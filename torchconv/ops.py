@@ -21,7 +21,11 @@ def _empty(size: Sequence[int], like: Tensor, memory_format: torch.memory_format
 
 
 def _format(activation: Tensor, other: Tensor) -> torch.memory_format:
-    """Channels-last where one of the two operands is."""
+    """Channels-last where one of the two operands is and the batch is not empty."""
+    from torch.fx.experimental.symbolic_shapes import guard_or_false  # here: it imports sympy, which takes a while
+
+    if guard_or_false(activation.shape[0] == 0):
+        return torch.contiguous_format
     for tensor in (activation, other):
         memory_format = suggest_memory_format(tensor)
         if memory_format in CHANNELS_LAST:

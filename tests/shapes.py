@@ -1,0 +1,101 @@
+"""Named convolutions, each chosen to hurt: what a test of convolution runs over.
+
+The names say where a shape stands relative to the kernels' tiles (6 or 12 rows, 8 to 32 columns of float32, blocks of
+192 positions and 256 products): `equal`, `multiple`, `tail`; or what is unusual about it.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ConvCase:
+    """One convolution; `padding` is (before, after) for each axis."""
+
+    name: str
+    input: tuple[int, ...]  # [N, C, *]
+    weight: tuple[int, ...]  # [O, C/groups, *]
+    stride: tuple[int, ...]
+    padding: tuple[tuple[int, int], ...]
+    dilation: tuple[int, ...]
+    groups: int = 1
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def dims(self) -> int:
+        return len(self.stride)
+
+    @property
+    def flat_padding(self) -> list[int]:
+        return [side for pair in self.padding for side in pair]
+
+    @property
+    def output(self) -> tuple[int, ...]:
+        sides = (
+            (n + before + after - d * (k - 1) - 1) // s + 1
+            for n, k, s, d, (before, after) in zip(
+                self.input[2:], self.weight[2:], self.stride, self.dilation, self.padding, strict=True
+            )
+        )
+        return (self.input[0], self.weight[0], *sides)
+
+
+def case(name, input, weight, stride=1, padding=0, dilation=1, groups=1) -> ConvCase:
+    """A ConvCase from integers or one value an axis."""
+    dims = len(weight) - 2
+    per_axis = lambda value: value if isinstance(value, tuple) else (value,) * dims  # noqa: E731
+    pairs = tuple(p if isinstance(p, tuple) else (p, p) for p in per_axis(padding))
+    return ConvCase(name, input, weight, per_axis(stride), pairs, per_axis(dilation), groups)
+
+
+CASES_2D = [
+    case("plain", (2, 3, 9, 11), (5, 3, 3, 3), padding=1),
+    case("equal", (2, 16, 8, 12), (12, 16, 3, 3), padding=1),  # 192 positions, one panel of 12
+    case("multiple", (1, 32, 16, 24), (64, 32, 3, 3), padding=1),  # 2 blocks of positions, 288 products
+    case("tail", (1, 29, 13, 15), (33, 29, 3, 3), padding=1),
+    case("tail_by_one", (1, 1, 1, 193), (13, 1, 1, 1)),
+    case("deep", (1, 300, 4, 4), (7, 300, 3, 3), padding=1),  # 2,700 products: many depth blocks
+    case("pixel_longer_than_depth_block", (1, 520, 3, 3), (5, 520, 2, 2)),
+    case("wide", (1, 3, 5, 5), (600, 3, 3, 3), padding=1),  # more channels than one task takes
+    case("single", (1, 1, 1, 1), (1, 1, 1, 1)),
+    case("one_channel", (3, 1, 28, 28), (6, 1, 5, 5)),
+    case("one_output", (2, 17, 6, 7), (1, 17, 3, 3), padding=1),
+    case("map_smaller_than_kernel", (2, 5, 2, 2), (9, 5, 3, 3), padding=1),
+    case("kernel_covers_map", (2, 6, 5, 5), (7, 6, 5, 5)),
+    case("1x1", (2, 20, 7, 9), (13, 20, 1, 1)),
+    case("1x1_strided", (2, 12, 7, 8), (9, 12, 1, 1), stride=2),
+    case("strided", (2, 5, 11, 14), (6, 5, 3, 3), stride=2, padding=1),
+    case("strided_unequally", (2, 4, 13, 10), (6, 4, 5, 3), stride=(3, 2), padding=(2, 0)),
+    case("stride_beyond_kernel", (2, 4, 9, 8), (5, 4, 2, 2), stride=3, padding=(0, 1)),
+    case("stride_leaves_a_rest", (1, 3, 10, 10), (4, 3, 3, 3), stride=4),
+    case("first_layer", (1, 3, 35, 35), (24, 3, 11, 11), stride=4, padding=2),
+    case("even_kernel", (2, 3, 6, 7), (4, 3, 2, 4), padding=((0, 1), (1, 2))),
+    case("unequal_padding", (2, 3, 6, 7), (4, 3, 3, 3), padding=((3, 0), (0, 2)), stride=(2, 1)),
+    case("cropped", (1, 3, 9, 8), (4, 3, 3, 3), padding=((1, -2), (-1, 0))),
+    case("padding_beyond_kernel", (1, 2, 3, 3), (3, 2, 2, 2), padding=4),
+    case("dilated", (2, 4, 12, 11), (5, 4, 3, 3), padding=2, dilation=(2, 3)),
+    case("dilated_and_strided", (1, 4, 14, 13), (5, 4, 3, 2), stride=(2, 3), padding=3, dilation=(3, 2)),
+    case("grouped", (2, 12, 7, 7), (18, 4, 3, 3), padding=1, groups=3),
+    case("grouped_widely", (1, 80, 6, 5), (64, 40, 3, 3), padding=1, groups=2),
+    case("grouped_strided", (2, 8, 9, 9), (4, 2, 3, 3), stride=2, padding=1, groups=4),
+    case("depthwise", (2, 19, 8, 9), (19, 1, 3, 3), padding=1, groups=19),
+    case("depthwise_multiplier", (2, 5, 8, 9), (15, 1, 3, 3), padding=1, groups=5),
+    case("depthwise_strided", (2, 16, 9, 11), (16, 1, 5, 3), stride=(2, 3), padding=(2, 1), groups=16),
+    case("depthwise_dilated", (1, 7, 9, 10), (14, 1, 3, 3), stride=2, padding=((2, 1), (0, 3)), dilation=2, groups=7),
+    case("depthwise_large_kernel", (1, 4, 21, 20), (4, 1, 13, 13), padding=6, groups=4),
+    case("empty_batch", (0, 3, 6, 6), (4, 3, 3, 3), padding=1),
+]
+CASES_1D = [
+    case("1d", (2, 3, 11), (5, 3, 3), padding=1),
+    case("1d_long", (1, 2, 450), (7, 2, 25), stride=3, padding=12, dilation=2),
+    case("1d_depthwise", (2, 6, 13), (12, 1, 3), padding=((2, 0),), groups=6),
+    case("1d_grouped_strided", (3, 8, 10), (6, 4, 4), stride=2, padding=((1, 2),), groups=2),
+]
+CASES_3D = [
+    case("3d", (2, 3, 5, 6, 7), (4, 3, 3, 3, 3), padding=1),
+    case("3d_strided", (1, 4, 7, 6, 8), (5, 4, 2, 3, 3), stride=(2, 1, 3), padding=((0, 1), (1, 0), (2, 1))),
+    case("3d_dilated", (1, 4, 8, 7, 6), (6, 2, 3, 2, 1), padding=(2, 1, 0), dilation=(2, 3, 1), groups=2),
+    case("3d_depthwise", (2, 5, 4, 5, 6), (10, 1, 3, 3, 3), stride=(1, 2, 1), padding=1, groups=5),
+]
+CASES = CASES_2D + CASES_1D + CASES_3D

@@ -1,0 +1,307 @@
+"""The three convolution operators against the definition: every algorithm, dtype and layout on shapes chosen to hurt."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from shapes import CASES, ConvCase, case
+
+import torchconv.functional as TF
+
+F = torch.nn.functional
+ops = torch.ops.torchconv
+ALGORITHMS = ["auto", *ops._algorithms()]
+DIRECTIONS = ["forward", "input_grad", "weight_grad"]
+LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+
+# Relative to the norm of the exact result. float32: direct summation in blocks of 256 products; the weight gradient sums
+# over positions and samples too. float64: the same with 2^-53 for 2^-24. bfloat16: operands are exact, sums are in
+# float32, and the result is rounded once, by at most 2^-8 of each element.
+BOUNDS = {
+    torch.float32: {"forward": 2e-6, "input_grad": 2e-6, "weight_grad": 1e-5},
+    torch.float64: {"forward": 4e-15, "input_grad": 4e-15, "weight_grad": 2e-14},
+    torch.bfloat16: dict.fromkeys(DIRECTIONS, 2**-8 + 1e-5),
+}
+
+
+def layout_of(case: ConvCase, layout: str) -> torch.memory_format:
+    return torch.channels_last_3d if layout == "channels_last" and case.dims == 3 else LAYOUTS[layout]
+
+
+def operands(case: ConvCase, dtype: torch.dtype, layout: str = "contiguous", scale: float = 1, mean: float = 0):
+    """input, weight, bias and output gradient, drawn and then rounded to dtype."""
+    x, w, b, g = (
+        (torch.randn(size, dtype=torch.float64) * scale + mean).to(dtype)
+        for size in (case.input, case.weight, case.weight[:1], case.output)
+    )
+    if case.dims > 1:
+        memory_format = layout_of(case, layout)
+        x, g = x.contiguous(memory_format=memory_format), g.contiguous(memory_format=memory_format)
+    return x, w, b, g
+
+
+def run(case: ConvCase, direction: str, x, w, b, g, algorithm: str = "auto"):
+    window = (case.stride, case.flat_padding, case.dilation, case.groups, algorithm)
+    if direction == "forward":
+        return ops.convolution(x, w, b, *window)
+    if direction == "input_grad":
+        return ops.convolution_input_grad(g, w, x.shape, *window)
+    return ops.convolution_weight_grad(g, x, w.shape, *window, torch.contiguous_format)
+
+
+def exact(case: ConvCase, direction: str, x, w, b, g):
+    """The same by PyTorch's operators in float64, on an input padded (or cropped) beforehand."""
+    x, w, b, g = (t.double() for t in (x, w, b, g))
+    pad = [side for pair in reversed(case.padding) for side in pair]
+    x.requires_grad_(), w.requires_grad_()
+    y = (F.conv1d, F.conv2d, F.conv3d)[case.dims - 1](
+        F.pad(x, pad), w, b, case.stride, 0, case.dilation, case.groups
+    )  # fmt: skip
+    if direction == "forward":
+        return y.detach()
+    return torch.autograd.grad(y, x if direction == "input_grad" else w, g)[0]
+
+
+def relative_error(result, expected) -> float:
+    error = (result.double() - expected).norm()
+    return (error / expected.norm()).item() if error > 0 else 0.0
+
+
+def refusal(case: ConvCase, direction: str, dtype, layout: str, algorithm: str) -> str | None:
+    """Why `auto` passes the algorithm over, by the operator that explains itself."""
+    channels_last = layout == "channels_last" and case.dims > 1
+    window = (case.stride, case.flat_padding, case.dilation, case.groups)
+    # A channels-last layout of one channel or one pixel is also contiguous, and counts as that.
+    x = torch.empty(case.input, memory_format=layout_of(case, layout) if case.dims > 1 else torch.contiguous_format)
+    channels_last = channels_last and not x.is_contiguous()
+    _, refusals, _ = ops._explain(direction, case.input, case.weight, *window, dtype, channels_last, "auto")
+    return next((r.split(": ", 1)[1] for r in refusals if r.startswith(algorithm)), None)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_against_float64(case: ConvCase, algorithm: str) -> None:
+    for dtype, bounds in BOUNDS.items():
+        for layout in LAYOUTS if case.dims > 1 else ["contiguous"]:
+            x, w, b, g = operands(case, dtype, layout)
+            for direction in DIRECTIONS:
+                try:
+                    result = run(case, direction, x, w, b, g, algorithm)
+                except RuntimeError as error:
+                    assert algorithm != "auto"
+                    assert f"algorithm '{algorithm}' cannot run this convolution: " in str(error)
+                    continue
+                expected = exact(case, direction, x, w, b, g)
+                assert result.dtype == dtype
+                assert result.shape == expected.shape
+                error = relative_error(result, expected)
+                assert error <= bounds[direction], (dtype, layout, direction, error)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_refusals_are_what_explain_says(case: ConvCase, layout: str) -> None:
+    if case.input[0] == 0 or (layout == "channels_last" and (case.dims == 1 or case.input[1] == 1)):
+        layout = "contiguous"
+    x, w, b, g = operands(case, torch.float32, layout)
+    for algorithm in ops._algorithms():
+        for direction in DIRECTIONS:
+            reason = refusal(case, direction, torch.float32, layout, algorithm)
+            if reason is None:
+                continue
+            with pytest.raises(RuntimeError, match=r"cannot run this convolution") as caught:
+                run(case, direction, x, w, b, g, algorithm)
+            assert reason in str(caught.value)
+
+
+def test_auto_never_needs_the_reference() -> None:
+    for c in CASES:
+        for channels_last in (False, True):
+            for direction in DIRECTIONS:
+                window = (c.stride, c.flat_padding, c.dilation, c.groups)
+                chosen, *_ = ops._explain(direction, c.input, c.weight, *window, torch.float32, channels_last, "auto")
+                assert chosen != "reference", (c.name, direction)
+
+
+@pytest.mark.parametrize(("scale", "mean"), [(1e-3, 0), (1e3, 0), (1, 10)])
+def test_error_bound_at_other_scales(scale: float, mean: float) -> None:
+    for c in CASES[:12]:
+        for layout in LAYOUTS:
+            x, w, b, g = operands(c, torch.float32, layout, scale, mean)
+            for direction in DIRECTIONS:
+                error = relative_error(run(c, direction, x, w, b, g), exact(c, direction, x, w, b, g))
+                assert error <= BOUNDS[torch.float32][direction], (c.name, layout, direction, error)
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if min(c.flat_padding) >= 0], ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("weight_layout", LAYOUTS)
+def test_shape_dtype_and_memory_format_are_the_built_in_s(case: ConvCase, layout: str, weight_layout: str) -> None:
+    symmetric = all(before == after for before, after in case.padding)
+    x, w, b, _ = operands(case, torch.float32, layout)
+    if case.dims > 1:
+        w = w.contiguous(memory_format=layout_of(case, weight_layout))
+    built_in = (F.conv1d, F.conv2d, F.conv3d)[case.dims - 1]
+    ours = (TF.conv1d, TF.conv2d, TF.conv3d)[case.dims - 1]
+    padding = tuple(before for before, _ in case.padding) if symmetric else case.padding
+    y = ours(x, w, b, case.stride, padding, case.dilation, case.groups)
+    if symmetric:
+        expected = built_in(x, w, b, case.stride, padding, case.dilation, case.groups)
+        assert y.stride() == expected.stride()
+        torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-4)
+    else:
+        assert y.shape == case.output
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.input[0] > 0], ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_bitwise_for_any_number_of_threads(case: ConvCase, layout: str, threads) -> None:
+    x, w, b, g = operands(case, torch.float32, layout)
+    for direction in DIRECTIONS:
+        threads(1)
+        expected = run(case, direction, x, w, b, g)
+        bias = ops.convolution_bias_grad(g)
+        for count in (2, 3, 16):
+            threads(count)
+            assert torch.equal(run(case, direction, x, w, b, g), expected), (direction, count)
+            assert torch.equal(ops.convolution_bias_grad(g), bias)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_sample_s_result_does_not_depend_on_its_batch(case: ConvCase, layout: str) -> None:
+    batch = ConvCase(case.name, (7, *case.input[1:]), *list(vars(case).values())[2:])
+    x, w, b, g = operands(batch, torch.float32, layout)
+    for direction in ("forward", "input_grad"):
+        together = run(batch, direction, x, w, b, g)
+        for n in (0, 3, 6):
+            alone = run(case, direction, x[n : n + 1], w, b, g[n : n + 1])
+            assert torch.equal(alone[0], together[n]), direction
+
+
+def test_depth_of_the_sum_does_not_grow_the_error() -> None:
+    c = case("very_deep", (1, 2048, 3, 3), (4, 2048, 3, 3), padding=1)
+    for layout in LAYOUTS:
+        x, w, b, g = operands(c, torch.float32, layout, mean=1)
+        assert relative_error(run(c, "forward", x, w, b, g), exact(c, "forward", x, w, b, g)) < 1e-6
+
+
+# ---- worked numbers ----
+
+PICTURE = torch.tensor([[1, 1, 1, 0, 0], [0, 1, 1, 1, 0], [0, 0, 1, 1, 1], [0, 0, 1, 1, 0], [0, 1, 1, 0, 0]]).double()
+CROSS = torch.tensor([[1, 0, 1], [0, 1, 0], [1, 0, 1]]).double()
+
+
+@pytest.mark.parametrize("algorithm", ["auto", "reference", "gemm"])
+def test_worked_picture(algorithm: str) -> None:
+    x, w = PICTURE[None, None], CROSS[None, None]
+    assert TF.conv2d(x, w, algorithm=algorithm)[0, 0].tolist() == [[4, 3, 4], [2, 4, 3], [2, 3, 4]]
+    assert TF.conv2d(x, w, stride=2, algorithm=algorithm)[0, 0].tolist() == [[4, 4], [2, 4]]
+
+
+def test_worked_sequence() -> None:
+    x, w = torch.tensor([[1.0, 1, 1, 0, 0]]), torch.tensor([[[1.0, 0, 1]]])
+    assert TF.conv1d(x, w).tolist() == [[2, 1, 1]]
+
+
+def test_worked_count() -> None:
+    """10 filters of 5×5 on 3×32×32, stride 1, padding 2: output 10×32×32, 760 parameters."""
+    w, b = torch.randn(10, 3, 5, 5), torch.randn(10)
+    assert TF.conv2d(torch.randn(3, 32, 32), w, b, padding=2).shape == (10, 32, 32)
+    assert w.numel() + b.numel() == 760
+
+
+@pytest.mark.parametrize(
+    "filter",
+    [
+        [[1, 0, -1], [0, 0, 0], [-1, 0, 1]],
+        [[0, 1, 0], [1, -4, 1], [0, 1, 0]],
+        [[-1, -1, -1], [-1, 8, -1], [-1, -1, -1]],
+    ],
+)
+def test_edge_filters_see_no_edge_on_a_flat_picture(filter: list) -> None:
+    w = torch.tensor(filter).double()[None, None]
+    assert not TF.conv2d(torch.full((1, 6, 6), 3.0).double(), w).any()
+
+
+def test_two_convolutions_without_activation_are_one() -> None:
+    x = torch.randn(1, 2, 9, 9, dtype=torch.float64)
+    first, second = torch.randn(3, 2, 3, 3, dtype=torch.float64), torch.randn(4, 3, 3, 3, dtype=torch.float64)
+    both = TF.conv2d(first.transpose(0, 1), second.flip(2, 3), padding=2).transpose(0, 1)
+    torch.testing.assert_close(TF.conv2d(TF.conv2d(x, first), second), TF.conv2d(x, both))
+
+
+def test_scanning_with_an_mlp() -> None:
+    """A network of one K×K layer and 1×1 layers gives at each position what the MLP gives on that patch."""
+    x, first, second = torch.randn(2, 7, 8).double(), torch.randn(5, 18).double(), torch.randn(3, 5).double()
+    net = TF.conv2d(TF.conv2d(x, first.view(5, 2, 3, 3)).relu(), second[..., None, None])
+    patches = F.unfold(x[None], 3)[0].T
+    torch.testing.assert_close(net.flatten(1).T, (patches @ first.T).relu() @ second.T)
+
+
+def test_receptive_field_of_a_stack() -> None:
+    """L layers of K×K, stride 1, see 1 + L(K − 1) pixels a side: the support of one output's derivative."""
+    layers, kernel = 3, 3
+    x = torch.randn(1, 15, 15, dtype=torch.float64, requires_grad=True)
+    y = x
+    for _ in range(layers):
+        y = TF.conv2d(y, torch.rand(1, 1, kernel, kernel, dtype=torch.float64) + 1, padding=1)
+    (grad,) = torch.autograd.grad(y[0, 7, 7], x)
+    rows = grad[0].ne(0).any(1).nonzero().flatten()
+    assert len(rows) == 1 + layers * (kernel - 1)
+    assert rows.tolist() == list(range(4, 11))
+
+
+# ---- special values and strange strides ----
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("groups", [1, 4])
+def test_nan_and_infinity_reach_what_they_reach_in_the_built_in(value: float, layout: str, groups: int) -> None:
+    x = torch.randn(2, 4, 7, 7).contiguous(memory_format=LAYOUTS[layout])
+    w, g = torch.randn(4, 4 // groups, 3, 3), torch.randn(2, 4, 7, 7)
+    x[1, 2, 3, 6] = value
+    ours, theirs = TF.conv2d(x, w, padding=1, groups=groups), F.conv2d(x, w, padding=1, groups=groups)
+    assert torch.equal(ours.isnan(), theirs.isnan())
+    assert torch.equal(ours.isinf(), theirs.isinf())
+    assert torch.equal(ours.sign().nan_to_num(0), theirs.sign().nan_to_num(0))
+    window = ([1, 1], [1, 1, 1, 1], [1, 1], groups, "auto")
+    assert ops.convolution_weight_grad(g, x, w.shape, *window, torch.contiguous_format).isfinite().logical_not().any()
+    g[0, 1, 0, 0] = value
+    grad = ops.convolution_input_grad(g, w, x.shape, *window)
+    reached = {(c, i, j) for _, c, i, j in grad.isfinite().logical_not().nonzero().tolist()}
+    channels = range(4) if groups == 1 else [1]
+    assert reached == {(c, i, j) for c in channels for i in (0, 1) for j in (0, 1)}
+
+
+def test_negative_zero_and_denormals() -> None:
+    tiny = torch.full((1, 1, 4, 4), 1e-40)
+    assert torch.equal(TF.conv2d(tiny, torch.ones(1, 1, 1, 1)), tiny)
+    assert TF.conv2d(-torch.zeros(1, 1, 3, 3), torch.ones(1, 1, 1, 1)).eq(0).all()
+
+
+@pytest.mark.parametrize("groups", [1, 6])
+def test_strange_strides(groups: int) -> None:
+    w = torch.randn(6, 6 // groups, 3, 3)
+    base = torch.randn(40, 12, 20, 30)
+    inputs = {
+        "transposed": torch.randn(9, 8, 6, 2).permute(3, 2, 1, 0),
+        "every other": base[:2, ::2, ::2, ::3],
+        "expanded": torch.randn(1, 6, 1, 9).expand(2, 6, 8, 9),
+        "expanded channels": torch.randn(2, 1, 8, 9).expand(2, 6, 8, 9),
+        "overlapping": torch.randn(400).as_strided((2, 6, 8, 9), (30, 7, 5, 1)),
+        "huge": base[::39, ::2, :8, :9],
+        "sliced channels-last": base.contiguous(memory_format=torch.channels_last)[:2, :6, 1:9, 2:11],
+        "flipped weight order": torch.randn(2, 6, 8, 9).transpose(2, 3),
+    }
+    for name, x in inputs.items():
+        ours = TF.conv2d(x, w, padding=1, groups=groups)
+        expected = F.conv2d(x.contiguous(), w, padding=1, groups=groups)
+        torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5, msg=name)
+    x = inputs["transposed"]
+    inside_out = w.permute(2, 3, 0, 1).contiguous().permute(2, 3, 0, 1)
+    for weight in (w.transpose(2, 3), w[:, :, :1].expand(-1, -1, 3, 3), inside_out):
+        torch.testing.assert_close(
+            TF.conv2d(x, weight, groups=groups), F.conv2d(x, weight, groups=groups), rtol=1e-5, atol=1e-5
+        )
