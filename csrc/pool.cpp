@@ -39,11 +39,8 @@ void parallel(int64_t units, int64_t work, Run run) {
 template <class T, class Run>
 void parallel_with_sums(const PoolGeometry& g, int64_t units, int64_t work, Run run) {
   using A = accumulator_t<T>;
-  const int64_t positions = g.axis[0].input * g.axis[1].input * g.axis[2].input;
   parallel(units, work, [&](int64_t begin, int64_t end) {
-    // scratch: [positions, channels of a unit]
-    const int64_t size = sizeof(T) == sizeof(A) ? 0 : positions * std::min(g.channels, kPoolChannels);
-    const std::unique_ptr<A[]> scratch(new A[size]);
+    const std::unique_ptr<A[]> scratch(sizeof(T) == sizeof(A) ? nullptr : new A[pool_scratch(g)]);
     run(scratch.get(), begin, end);
   });
 }

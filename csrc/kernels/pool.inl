@@ -12,6 +12,7 @@
 namespace pooling {
 
 constexpr int64_t kLanes = 256;  // of a buffer
+constexpr int64_t kBlock = 16;   // lanes that a maximum is taken of at a time
 
 inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
@@ -45,23 +46,39 @@ struct Maximum {
   using I = typename Index<A>::type;
   T* y;
   P* positions;
+  static constexpr A kLeast = -static_cast<A>(__builtin_inff());
+  int64_t blocks;
   A best[kLanes];
   I where[kLanes];
 
   template <class First>
   void begin(int64_t n, First first) {
-    for (int64_t i = 0; i < n; ++i) best[i] = -static_cast<A>(__builtin_inff()), where[i] = static_cast<I>(first(i));
+    blocks = (n + kBlock - 1) / kBlock;
+    for (int64_t i = 0; i < n; ++i) where[i] = static_cast<I>(first(i));
+    for (int64_t i = 0; i < blocks * kBlock; ++i) best[i] = kLeast;
   }
-  template <class Load>
+  // In whole blocks: lanes that have no such tap are padded with -inf, which never wins. kAsTheyLie: the elements are
+  // loaded well enough in the midst of the arithmetic; else they are first put side by side.
+  template <bool kAsTheyLie, class Load>
   void take(int64_t at, int64_t lo, int64_t hi, Load load) {
     const I here = static_cast<I>(at);
+    if (kAsTheyLie && lo == 0 && hi == blocks * kBlock) return take_blocks(here, load);
+    A staged[kLanes];
+    for (int64_t i = 0; i < lo; ++i) staged[i] = kLeast;
+    for (int64_t i = lo; i < hi; ++i) staged[i] = load(i);
+    for (int64_t i = larger(hi, lo); i < blocks * kBlock; ++i) staged[i] = kLeast;
+    take_blocks(here, [&](int64_t i) { return staged[i]; });
+  }
+  template <class Load>
+  void take_blocks(I here, Load load) {
+    for (int64_t block = 0; block < blocks; ++block)
 #pragma GCC ivdep
-    for (int64_t i = lo; i < hi; ++i) {
-      const A x = load(i);
-      const bool wins = (x > best[i]) | (x != x);
-      best[i] = wins ? x : best[i];
-      where[i] = wins ? here : where[i];
-    }
+      for (int64_t i = block * kBlock; i < (block + 1) * kBlock; ++i) {
+        const A x = load(i);
+        const bool wins = (x > best[i]) | (x != x);
+        best[i] = wins ? x : best[i];
+        where[i] = wins ? here : where[i];
+      }
   }
   template <class Divisor>
   void put(int64_t out, int64_t step, int64_t n, Divisor) {
@@ -80,7 +97,7 @@ struct Mean {
   void begin(int64_t n, First) {
     for (int64_t i = 0; i < n; ++i) sum[i] = 0;
   }
-  template <class Load>
+  template <bool, class Load>
   void take(int64_t, int64_t lo, int64_t hi, Load load) {
 #pragma GCC ivdep
     for (int64_t i = lo; i < hi; ++i) sum[i] += load(i);
@@ -112,11 +129,11 @@ void reduce_rows(const PoolGeometry& g, const T* x, Reduction& r, int64_t begin,
             const int64_t at = code(g, t0, t1, run->tap), from = row + run->tap * a2.dilation;
             const int64_t even = from + origin[0];  // where output o2's element is, should it have one
             if (a2.stride == 1)
-              r.take(at, lo, hi, [=](int64_t i) { return widen(x[even + i]); });
+              r.template take<true>(at, lo, hi, [=](int64_t i) { return widen(x[even + i]); });
             else if (a2.stride == 2)
-              r.take(at, lo, hi, [=](int64_t i) { return widen(x[even + 2 * i]); });
+              r.template take<false>(at, lo, hi, [=](int64_t i) { return widen(x[even + 2 * i]); });
             else
-              r.take(at, lo, hi, [=](int64_t i) { return widen(x[from + origin[i]]); });
+              r.template take<false>(at, lo, hi, [=](int64_t i) { return widen(x[from + origin[i]]); });
           }
         }
       r.put(unit * a2.output + o2, 1, n, [&](int64_t i) { return divisor(g, o0, o1, o2 + i); });
@@ -147,9 +164,9 @@ void reduce_points(const PoolGeometry& g, const T* x, Reduction& r, int64_t begi
               const int64_t position = ((plane * a0.input + i0) * a1.input + i1) * a2.input + i2;
               const T* from = x + position * g.channels + lane * in_lane;
               if (kChannels)
-                r.take(code(g, t0, t1, t2), 0, n, [=](int64_t i) { return widen(from[i]); });
+                r.template take<true>(code(g, t0, t1, t2), 0, n, [=](int64_t i) { return widen(from[i]); });
               else
-                r.take(code(g, t0, t1, t2), 0, n, [=](int64_t i) { return widen(from[i * in_lane]); });
+                r.template take<true>(code(g, t0, t1, t2), 0, n, [=](int64_t i) { return widen(from[i * in_lane]); });
             }
         const int64_t by = divisor(g, o0, o1, o2);
         r.put(out + lane * out_lane, out_lane, n, [=](int64_t) { return by; });
@@ -165,36 +182,52 @@ void reduce(const PoolGeometry& g, const T* x, Reduction& r, int64_t begin, int6
   return reduce_points<false>(g, x, r, begin, end);
 }
 
-// The plane and the channels c0 <= c < c1 of a transposed operator's unit.
+// What one unit of a transposed operator covers: contiguous, kPoolPlanes planes, and channels-last, kPoolChannels
+// channels of one.
 struct Part {
-  int64_t plane, c0, c1;
+  int64_t p0, p1, c0, c1;
 };
 inline Part part(const PoolGeometry& g, int64_t unit) {
+  if (g.channels == 1) return {unit * kPoolPlanes, smaller((unit + 1) * kPoolPlanes, g.planes), 0, 1};
   const int64_t parts = (g.channels + kPoolChannels - 1) / kPoolChannels;
   const int64_t c0 = unit % parts * kPoolChannels;
-  return {unit / parts, c0, smaller(c0 + kPoolChannels, g.channels)};
+  return {unit / parts, unit / parts + 1, c0, smaller(c0 + kPoolChannels, g.channels)};
 }
 
-// Calls body(element of the output map, channel, position in the input's plane, whether that is one) for all outputs of
-// a part. Positions are data that a caller hands in: whatever they hold, `valid` ones are inside the plane.
-template <class P, class Body>
-inline void for_each_kept(const PoolGeometry& g, const Part& p, const P* positions, Body body) {
-  const PoolAxis &a0 = g.axis[0], &a1 = g.axis[1], &a2 = g.axis[2];
-  const uint64_t end = static_cast<uint64_t>(inputs(g)), window = static_cast<uint64_t>(g.window);
-  int64_t out = p.plane * outputs(g) * g.channels;
-  for (int64_t o0 = 0; o0 < a0.output; ++o0)
-    for (int64_t o1 = 0; o1 < a1.output; ++o1) {
-      const int64_t row = (a0.origin[o0] * a1.input + a1.origin[o1]) * a2.input;
-      const bool nothing = empty(a0, o0) || empty(a1, o1);
-      for (int64_t o2 = 0; o2 < a2.output; ++o2, out += g.channels) {
-        const bool none = nothing || empty(a2, o2);
-        for (int64_t c = p.c0; c < p.c1; ++c) {
-          const uint64_t at = static_cast<uint64_t>(positions[out + c]);
-          const int64_t position = row + a2.origin[o2] + (at < window ? g.tap_offset[at] : 0);
-          body(out + c, c, position, !none && at < window && static_cast<uint64_t>(position) < end);
-        }
+// Where an output was taken from.
+struct Kept {
+  int64_t plane;     // positions of the part's planes before this one
+  int64_t position;  // in the plane
+  int64_t channel;
+  bool valid;        // positions are data that a caller hands in: whatever they hold, valid ones are inside the plane
+};
+
+// Calls body(element of the output map, where it was taken from) for all outputs of a part.
+template <bool kChannels, class P, class Body>
+inline void walk_kept(const PoolGeometry& g, const Part& part, const P* positions, Body body) {
+  const PoolAxis a0 = g.axis[0], a1 = g.axis[1], a2 = g.axis[2];
+  const int64_t c0 = kChannels ? part.c0 : 0, c1 = kChannels ? part.c1 : 1, channels = kChannels ? g.channels : 1;
+  const int64_t size = inputs(g), window = g.window, *offset = g.tap_offset;
+  int64_t out = part.p0 * outputs(g) * channels;
+  for (int64_t p = part.p0; p < part.p1; ++p)
+    for (int64_t o0 = 0; o0 < a0.output; ++o0)
+      for (int64_t o1 = 0; o1 < a1.output; ++o1) {
+        const int64_t row = (a0.origin[o0] * a1.input + a1.origin[o1]) * a2.input;
+        const bool some = !empty(a0, o0) && !empty(a1, o1);
+        for (int64_t o2 = 0; o2 < a2.output; ++o2, out += channels)
+          for (int64_t c = c0; c < c1; ++c) {
+            const int64_t at = positions[out + c];
+            const bool known = static_cast<uint64_t>(at) < static_cast<uint64_t>(window);
+            const int64_t position = row + a2.origin[o2] + (known ? offset[at] : 0);
+            const bool inside = static_cast<uint64_t>(position) < static_cast<uint64_t>(size);
+            body(out + c, Kept{(p - part.p0) * size, position, c, some && !empty(a2, o2) && known && inside});
+          }
       }
-    }
+}
+template <class P, class Body>
+inline void for_each_kept(const PoolGeometry& g, const Part& part, const P* positions, Body body) {
+  if (g.channels == 1) return walk_kept<false>(g, part, positions, body);
+  walk_kept<true>(g, part, positions, body);
 }
 
 // Calls body with the positions as what they are kept in.
@@ -205,27 +238,36 @@ inline void with_positions(const PoolGeometry& g, const void* positions, Body bo
   return body(static_cast<const int32_t*>(positions));
 }
 
-// Where a part of dx is summed: dx itself, or for a storage type narrower than its accumulator the scratch.
-// Element (position s, channel c) is at[s * pitch + c - c0].
+// Where a part of dx is summed: dx itself, or for a storage type narrower than its accumulator the scratch. Position s
+// of the part's planes, channel c is at[s * pitch + c - c0].
 template <class A>
 struct Sums {
   A* at;
   int64_t pitch;
 };
+template <class T> constexpr bool kInPlace = sizeof(T) == sizeof(accumulator_t<T>);
+
 template <class T>
 inline Sums<accumulator_t<T>> open_sums(const PoolGeometry& g, const Part& p, T* dx, accumulator_t<T>* scratch) {
-  Sums<accumulator_t<T>> sums{scratch, p.c1 - p.c0};
-  if constexpr (sizeof(T) == sizeof(accumulator_t<T>)) sums = {dx + p.plane * inputs(g) * g.channels + p.c0, g.channels};
-  for (int64_t s = 0; s < inputs(g); ++s)
-    for (int64_t c = 0; c < p.c1 - p.c0; ++c) sums.at[s * sums.pitch + c] = 0;
+  const int64_t n = p.c1 - p.c0, positions = (p.p1 - p.p0) * inputs(g);
+  Sums<accumulator_t<T>> sums{scratch, n};
+  if constexpr (kInPlace<T>) sums = {dx + p.p0 * inputs(g) * g.channels + p.c0, g.channels};
+  if (sums.pitch == n)
+    std::memset(sums.at, 0, sizeof(*sums.at) * positions * n);
+  else
+    for (int64_t s = 0; s < positions; ++s) std::memset(sums.at + s * sums.pitch, 0, sizeof(*sums.at) * n);
   return sums;
 }
 template <class T>
 inline void close_sums(const PoolGeometry& g, const Part& p, const Sums<accumulator_t<T>>& sums, T* dx) {
-  if constexpr (sizeof(T) == sizeof(accumulator_t<T>)) return;
-  T* to = dx + p.plane * inputs(g) * g.channels + p.c0;
-  for (int64_t s = 0; s < inputs(g); ++s)
-    for (int64_t c = 0; c < p.c1 - p.c0; ++c) narrow(sums.at[s * sums.pitch + c], to + s * g.channels + c);
+  if constexpr (kInPlace<T>) return;
+  const int64_t n = p.c1 - p.c0, positions = (p.p1 - p.p0) * inputs(g);
+  T* to = dx + p.p0 * inputs(g) * g.channels + p.c0;
+  if (g.channels == n)
+    for (int64_t i = 0; i < positions * n; ++i) narrow(sums.at[i], to + i);
+  else
+    for (int64_t s = 0; s < positions; ++s)
+      for (int64_t c = 0; c < n; ++c) narrow(sums.at[s * n + c], to + s * g.channels + c);
 }
 
 // ---- the operators ----
@@ -254,8 +296,8 @@ void scatter(const PoolGeometry& g, const T* dy, const void* positions, T* dx, a
     const Part p = part(g, unit);
     const auto sums = open_sums(g, p, dx, scratch);
     with_positions(g, positions, [&](auto* kept) {
-      for_each_kept(g, p, kept, [&](int64_t out, int64_t c, int64_t position, bool valid) {
-        if (valid) sums.at[position * sums.pitch + c - p.c0] += widen(dy[out]);
+      for_each_kept(g, p, kept, [=](int64_t out, const Kept& k) {
+        if (k.valid) sums.at[(k.plane + k.position) * sums.pitch + k.channel - p.c0] += widen(dy[out]);
       });
     });
     close_sums(g, p, sums, dx);
@@ -266,10 +308,11 @@ template <class T>
 void gather(const PoolGeometry& g, const T* x, const void* positions, T* y, int64_t begin, int64_t end) {
   for (int64_t unit = begin; unit < end; ++unit) {
     const Part p = part(g, unit);
-    const T* from = x + p.plane * inputs(g) * g.channels;
+    const T* from = x + p.p0 * inputs(g) * g.channels;
+    const int64_t channels = g.channels;
     with_positions(g, positions, [&](auto* kept) {
-      for_each_kept(g, p, kept, [&](int64_t out, int64_t c, int64_t position, bool valid) {
-        y[out] = valid ? from[position * g.channels + c] : T{};
+      for_each_kept(g, p, kept, [=](int64_t out, const Kept& k) {
+        y[out] = k.valid ? from[(k.plane + k.position) * channels + k.channel] : T{};
       });
     });
   }
@@ -278,38 +321,50 @@ void gather(const PoolGeometry& g, const T* x, const void* positions, T* y, int6
 inline void indices(const PoolGeometry& g, const void* positions, int64_t* indices, int64_t begin, int64_t end) {
   for (int64_t unit = begin; unit < end; ++unit)
     with_positions(g, positions, [&](auto* kept) {
-      for_each_kept(g, part(g, unit), kept,
-                    [&](int64_t out, int64_t, int64_t position, bool) { indices[out] = position; });
+      for_each_kept(g, part(g, unit), kept, [=](int64_t out, const Kept& k) { indices[out] = k.position; });
     });
+}
+
+// Windows of a mean are never dilated: the taps of a row lie side by side.
+template <bool kChannels, class A>
+inline void add_to_window(const PoolGeometry& g, int64_t o0, int64_t o1, int64_t o2, const A* share, int64_t n, A* at,
+                          int64_t pitch) {
+  const PoolAxis &a0 = g.axis[0], &a1 = g.axis[1], &a2 = g.axis[2];
+  for (int64_t t0 = a0.first[o0]; t0 < a0.last[o0]; ++t0)
+    for (int64_t t1 = a1.first[o1]; t1 < a1.last[o1]; ++t1) {
+      A* row = at + (((a0.origin[o0] + t0) * a1.input + a1.origin[o1] + t1) * a2.input + a2.origin[o2]) * pitch;
+      if (!kChannels)
+        for (int64_t t2 = a2.first[o2]; t2 < a2.last[o2]; ++t2) row[t2] += *share;
+      else
+        for (int64_t t2 = a2.first[o2]; t2 < a2.last[o2]; ++t2)
+#pragma GCC ivdep
+          for (int64_t c = 0; c < n; ++c) row[t2 * pitch + c] += share[c];
+    }
 }
 
 template <class T>
 void spread(const PoolGeometry& g, const T* dy, T* dx, accumulator_t<T>* scratch, int64_t begin, int64_t end) {
   using A = accumulator_t<T>;
-  const PoolAxis &a0 = g.axis[0], &a1 = g.axis[1], &a2 = g.axis[2];
   A share[kPoolChannels];  // [channel] what each element of the window gets
   for (int64_t unit = begin; unit < end; ++unit) {
-    const Part p = part(g, unit);
-    const auto sums = open_sums(g, p, dx, scratch);
-    const T* from = dy + p.plane * outputs(g) * g.channels + p.c0;
-    const int64_t n = p.c1 - p.c0;
-    for (int64_t o0 = 0; o0 < a0.output; ++o0)
-      for (int64_t o1 = 0; o1 < a1.output; ++o1)
-        for (int64_t o2 = 0; o2 < a2.output; ++o2, from += g.channels) {
-          const A by = static_cast<A>(divisor(g, o0, o1, o2));
-          for (int64_t c = 0; c < n; ++c) share[c] = widen(from[c]) / by;
-          for (int64_t t0 = a0.first[o0]; t0 < a0.last[o0]; ++t0)
-            for (int64_t t1 = a1.first[o1]; t1 < a1.last[o1]; ++t1) {
-              const int64_t i0 = a0.origin[o0] + t0 * a0.dilation, i1 = a1.origin[o1] + t1 * a1.dilation;
-              const int64_t row = (i0 * a1.input + i1) * a2.input + a2.origin[o2];
-              for (int64_t t2 = a2.first[o2]; t2 < a2.last[o2]; ++t2) {
-                A* to = sums.at + (row + t2 * a2.dilation) * sums.pitch;
-#pragma GCC ivdep
-                for (int64_t c = 0; c < n; ++c) to[c] += share[c];
-              }
-            }
-        }
-    close_sums(g, p, sums, dx);
+    const Part part = pooling::part(g, unit);
+    const auto sums = open_sums(g, part, dx, scratch);
+    const T* from = dy + part.p0 * outputs(g) * g.channels + part.c0;
+    const int64_t n = part.c1 - part.c0;
+    for (int64_t p = part.p0; p < part.p1; ++p) {
+      A* at = sums.at + (p - part.p0) * inputs(g) * sums.pitch;
+      for (int64_t o0 = 0; o0 < g.axis[0].output; ++o0)
+        for (int64_t o1 = 0; o1 < g.axis[1].output; ++o1)
+          for (int64_t o2 = 0; o2 < g.axis[2].output; ++o2, from += g.channels) {
+            const A by = static_cast<A>(divisor(g, o0, o1, o2));
+            for (int64_t c = 0; c < n; ++c) share[c] = widen(from[c]) / by;
+            if (g.channels == 1)
+              add_to_window<false>(g, o0, o1, o2, share, n, at, sums.pitch);
+            else
+              add_to_window<true>(g, o0, o1, o2, share, n, at, sums.pitch);
+          }
+    }
+    close_sums(g, part, sums, dx);
   }
 }
 

@@ -42,10 +42,10 @@ struct PoolGeometry {
   int64_t divisor_override;   // 0: none
 };
 
-// Channels of a plane that one unit of a transposed operator (scatter, gather, spread) covers.
-constexpr int64_t kPoolChannels = 32;
-// Planes that one unit covers where the lanes are planes.
+// Planes that one unit covers: where the lanes are planes, and of a transposed operator (scatter, gather, spread) in
+// the contiguous layout. In channels-last those take so many channels of one plane.
 constexpr int64_t kPoolPlanes = 16;
+constexpr int64_t kPoolChannels = 32;
 
 // Each does units begin <= u < end of the work: pool_units() or pool_transpose_units() of them.
 template <class T>
@@ -53,7 +53,7 @@ struct PoolKernels {
   // x: [input map], y: [output map], positions: [output map]
   void (*max_pool)(const PoolGeometry&, const T* x, T* y, void* positions, int64_t begin, int64_t end);
   void (*avg_pool)(const PoolGeometry&, const T* x, T* y, int64_t begin, int64_t end);
-  // dy: [output map], dx: [input map], scratch: [input positions * kPoolChannels], for bfloat16 alone
+  // dy: [output map], dx: [input map], scratch: pool_scratch() sums, for bfloat16 alone
   void (*scatter)(const PoolGeometry&, const T* dy, const void* positions, T* dx, accumulator_t<T>* scratch,
                   int64_t begin, int64_t end);
   void (*gather)(const PoolGeometry&, const T* x, const void* positions, T* y, int64_t begin, int64_t end);
@@ -62,13 +62,19 @@ struct PoolKernels {
   void (*indices)(const PoolGeometry&, const void* positions, int64_t* indices, int64_t begin, int64_t end);
 };
 
+inline int64_t pool_blocks(int64_t size, int64_t block) { return (size + block - 1) / block; }
+
 inline int64_t pool_units(const PoolGeometry& g) {
-  const int64_t groups = g.lanes == PoolLanes::planes ? (g.planes + kPoolPlanes - 1) / kPoolPlanes : g.planes;
+  const int64_t groups = g.lanes == PoolLanes::planes ? pool_blocks(g.planes, kPoolPlanes) : g.planes;
   return groups * g.axis[0].output * g.axis[1].output;
 }
 
 inline int64_t pool_transpose_units(const PoolGeometry& g) {
-  return g.planes * ((g.channels + kPoolChannels - 1) / kPoolChannels);
+  return g.channels == 1 ? pool_blocks(g.planes, kPoolPlanes) : g.planes * pool_blocks(g.channels, kPoolChannels);
+}
+
+inline int64_t pool_scratch(const PoolGeometry& g) {
+  return g.axis[0].input * g.axis[1].input * g.axis[2].input * (g.channels == 1 ? kPoolPlanes : kPoolChannels);
 }
 
 }  // namespace torchconv
