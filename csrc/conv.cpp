@@ -344,7 +344,7 @@ at::Tensor convolution(const at::Tensor& input, const at::Tensor& weight, const 
 // Raises unless grad has the shape of the convolution's output.
 void check_grad(const ConvParams& p, const at::Tensor& grad) {
   TORCH_CHECK(grad.sizes() == at::IntArrayRef(p.output_sizes()), "conv", p.dims, "d: expected an output gradient of shape ",
-              p.output_sizes(), ", got ", grad.sizes());
+              at::IntArrayRef(p.output_sizes()), ", got ", grad.sizes());
 }
 
 at::Tensor convolution_input_grad(const at::Tensor& grad, const at::Tensor& weight, at::IntArrayRef input_size,

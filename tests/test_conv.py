@@ -2,8 +2,6 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from shapes import CASES, ConvCase, case
 
 import torchconv.functional as TF

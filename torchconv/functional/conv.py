@@ -106,8 +106,7 @@ def _batched(input: Tensor, dims: int, name: str) -> tuple[Tensor, bool]:
 def _check_operands(input: Tensor, weight: Tensor, bias: Tensor | None, outputs: int, dims: int, name: str) -> None:
     if bias is not None and list(bias.shape) != [outputs]:
         raise RuntimeError(
-            f"{name}: weight of shape {list(weight.shape)} expects a bias of shape [{outputs}], "
-            f"got {list(bias.shape)}"
+            f"{name}: weight of shape {list(weight.shape)} expects a bias of shape [{outputs}], got {list(bias.shape)}"
         )
     for what, other in (("weight", weight), ("bias", bias)):
         if other is not None and other.dtype != input.dtype:
