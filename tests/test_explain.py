@@ -230,6 +230,15 @@ def test_nothing_changes():
     assert [(len(m._forward_hooks), len(m._forward_pre_hooks)) for m in network.modules()] == hooks
 
 
+def test_inference_mode_and_no_grad():
+    layer, x = nn.Conv2d(3, 4, 3), torch.randn(1, 3, 5, 5)
+    with torch.no_grad():
+        assert rows_of(layer, x)["forward"].kept_bytes == x.nbytes  # as in training
+    with torch.inference_mode():
+        assert rows_of(layer, torch.randn(1, 3, 5, 5))["forward"].kept_bytes == 0
+    assert torch.is_grad_enabled()
+
+
 def test_random_forward_uses_no_random_numbers_of_the_caller():
     class Noisy(torch.nn.Module):
         def forward(self, x):

@@ -121,7 +121,8 @@ def explain(model: torch.nn.Module, /, *example_inputs: Any, **example_keywords:
     gpus = {p.device.index for p in model.parameters() if p.device.type == "cuda"}
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=sorted(gpus)))
-        stack.enter_context(torch.enable_grad())  # so that what is kept for the backward can be seen
+        # With gradients, to see what is kept for them; inference mode has none, and what is made in it cannot be kept.
+        stack.enter_context(torch.set_grad_enabled(not torch.is_inference_mode_enabled()))
         stack.enter_context(torch.autograd.graph.saved_tensors_hooks(watch.saves, lambda tensor: tensor))
         for name, module in modules.items():
             stack.callback(setattr, module, "training", flags[name])
