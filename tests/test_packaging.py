@@ -101,6 +101,7 @@ def test_source_archive_holds_what_a_build_needs(checkout):
     assert {str(path.relative_to(checkout)) for path in needed} <= held
     assert {"setup.py", "pyproject.toml", "LICENSE", "torchconv/py.typed"} <= held
     assert not [name for name in held if name.endswith((".so", ".o", "built_with.txt"))]
+    assert not [name for name in held if name.startswith(("tests/", "train/", "benchmarks/"))]
 
 
 def test_installation_holds_torchconv_alone(checkout):
