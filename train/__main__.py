@@ -1,0 +1,142 @@
+"""``python -m train fit|validate|test``: trains a network, ends with its test accuracy, speed and learning curve.
+
+Every option has a default (LeNet-5 on digits); ``--config train/recipes/NAME.yaml`` gives those of another run, and
+``--print_config`` writes them all. What the user must mend is one sentence on stderr and exit status 2.
+"""
+
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from train.data import Data
+from train.errors import InputError, one_line
+from train.module import Classifier, saved_network
+from train.quiet import silence_irrelevant
+from train.report import learning_curve, summary
+from train.throughput import Throughput
+
+TRAINER_DEFAULTS = {
+    "max_epochs": 30,
+    "default_root_dir": "runs",
+    "enable_model_summary": False,  # It counts no operations of ours, and parameters are the same for every backend.
+    "use_distributed_sampler": False,  # The data module's own sampler gives each process its share.
+}
+
+
+class Parser(LightningArgumentParser):
+    """Reports an error as one sentence, without the usage of several screens."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        if not self.exit_on_error:  # A parser inside jsonargparse, whose error is caught there.
+            super().error(message, ex)
+        raise InputError(_shorten(one_line(message))) from ex
+
+
+def _shorten(message: str) -> str:
+    """Makes of jsonargparse's paragraph on a value that fits no type of a union "'value' is none of ..."."""
+    union = r"Does not validate against any of the Union subtypes Subtypes: \[(.*?)\] Errors: .* Given value: (.*)"
+    return re.sub(r"<class '(.+?)'>", r"\1", re.sub(union, r"'\2' is none of \1", message))
+
+
+class TrainCLI(LightningCLI):
+    """Lightning's command line with our logs and checkpoints; input is checked before the training starts."""
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        return {name: skip for name, skip in LightningCLI.subcommands().items() if name != "predict"}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.set_defaults(
+            {
+                "checkpoint.monitor": "val/accuracy",
+                "checkpoint.mode": "max",
+                "checkpoint.filename": "best-{epoch:03d}",
+                "checkpoint.save_last": True,
+            }
+        )
+        parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
+        parser.link_arguments("data.in_channels", "model.in_channels", apply_on="instantiate")
+        parser.link_arguments("data.num_classes", "model.num_classes", apply_on="instantiate")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        super().parse_arguments(parser, args)
+        subcommand = self.config.subcommand
+        self.ckpt_path: str | None = self.config[subcommand].ckpt_path
+        if self.ckpt_path is None and subcommand != "fit":
+            raise InputError(f"{subcommand} needs a trained network: give its checkpoint with --ckpt_path")
+        self.network = saved_network(self.ckpt_path) if self.ckpt_path else None
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """The trainer, with a CSV and a TensorBoard log in one directory, unless another logger was asked for."""
+        options = self.config_init[self.subcommand]
+        if options.trainer.logger is None:
+            root, name = options.trainer.default_root_dir, f"{options.model.network_args['name']}-{options.data.name}"
+            table = CSVLogger(root, name)
+            _make_directory(table.log_dir)
+            kwargs["logger"] = [table, TensorBoardLogger(root, name, table.version)]
+        self.throughput = Throughput()
+        options.trainer.callbacks = [*(options.trainer.callbacks or []), self.throughput]
+        return super().instantiate_trainer(**kwargs)
+
+    def after_instantiate_classes(self) -> None:
+        """Checks what was given before the trainer starts further processes, so that it is said once."""
+        if self.network is not None:
+            self.model.check_network(self.network, self.ckpt_path)
+        self.datamodule.prepare_data()
+        self.datamodule.setup()
+
+    def after_fit(self) -> None:
+        """Tests the best checkpoint, draws the learning curve, prints the summary."""
+        best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
+        (metrics,) = self.trainer.test(
+            self.model, self.datamodule, ckpt_path=best or None, verbose=False, weights_only=True
+        )
+        if self.trainer.is_global_zero:
+            tables = [logger for logger in self.trainer.loggers if isinstance(logger, CSVLogger)]
+            curve = learning_curve(Path(tables[0].log_dir)) if tables else None
+            print(summary(metrics["test/accuracy"], self.throughput.images_per_second, best, curve))
+
+
+@rank_zero_only
+def _make_directory(path: str) -> None:
+    try:
+        os.makedirs(path, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot write to '{path}': {error.strerror}") from error
+
+
+@rank_zero_only
+def _complain(sentence: str) -> None:
+    print(f"error: {sentence}", file=sys.stderr)
+
+
+def main() -> int:
+    """Runs the command line of this process; its exit status."""
+    silence_irrelevant()
+    try:
+        TrainCLI(
+            Classifier,
+            Data,
+            trainer_defaults=TRAINER_DEFAULTS,
+            seed_everything_default=0,
+            parser_class=Parser,
+            auto_configure_optimizers=False,
+        )
+    except (InputError, MisconfigurationException) as error:
+        _complain(one_line(error))
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

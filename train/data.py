@@ -1,0 +1,243 @@
+"""The data sets: read once into memory as bytes, split, cut into batches, augmented batch by batch.
+
+No worker processes and no Python per sample: an epoch is a permutation, a batch is one indexing of a tensor.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from jsonargparse.typing import PositiveInt
+from lightning.pytorch import LightningDataModule
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+from torch import Generator, Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from train.errors import InputError, one_line
+
+SPLIT_SEED = 0  # Not the run's seed: runs with other seeds are to be compared on the same images.
+
+Images = tuple[Tensor, Tensor]  # uint8 images [N, C, 32, 32] and int64 labels [N]
+
+
+@dataclass(frozen=True)
+class Source:
+    """What there is to know of a data set before it is read.
+
+    ``read(root, download)`` gives all images outside the test set, then the test set; ``validation`` of the former are
+    put aside. ``mean`` and ``std`` are per channel, of pixels in 0..1. Augmentation moves an image by up to ``shift``
+    pixels along each axis and, where ``flip``, mirrors every other one.
+    """
+
+    read: Callable[[str, bool], tuple[Images, Images]]
+    channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    validation: int
+    shift: int
+    flip: bool
+    num_classes: int = 10
+
+
+def read_digits(root: str, download: bool) -> tuple[Images, Images]:
+    """scikit-learn's 1,797 digits of 8x8 pixels, enlarged to 32x32; one in five is for the test. Needs no files."""
+    bunch = load_digits()
+    small = torch.from_numpy(bunch.images).float()[:, None]  # [1797, 1, 8, 8], 0..16
+    large = F.interpolate(small, size=32, mode="bilinear", align_corners=False)
+    return split((large.mul_(255 / 16).round_().byte(), torch.from_numpy(bunch.target).long()), 360)
+
+
+def read_mnist(root: str, download: bool) -> tuple[Images, Images]:
+    """MNIST's 60,000 and 10,000 digits of 28x28 pixels with a black margin of 2."""
+    from train._torchvision import torchvision
+
+    train, test = _read_torchvision("mnist", torchvision.datasets.MNIST, "MNIST/raw", root, download)
+    return (F.pad(train[0][:, None], [2] * 4), train[1]), (F.pad(test[0][:, None], [2] * 4), test[1])
+
+
+def read_cifar10(root: str, download: bool) -> tuple[Images, Images]:
+    """CIFAR-10's 50,000 and 10,000 colour images of 32x32 pixels."""
+    from train._torchvision import torchvision
+
+    train, test = _read_torchvision("cifar10", torchvision.datasets.CIFAR10, "cifar-10-batches-py", root, download)
+    # torchvision gives height, width, channel.
+    return (train[0].permute(0, 3, 1, 2).contiguous(), train[1]), (test[0].permute(0, 3, 1, 2).contiguous(), test[1])
+
+
+def _read_torchvision(name: str, dataset: Callable, folder: str, root: str, download: bool) -> tuple[Images, Images]:
+    """Both halves of a torchvision data set, in its own shape, or an `InputError` that says what is wrong."""
+    if not download and not Path(root, folder).is_dir():
+        raise InputError(
+            f"no {name} data in '{root}' (looked for '{folder}' there): "
+            "name its directory with --data.root, or fetch it with --data.download true"
+        )
+    try:
+        halves = [dataset(root, train=train, download=download) for train in (True, False)]
+        images = [torch.as_tensor(half.data) for half in halves]
+        labels = [torch.as_tensor(half.targets) for half in halves]
+    except Exception as error:  # What a reader raises on bytes that are not what it expects could be anything.
+        raise InputError(f"the {name} data in '{root}' is incomplete or damaged: {one_line(error)}") from error
+    for some, their in zip(images, labels, strict=True):
+        if len(some) != len(their):
+            raise InputError(f"the {name} data in '{root}' is damaged: {len(some)} images but {len(their)} labels")
+    return (images[0], labels[0]), (images[1], labels[1])
+
+
+# Means and deviations are those of the training images (of MNIST's before the margin).
+SOURCES = {
+    "digits": Source(read_digits, 1, (0.3049,), (0.3234,), validation=180, shift=2, flip=False),
+    "mnist": Source(read_mnist, 1, (0.1307,), (0.3081,), validation=5000, shift=2, flip=False),
+    "cifar10": Source(
+        read_cifar10, 3, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), validation=5000, shift=4, flip=True
+    ),
+}
+
+
+def split(images: Images, held_out: int) -> tuple[Images, Images]:
+    """Puts ``held_out`` images aside, the same ones every time, each class in proportion; (the rest, these)."""
+    pixels, labels = images
+    rest, aside = train_test_split(
+        torch.arange(len(labels)).numpy(), test_size=held_out, random_state=SPLIT_SEED, stratify=labels.numpy()
+    )
+    return (pixels[rest], labels[rest]), (pixels[aside], labels[aside])
+
+
+def random_shift(images: Tensor, most: int, generator: Generator) -> Tensor:
+    """Moves each image of [N, C, H, W] by -most..most pixels along each axis, black moving in; same shape and dtype."""
+    n, _, height, width = images.shape
+    windows = F.pad(images, [most] * 4).unfold(2, height, 1).unfold(3, width, 1)  # a view [N, C, 2m+1, 2m+1, H, W]
+    dy, dx = torch.randint(2 * most + 1, (2, n), generator=generator)
+    return windows[torch.arange(n), :, dy, dx]
+
+
+def random_flip(images: Tensor, generator: Generator) -> Tensor:
+    """Mirrors each image of [N, C, H, W] left to right with probability one half; same shape and dtype."""
+    chosen = torch.rand(len(images), generator=generator) < 0.5
+    return torch.where(chosen[:, None, None, None], images.flip(-1), images)
+
+
+class EvenBatches(Sampler[Tensor]):
+    """Indices of 0..n-1 batch by batch, each exactly once an epoch, over all processes together.
+
+    The batches are as equal as can be, none larger than ``batch_size`` and none tiny (which batch norm would suffer
+    from), and there are equally many in every process (which waits for the others at each). With a ``generator`` the
+    order is random, a function of ``seed`` and the epoch alone.
+    """
+
+    def __init__(
+        self, n: int, batch_size: int, generator: Generator | None = None, seed: int = 0, rank: int = 0, world: int = 1
+    ) -> None:
+        self.n, self.batch_size, self.generator, self.seed = n, batch_size, generator, seed
+        self.rank, self.world, self.epoch = rank, world, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning before each epoch, so that each has an order of its own, after a resume too."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-self.n // (self.world * self.batch_size))
+
+    def __iter__(self) -> Iterator[Tensor]:
+        order = torch.arange(self.n)
+        if self.generator is not None:
+            epoch_seed = (self.seed * 10_007 + self.epoch) * self.world
+            # All processes draw one order; then each augments its share with random numbers of its own.
+            order = torch.randperm(self.n, generator=self.generator.manual_seed(epoch_seed))
+            self.generator.manual_seed(epoch_seed + self.rank)
+        yield from order[self.rank :: self.world].tensor_split(len(self))
+
+
+class ImageBatches(Dataset[Images]):
+    """Maps a tensor of indices to a normalised float32 batch [B, C, 32, 32] and its labels [B].
+
+    With a ``generator`` the images are augmented as ``source`` says.
+    """
+
+    def __init__(self, images: Images, source: Source, generator: Generator | None = None) -> None:
+        self.images, self.labels = images
+        self.source, self.generator = source, generator
+        self.mean = 255 * torch.tensor(source.mean)[:, None, None]
+        self.std = 255 * torch.tensor(source.std)[:, None, None]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, indices: Tensor) -> Images:
+        images = self.images[indices]
+        if self.generator is not None:
+            images = random_shift(images, self.source.shift, self.generator)
+            if self.source.flip:
+                images = random_flip(images, self.generator)
+        return images.float().sub_(self.mean).div_(self.std), self.labels[indices]
+
+
+class Data(LightningDataModule):
+    """Images of 32x32 pixels in ten classes, split into training, validation and test set.
+
+    Args:
+        name: The data set, one of ``SOURCES``.
+        root: The directory that holds mnist and cifar10 as torchvision lays them out.
+        download: Fetch mnist or cifar10 into ``root`` where it is not there.
+        batch_size: The most images in a batch, in each process.
+        augment: Vary the training images at random.
+        seed: Of the order and the augmentation of the training images.
+    """
+
+    def __init__(
+        self,
+        name: str = "digits",
+        root: str = "data",
+        download: bool = False,
+        batch_size: PositiveInt = 64,
+        augment: bool = True,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if name not in SOURCES:
+            raise InputError(f"unknown data set '{name}': there are {', '.join(SOURCES)}")
+        self.name, self.root, self.download = name, root, download
+        self.batch_size, self.augment, self.seed = batch_size, augment, seed
+        self.source = SOURCES[name]
+        self.splits: dict[str, Images] = {}
+
+    @property
+    def in_channels(self) -> int:
+        """1 for grey images, 3 for colour."""
+        return self.source.channels
+
+    @property
+    def num_classes(self) -> int:
+        """The number of different labels, counted from 0."""
+        return self.source.num_classes
+
+    def prepare_data(self) -> None:
+        """Downloads what is to be downloaded; Lightning calls it in one process only."""
+        if self.download:
+            self.source.read(self.root, True)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Reads all three splits into memory, once."""
+        if not self.splits:
+            train, test = self.source.read(self.root, False)
+            train, validation = split(train, self.source.validation)
+            self.splits = {"train": train, "validation": validation, "test": test}
+
+    def train_dataloader(self) -> DataLoader:
+        return self._loader("train", shuffle=True, augment=self.augment)
+
+    def val_dataloader(self) -> DataLoader:
+        return self._loader("validation")
+
+    def test_dataloader(self) -> DataLoader:
+        return self._loader("test")
+
+    def _loader(self, part: str, shuffle: bool = False, augment: bool = False) -> DataLoader:
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        images = self.splits[part]
+        generator = Generator() if shuffle else None
+        batches = ImageBatches(images, self.source, generator if augment else None)
+        sampler = EvenBatches(len(batches), self.batch_size, generator, self.seed, rank, world)
+        return DataLoader(batches, sampler=sampler, batch_size=None)  # None: the sampler's batches as they are.

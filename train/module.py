@@ -1,0 +1,183 @@
+"""The LightningModule: a network, its loss, its optimiser and schedule, and what it writes to the logs."""
+
+import math
+from typing import Any, cast
+
+import torch
+from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveFloat
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torch.optim import SGD, Adam, Optimizer, RMSprop
+from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
+from torchmetrics import MeanMetric, Metric
+from torchmetrics.classification import MulticlassAccuracy
+
+from train.errors import InputError
+from train.models import build
+
+OPTIMIZERS = ("sgd", "adam", "rmsprop")
+SCHEDULES = ("constant", "plateau", "cosine", "onecycle")
+
+
+def cosine(progress: float) -> float:
+    """Share of the largest learning rate at ``progress`` 0..1: from 1 to 0 along half a cosine wave."""
+    return (1 + math.cos(math.pi * progress)) / 2
+
+
+def one_cycle(progress: float, warm: float = 0.3, start: float = 0.04) -> float:
+    """Like `cosine`, after a rise from ``start`` to 1 over the first ``warm`` of all steps. Smith and Topin, 2017."""
+    if progress < warm:
+        return start + (1 - start) * (1 - cosine(progress / warm))
+    return cosine((progress - warm) / (1 - warm))
+
+
+class Classifier(LightningModule):
+    """Trains a classifier with cross-entropy.
+
+    Args:
+        name: The network, one of ``train.models.MODELS``.
+        backend: Where its convolutions and poolings come from: torchconv or torch.
+        in_channels: Channels of the images; the data set's.
+        num_classes: Classes to tell apart; the data set's.
+        optimizer: sgd, adam or rmsprop.
+        lr: Learning rate, the schedule's largest.
+        momentum: Of sgd and rmsprop.
+        weight_decay: Of weights, not of biases and batch norms.
+        schedule: Of the learning rate: constant, plateau (a tenth when validation accuracy stops improving), cosine
+            (to zero over the whole training) or onecycle (up, then down to zero).
+        patience: Epochs without a better validation accuracy that plateau waits for.
+        label_smoothing: Share of the target probability spread evenly over all classes.
+        channels_last: Keep images and weights with channels innermost in memory.
+    """
+
+    def __init__(
+        self,
+        name: str = "lenet5",
+        backend: str = "torchconv",
+        in_channels: int = 1,
+        num_classes: int = 10,
+        optimizer: str = "sgd",
+        lr: PositiveFloat = 0.05,
+        momentum: ClosedUnitInterval = 0.9,
+        weight_decay: NonNegativeFloat = 5e-4,
+        schedule: str = "onecycle",
+        patience: NonNegativeInt = 5,
+        label_smoothing: ClosedUnitInterval = 0.0,
+        channels_last: bool = False,
+    ) -> None:
+        super().__init__()
+        for option, value, known in (("optimizer", optimizer, OPTIMIZERS), ("schedule", schedule, SCHEDULES)):
+            if value not in known:
+                raise InputError(f"unknown {option} '{value}': there are {', '.join(known)}")
+        self.network_args = {"name": name, "in_channels": in_channels, "num_classes": num_classes}
+        self.optimizer, self.schedule, self.patience = optimizer, schedule, patience
+        # Plain floats: they go into checkpoints, which may hold no types of jsonargparse's to be read safely.
+        self.lr, self.momentum, self.weight_decay = float(lr), float(momentum), float(weight_decay)
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        network = build(name, backend, in_channels, num_classes)
+        self.network = network.to(memory_format=self.memory_format)  # type: ignore[call-overload] # torch's stub
+        self.loss = torch.nn.CrossEntropyLoss(label_smoothing=label_smoothing)
+        self.metrics = torch.nn.ModuleDict()
+        for part in ("train", "val", "test"):
+            self.metrics[f"{part}/accuracy"] = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
+            self.metrics[f"{part}/loss"] = MeanMetric(nan_strategy="disable")
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images [B, in_channels, 32, 32] to logits [B, num_classes]."""
+        return self.network(images.contiguous(memory_format=self.memory_format))
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        return self._step("train", batch)
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        return self._step("val", batch)
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        return self._step("test", batch)
+
+    def _step(self, part: str, batch: tuple[Tensor, Tensor]) -> Tensor:
+        images, labels = batch
+        logits = self(images)
+        loss = self.loss(logits, labels)
+        self._metric(f"{part}/accuracy").update(logits, labels)
+        self._metric(f"{part}/loss").update(loss.detach(), len(labels))
+        return loss
+
+    def _metric(self, name: str) -> Metric:
+        return cast(Metric, self.metrics[name])
+
+    def _log_epoch(self, part: str) -> None:
+        # Once an epoch, not at each step: a step of LeNet takes little longer than Lightning's log.
+        for name in (f"{part}/accuracy", f"{part}/loss"):
+            self.log(name, self._metric(name).compute(), prog_bar=True, sync_dist=True)
+            self._metric(name).reset()
+
+    def on_train_epoch_end(self) -> None:
+        self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"], sync_dist=True)
+        self._log_epoch("train")
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_epoch("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_epoch("test")
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """The optimiser with its schedule; biases and batch norms, the parameters of one axis, do not decay."""
+        parameters = list(self.network.parameters())
+        optimizer = self._optimizer(
+            [
+                {"params": [p for p in parameters if p.ndim > 1], "weight_decay": self.weight_decay},
+                {"params": [p for p in parameters if p.ndim == 1], "weight_decay": 0.0},
+            ]
+        )
+        if self.schedule == "constant":
+            return optimizer
+        if self.schedule == "plateau":
+            plateau = ReduceLROnPlateau(optimizer, mode="max", factor=0.1, patience=self.patience)
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau, "monitor": "val/accuracy"}}
+        steps = self.trainer.estimated_stepping_batches
+        if math.isinf(steps):
+            raise InputError(f"schedule '{self.schedule}' needs an end: give --trainer.max_epochs or max_steps")
+        shape = cosine if self.schedule == "cosine" else one_cycle
+        # A function of the step alone, so that a training can be resumed to another length.
+        by_step = LambdaLR(optimizer, lambda step: shape(min(step / steps, 1.0)))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": by_step, "interval": "step"}}
+
+    def _optimizer(self, groups: list[dict[str, Any]]) -> Optimizer:
+        if self.optimizer == "sgd":
+            return SGD(groups, lr=self.lr, momentum=self.momentum)
+        if self.optimizer == "rmsprop":
+            return RMSprop(groups, lr=self.lr, momentum=self.momentum)
+        return Adam(groups, lr=self.lr)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Says in the checkpoint which network its parameters are of."""
+        checkpoint["network"] = self.network_args
+
+    def check_network(self, network: dict[str, Any], path: str) -> None:
+        """Raises `InputError` unless ``network``, from the checkpoint at ``path``, is this module's."""
+        if network != self.network_args:
+            raise InputError(
+                f"checkpoint '{path}' is of {describe(network)}, but the model is {describe(self.network_args)}: "
+                "give --config with the config.yaml of the run it comes from"
+            )
+
+
+def describe(network: dict[str, Any]) -> str:
+    """One phrase for the network of a checkpoint."""
+    return f"{network['name']} with in_channels={network['in_channels']} and num_classes={network['num_classes']}"
+
+
+def saved_network(path: str) -> dict[str, Any]:
+    """Which network the checkpoint at ``path`` holds, or an `InputError` that says why it cannot be read."""
+    try:
+        open(path, "rb").close()
+    except OSError as error:
+        raise InputError(f"cannot read checkpoint '{path}': {error.strerror}") from error
+    try:
+        network = torch.load(path, map_location="cpu", mmap=True, weights_only=True)["network"]
+    except Exception as error:  # What unpickling raises on bytes that are no checkpoint could be anything.
+        raise InputError(f"'{path}' is damaged, or not a checkpoint of this program") from error
+    return network
