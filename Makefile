@@ -25,14 +25,13 @@ done := $(VENV)/.done
 torch := $(done)/$(TORCH)
 
 .DEFAULT_GOAL := help
-.PHONY: help train test lint bench build clean
+.PHONY: help train test lint build clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make train    set up $(VENV), build, train LeNet-5 on real digits to 97% or more (TRAIN_ARGS='fit --config ...' for another)"
 	@echo "make test     set up $(VENV), build, run the tests (PYTEST_ARGS='-k conv' to choose)"
 	@echo "make lint     ruff and mypy"
-	@echo "make bench    time the operators against the built-in ones"
 	@echo "make build    compile the library in place, against $(TORCH)"
 	@echo "make clean    remove what was built, but not $(VENV)"
 	@echo "Variables: PYTHON=$(PYTHON) VENV=$(VENV) TORCH=$(TORCH) TORCHVISION=$(TORCHVISION)"
@@ -47,9 +46,6 @@ test: build $(done)/train $(done)/test
 lint: $(done)/train $(done)/test
 	$(python) -m ruff check
 	$(python) -m mypy
-
-bench: build
-	$(python) -m benchmarks
 
 build: torchconv/built_with.txt
 
@@ -83,4 +79,4 @@ $(VENV)/bin/python:
 clean:
 	rm -rf build dist *.egg-info torchconv/_C*.so torchconv/built_with.txt
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find torchconv tests train benchmarks -name __pycache__ -prune -exec rm -rf {} +
+	find * -name __pycache__ -prune -exec rm -rf {} +
