@@ -1,4 +1,4 @@
-"""The functionals of convolution: any legal configuration agrees with the built-in, any other is refused and says why."""
+"""The functionals of convolution: what is legal agrees with the built-in, the rest is refused and says why."""
 
 import pytest
 import torch

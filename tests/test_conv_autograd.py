@@ -92,7 +92,7 @@ def test_gradients_are_the_built_in_s(case: ConvCase, dtype: torch.dtype) -> Non
     built_in = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}[case.dims]
     theirs = built_in(F.pad(x, pad), w, b, case.stride, 0, case.dilation, case.groups)
     grad_output = torch.randn_like(ours)
-    # Two float32 sums of the same products, in different orders: each within 1e-5 of the exact one, relative to the norm.
+    # Two float32 sums of the same products in different orders: each within 1e-5 of the exact one, by the norm.
     bound = 2e-5 if dtype == torch.float32 else 1e-13
     for mine, other in zip(
         torch.autograd.grad(ours, (x, w, b), grad_output),
@@ -306,6 +306,8 @@ def test_checkpointing_and_anomaly_mode() -> None:
 
     x, w = doubles((2, 2, 5, 5), (2, 2, 3, 3))
     expected = torch.autograd.grad(TF.conv2d(x, w).sin().sum(), w)[0]
-    with pytest.warns(UserWarning, match="Anomaly Detection"), torch.autograd.detect_anomaly(check_nan=True):
+    with pytest.warns(UserWarning, match="Anomaly Detection"):
+        anomaly = torch.autograd.detect_anomaly(check_nan=True)
+    with anomaly:
         y = checkpoint(lambda x: TF.conv2d(x, w).sin(), x, use_reentrant=False)
         assert torch.equal(torch.autograd.grad(y.sum(), w)[0], expected)

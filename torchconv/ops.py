@@ -3,6 +3,7 @@
 The schemas are in csrc/ops.cpp. Strides are those the kernels return: channels-last where PyTorch would answer so.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -20,8 +21,8 @@ def _empty(size: Sequence[int], like: Tensor, memory_format: torch.memory_format
 # ---- convolution ----
 
 
-def _format(activation: Tensor, other: Tensor) -> torch.memory_format:
-    """Channels-last where one of the two operands is and the batch is not empty."""
+def activation_format(activation: Tensor, other: Tensor) -> torch.memory_format:
+    """What a convolution runs and answers in: channels-last where an operand is and the batch is not empty."""
     from torch.fx.experimental.symbolic_shapes import guard_or_false  # here: it imports sympy, which takes a while
 
     if guard_or_false(activation.shape[0] == 0):
@@ -67,7 +68,7 @@ def _(
         ),
     )
     size = convolution_output_size(input.shape, weight.shape, stride, padding, dilation)
-    return _empty(size, input, _format(input, weight))
+    return _empty(size, input, activation_format(input, weight))
 
 
 @register_fake("torchconv::convolution_input_grad")
@@ -81,7 +82,7 @@ def _(
     groups: int,
     algorithm: str,
 ) -> Tensor:
-    return _empty(input_size, grad, _format(grad, weight))
+    return _empty(input_size, grad, activation_format(grad, weight))
 
 
 @register_fake("torchconv::convolution_weight_grad")
@@ -102,3 +103,98 @@ def _(
 @register_fake("torchconv::convolution_bias_grad")
 def _(grad: Tensor) -> Tensor:
     return grad.new_empty(grad.shape[1])
+
+
+# ---- pooling ----
+
+
+def position_dtype(
+    kernel_size: Sequence[int], input_spatial: Sequence[int], output_spatial: Sequence[int]
+) -> torch.dtype:
+    """The narrowest integer that holds a position in a window: a byte up to 256 elements."""
+    # Of adaptive windows none is wider than this, and where output divides input (and is not 1) all are one narrower.
+    widest = kernel_size or [
+        (n + out - 2) // out + 1 if out > 0 else 1 for n, out in zip(input_spatial, output_spatial, strict=True)
+    ]
+    window = math.prod(widest)
+    if window <= 256:
+        return torch.uint8
+    return torch.int16 if window <= 32768 else torch.int32
+
+
+@register_fake("torchconv::max_pool")
+def _(
+    input: Tensor,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    output_size: Sequence[int],
+) -> tuple[Tensor, Tensor]:
+    values = _empty([*input.shape[:2], *output_size], input, suggest_memory_format(input))
+    dtype = position_dtype(kernel_size, input.shape[2:], output_size)
+    return values, torch.empty_like(values, dtype=dtype)
+
+
+@register_fake("torchconv::max_pool_scatter")
+def _(
+    grad: Tensor,
+    positions: Tensor,
+    input_size: Sequence[int],
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> Tensor:
+    return _empty(input_size, grad, suggest_memory_format(positions))
+
+
+@register_fake("torchconv::max_pool_gather")
+def _(
+    input: Tensor,
+    positions: Tensor,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> Tensor:
+    return _empty(positions.shape, input, suggest_memory_format(positions))
+
+
+@register_fake("torchconv::max_pool_indices")
+def _(
+    positions: Tensor,
+    input_size: Sequence[int],
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> Tensor:
+    return _empty(positions.shape, positions, suggest_memory_format(positions)).to(torch.int64)
+
+
+@register_fake("torchconv::avg_pool")
+def _(
+    input: Tensor,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    output_size: Sequence[int],
+    count_include_pad: bool,
+    divisor_override: int | None,
+) -> Tensor:
+    return _empty([*input.shape[:2], *output_size], input, suggest_memory_format(input))
+
+
+@register_fake("torchconv::avg_pool_spread")
+def _(
+    grad: Tensor,
+    input_size: Sequence[int],
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    count_include_pad: bool,
+    divisor_override: int | None,
+    memory_format: torch.memory_format,
+) -> Tensor:
+    return _empty(input_size, grad, memory_format)
