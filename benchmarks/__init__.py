@@ -1,0 +1,1 @@
+"""Times every operator against PyTorch's own, after checking that both compute the same: ``python -m benchmarks``."""
