@@ -1,0 +1,445 @@
+"""Pooling with the signatures of torch.nn.functional.
+
+Tensors off the CPU, dtypes with no kernel here and inputs with an empty axis go to PyTorch's own functions, in
+:func:`_built_in`.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from ..autograd.pool import avg_pool, max_pool, max_pool_indices
+from .conv import KERNEL_DTYPES, Ints, _batched, _per_axis
+
+# None where an axis keeps the input's size.
+Sizes: TypeAlias = int | Sequence[int | None]
+
+
+def _runs_here(input: Tensor, dims: int) -> bool:
+    """Whether there is a kernel for this input. One with an empty axis other than the batch's is mostly refused."""
+    return (
+        isinstance(input, Tensor)
+        and input.device.type == "cpu"
+        and input.dtype in KERNEL_DTYPES
+        and input.layout == torch.strided
+        and 0 not in input.shape[-dims - 1 :]
+    )
+
+
+def _built_in(name: str, *args: Any) -> Any:
+    """PyTorch's own pooling, where there is no kernel for the input here."""
+    return getattr(torch.nn.functional, name)(*args)
+
+
+def _prepare(input: Tensor, dims: int, name: str, any_format: bool = True) -> tuple[Tensor, bool]:
+    """The input with a batch axis, as autocast and the built-in's choice of memory format would have it."""
+    x, batched = _batched(input, dims, name)
+    if dims == 3:
+        if x.dtype == torch.bfloat16 and torch.is_autocast_enabled("cpu"):
+            x = x.float()
+        if not any_format:
+            x = x.contiguous()
+        elif not batched and input.shape[0] > 1 and input.permute(1, 2, 3, 0).is_contiguous():
+            x = x.clone(memory_format=torch.channels_last_3d)  # unsqueeze alone gives strides that say contiguous
+    return x, batched
+
+
+def _window(
+    kernel_size: Ints, stride: Ints | None, padding: Ints, dilation: Ints, dims: int, name: str
+) -> tuple[list[int], list[int], list[int], list[int]]:
+    kernel = _per_axis(kernel_size, dims, "kernel_size", name, 1)
+    # The built-in takes an empty stride, too, for the kernel's size.
+    omitted = stride is None or (isinstance(stride, (tuple, list)) and len(stride) == 0)
+    steps = kernel if omitted else _per_axis(stride, dims, "stride", name, 1)  # type: ignore[arg-type]
+    pads = _per_axis(padding, dims, "padding", name, 0)
+    gaps = _per_axis(dilation, dims, "dilation", name, 1)
+    if any(2 * p > d * (k - 1) + 1 for p, d, k in zip(pads, gaps, kernel, strict=True)):
+        raise RuntimeError(
+            f"{name}: padding must be at most half the window, got padding={padding}, kernel_size={kernel_size}"
+            + (f", dilation={dilation}" if dilation != 1 else "")
+        )
+    return kernel, steps, pads, gaps
+
+
+def _output_size(
+    input: Tensor,
+    kernel: list[int],
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    ceil_mode: bool,
+    name: str,
+) -> list[int]:
+    """``⌊(side + 2·padding − dilation·(kernel − 1) − 1) / stride⌋ + 1`` for each axis, or with ``⌈·⌉``."""
+    sides = []
+    for n, k, s, p, d in zip(input.shape[-len(kernel) :], kernel, stride, padding, dilation, strict=True):
+        side = (n + 2 * p - d * (k - 1) - 1 + (s - 1 if ceil_mode else 0)) // s + 1
+        if ceil_mode and (side - 1) * s >= n + p:  # the last window would start past the input
+            side -= 1
+        sides.append(side)
+    if any(side < 1 for side in sides):
+        raise RuntimeError(
+            f"{name}: input of shape {list(input.shape)} gives an output of spatial size {sides}, which is too small "
+            f"(kernel_size={kernel}, stride={stride}, padding={padding}, dilation={dilation})"
+        )
+    return sides
+
+
+def _adaptive_size(output_size: Sizes, input: Tensor, dims: int, name: str) -> list[int]:
+    """`output_size` with None replaced by the input's size."""
+    if isinstance(output_size, (tuple, list)):
+        if len(output_size) != dims:
+            raise RuntimeError(f"{name}: output_size must be one integer or {dims} of them, got {output_size}")
+        if dims > 1:  # as the built-in, which in one dimension has no None
+            spatial = input.shape[-dims:]
+            output_size = [n if o is None else o for o, n in zip(output_size, spatial, strict=True)]
+    return _per_axis(output_size, dims, "output_size", name, 0)  # type: ignore[arg-type]
+
+
+def _max_pool(
+    dims: int,
+    input: Tensor,
+    kernel_size: Ints,
+    stride: Ints | None,
+    padding: Ints,
+    dilation: Ints,
+    ceil_mode: bool,
+    return_indices: bool,
+) -> Any:
+    name = f"max_pool{dims}d"
+    if not _runs_here(input, dims):
+        return _built_in(name, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
+    x, batched = _prepare(input, dims, name)
+    window = _window(kernel_size, stride, padding, dilation, dims, name)
+    return _max_result(x, batched, window, _output_size(input, *window, ceil_mode, name), return_indices)
+
+
+def _max_result(x: Tensor, batched: bool, window: Any, output_size: list[int], return_indices: bool) -> Any:
+    values, positions = max_pool(x, *window, output_size)
+    if not batched:
+        values = values.squeeze(0)
+    if not return_indices:
+        return values
+    indices = max_pool_indices(positions, x.shape, *window)
+    return values, (indices if batched else indices.squeeze(0))
+
+
+def _avg_pool(
+    dims: int,
+    input: Tensor,
+    kernel_size: Ints,
+    stride: Ints | None,
+    padding: Ints,
+    ceil_mode: bool,
+    count_include_pad: bool,
+    divisor_override: int | None,
+) -> Tensor:
+    name = f"avg_pool{dims}d"
+    if not _runs_here(input, dims):
+        divisor = () if dims == 1 else (divisor_override,)
+        stride = () if stride is None else stride
+        return _built_in(name, input, kernel_size, stride, padding, ceil_mode, count_include_pad, *divisor)
+    x, batched = _prepare(input, dims, name, any_format=False)
+    window = _window(kernel_size, stride, padding, 1, dims, name)
+    if divisor_override == 0:
+        raise RuntimeError(f"{name}: divisor_override must not be 0")
+    if dims == 3 and any(k > n for k, n in zip(window[0], x.shape[2:], strict=True)):
+        raise RuntimeError(f"{name}: input of shape {list(input.shape)} is smaller than kernel_size={kernel_size}")
+    output_size = _output_size(input, *window, ceil_mode, name)
+    out = avg_pool(x, *window[:3], output_size, count_include_pad, divisor_override)
+    return out if batched else out.squeeze(0)
+
+
+def _adaptive_max_pool(dims: int, input: Tensor, output_size: Sizes, return_indices: bool) -> Any:
+    name = f"adaptive_max_pool{dims}d"
+    if not _runs_here(input, dims):
+        return _built_in(name, input, output_size, return_indices)
+    x, batched = _prepare(input, dims, name, any_format=False)
+    size = _adaptive_size(output_size, input, dims, name)
+    if 0 in size:
+        return _built_in(name, input, output_size, return_indices)
+    return _max_result(x, batched, ((), (), (), ()), size, return_indices)
+
+
+def _adaptive_avg_pool(dims: int, input: Tensor, output_size: Sizes) -> Tensor:
+    name = f"adaptive_avg_pool{dims}d"
+    if not _runs_here(input, dims):
+        return _built_in(name, input, output_size)
+    x, batched = _prepare(input, dims, name, any_format=False)
+    size = _adaptive_size(output_size, input, dims, name)
+    if 0 in size:
+        return _built_in(name, input, output_size)
+    out = avg_pool(x, (), (), (), size, True, None)
+    return out if batched else out.squeeze(0)
+
+
+def _lp_pool(
+    dims: int, input: Tensor, norm_type: float, kernel_size: Ints, stride: Ints | None, ceil_mode: bool
+) -> Tensor:
+    kernel = _per_axis(kernel_size, dims, "kernel_size", f"lp_pool{dims}d", 1)
+    if norm_type == math.inf:
+        return _max_pool(dims, input.abs(), kernel, stride, 0, 1, ceil_mode, False)
+    if norm_type == -math.inf:
+        return -_max_pool(dims, -input.abs(), kernel, stride, 0, 1, ceil_mode, False)
+    mean = _avg_pool(dims, input.pow(norm_type), kernel, stride, 0, ceil_mode, True, None)
+    # The sum, of the mean; through relu, so that the derivative where it is zero is zero and not infinity times zero.
+    total = (torch.sign(mean) * torch.relu(torch.abs(mean))).mul(math.prod(kernel))
+    return total.pow(1.0 / norm_type)
+
+
+# ---- the functions ----
+
+
+def max_pool1d(
+    input: Tensor,
+    kernel_size: Ints,
+    stride: Ints | None = None,
+    padding: Ints = 0,
+    dilation: Ints = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Any:
+    return _max_pool(1, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
+
+
+def max_pool2d(
+    input: Tensor,
+    kernel_size: Ints,
+    stride: Ints | None = None,
+    padding: Ints = 0,
+    dilation: Ints = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Any:
+    return _max_pool(2, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
+
+
+def max_pool3d(
+    input: Tensor,
+    kernel_size: Ints,
+    stride: Ints | None = None,
+    padding: Ints = 0,
+    dilation: Ints = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Any:
+    return _max_pool(3, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
+
+
+def max_pool1d_with_indices(
+    input: Tensor,
+    kernel_size: Ints,
+    stride: Ints | None = None,
+    padding: Ints = 0,
+    dilation: Ints = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> tuple[Tensor, Tensor]:
+    return _max_pool(1, input, kernel_size, stride, padding, dilation, ceil_mode, True)
+
+
+def max_pool2d_with_indices(
+    input: Tensor,
+    kernel_size: Ints,
+    stride: Ints | None = None,
+    padding: Ints = 0,
+    dilation: Ints = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> tuple[Tensor, Tensor]:
+    return _max_pool(2, input, kernel_size, stride, padding, dilation, ceil_mode, True)
+
+
+def max_pool3d_with_indices(
+    input: Tensor,
+    kernel_size: Ints,
+    stride: Ints | None = None,
+    padding: Ints = 0,
+    dilation: Ints = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> tuple[Tensor, Tensor]:
+    return _max_pool(3, input, kernel_size, stride, padding, dilation, ceil_mode, True)
+
+
+def avg_pool1d(
+    input: Tensor,
+    kernel_size: Ints,
+    stride: Ints | None = None,
+    padding: Ints = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+) -> Tensor:
+    return _avg_pool(1, input, kernel_size, stride, padding, ceil_mode, count_include_pad, None)
+
+
+def avg_pool2d(
+    input: Tensor,
+    kernel_size: Ints,
+    stride: Ints | None = None,
+    padding: Ints = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Tensor:
+    return _avg_pool(2, input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
+
+
+def avg_pool3d(
+    input: Tensor,
+    kernel_size: Ints,
+    stride: Ints | None = None,
+    padding: Ints = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Tensor:
+    return _avg_pool(3, input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
+
+
+def adaptive_max_pool1d(input: Tensor, output_size: Sizes, return_indices: bool = False) -> Any:
+    return _adaptive_max_pool(1, input, output_size, return_indices)
+
+
+def adaptive_max_pool2d(input: Tensor, output_size: Sizes, return_indices: bool = False) -> Any:
+    return _adaptive_max_pool(2, input, output_size, return_indices)
+
+
+def adaptive_max_pool3d(input: Tensor, output_size: Sizes, return_indices: bool = False) -> Any:
+    return _adaptive_max_pool(3, input, output_size, return_indices)
+
+
+def adaptive_avg_pool1d(input: Tensor, output_size: Sizes) -> Tensor:
+    return _adaptive_avg_pool(1, input, output_size)
+
+
+def adaptive_avg_pool2d(input: Tensor, output_size: Sizes) -> Tensor:
+    return _adaptive_avg_pool(2, input, output_size)
+
+
+def adaptive_avg_pool3d(input: Tensor, output_size: Sizes) -> Tensor:
+    return _adaptive_avg_pool(3, input, output_size)
+
+
+def lp_pool1d(
+    input: Tensor, norm_type: float, kernel_size: Ints, stride: Ints | None = None, ceil_mode: bool = False
+) -> Tensor:
+    return _lp_pool(1, input, norm_type, kernel_size, stride, ceil_mode)
+
+
+def lp_pool2d(
+    input: Tensor, norm_type: float, kernel_size: Ints, stride: Ints | None = None, ceil_mode: bool = False
+) -> Tensor:
+    return _lp_pool(2, input, norm_type, kernel_size, stride, ceil_mode)
+
+
+def lp_pool3d(
+    input: Tensor, norm_type: float, kernel_size: Ints, stride: Ints | None = None, ceil_mode: bool = False
+) -> Tensor:
+    return _lp_pool(3, input, norm_type, kernel_size, stride, ceil_mode)
+
+
+# ---- their documentation, the same in one, two and three dimensions ----
+
+_DOCS = {
+    "max_pool{n}d": """Max pooling: ``out[n, c, t] = max over k of input[n, c, t·stride − padding + k·dilation]``.
+
+    The first of equal elements is taken, a NaN is larger than any number, and the padding is never taken.
+
+    Args:
+        input: [N, C, {axes}] or [C, {axes}].
+        kernel_size, dilation: one integer or {n}: the elements of a window along an axis, and how far apart they are.
+        stride: one integer or {n}, from a window to the next. Default: kernel_size.
+        padding: one integer or {n}, at most half a window: how far the first window starts before the input.
+        ceil_mode: windows may hang over the far edge, if they start in the input or the padding before it.
+        return_indices: also return where in its map each element was, as flat int64 indices.
+
+    Returns:
+        [N, C, *] (or [C, *]) with sides ``⌊(side + 2·padding − dilation·(kernel − 1) − 1)/stride⌋ + 1``, or with
+        ``⌈·⌉`` in ceil mode; with return_indices a pair of such tensors.
+
+    Raises:
+        RuntimeError: an input or a window of the wrong shape, or an output with an empty side.
+
+    Source: ``torch.nn.functional.max_pool{n}d``.
+    """,
+    "max_pool{n}d_with_indices": """``max_pool{n}d`` with ``return_indices=True``, whatever is passed for that.""",
+    "avg_pool{n}d": """Mean pooling: ``out[n, c, t] = (Σ_k input[n, c, t·stride − padding + k]) / divisor``.
+
+    The divisor is the number of elements in the window: with ``count_include_pad`` those in the padding too, though
+    not those hanging over it in ceil mode; or ``divisor_override`` if given (in 2 and 3 dimensions).
+
+    Args:
+        input: [N, C, {axes}] or [C, {axes}].
+        kernel_size: one integer or {n}.
+        stride: one integer or {n}, from a window to the next. Default: kernel_size.
+        padding: zeros before and after each axis, one integer or {n}, at most half a window.
+        ceil_mode: windows may hang over the far edge, if they start in the input or the padding before it.
+        count_include_pad, divisor_override: see above.
+
+    Returns:
+        [N, C, *] (or [C, *]) with sides ``⌊(side + 2·padding − kernel)/stride⌋ + 1``, or with ``⌈·⌉`` in ceil mode.
+
+    Raises:
+        RuntimeError: an input or a window of the wrong shape, an output with an empty side, or a divisor of 0.
+
+    Source: ``torch.nn.functional.avg_pool{n}d``.
+    """,
+    "adaptive_max_pool{n}d": """Max pooling to a given size: output o of an axis takes the largest of the elements from
+    ``⌊o·side/size⌋`` to ``⌈(o + 1)·side/size⌉``.
+
+    Args:
+        input: [N, C, {axes}] or [C, {axes}].
+        output_size: the output's spatial size, one integer or {n}; among several, None keeps the input's.
+        return_indices: also return where in its map each element was, as flat int64 indices.
+
+    Returns:
+        [N, C, *] (or [C, *]) of that size; with return_indices a pair of such tensors.
+
+    Raises:
+        RuntimeError: an input of the wrong shape, or a negative size.
+
+    Source: ``torch.nn.functional.adaptive_max_pool{n}d``.
+    """,
+    "adaptive_avg_pool{n}d": """Mean pooling to a given size: output o of an axis takes the mean of the elements from
+    ``⌊o·side/size⌋`` to ``⌈(o + 1)·side/size⌉``.
+
+    Args:
+        input: [N, C, {axes}] or [C, {axes}].
+        output_size: the output's spatial size, one integer or {n}; among several, None keeps the input's.
+
+    Returns:
+        [N, C, *] (or [C, *]) of that size.
+
+    Raises:
+        RuntimeError: an input of the wrong shape, or a negative size.
+
+    Source: ``torch.nn.functional.adaptive_avg_pool{n}d``.
+    """,
+    "lp_pool{n}d": """Power-average pooling: ``out[n, c, t] = (Σ_k input[n, c, t·stride + k]^p)^(1/p)``.
+
+    Where the sum is zero so is the derivative. In ceil mode the sum of a window that hangs over the far edge is scaled
+    up to a whole window's number of elements.
+
+    Args:
+        input: [N, C, {axes}] or [C, {axes}].
+        norm_type: p; infinity gives the largest absolute value, minus infinity the smallest.
+        kernel_size: one integer or {n}.
+        stride: one integer or {n}, from a window to the next. Default: kernel_size.
+        ceil_mode: windows may hang over the far edge.
+
+    Returns:
+        [N, C, *] (or [C, *]) with sides ``⌊(side − kernel)/stride⌋ + 1``, or with ``⌈·⌉`` in ceil mode.
+
+    Raises:
+        RuntimeError: an input or a window of the wrong shape, or an output with an empty side.
+
+    Source: ``torch.nn.functional.lp_pool{n}d``.
+    """,
+}
+for _name, _doc in _DOCS.items():
+    for _n, _axes in enumerate(("W", "H, W", "D, H, W"), 1):
+        globals()[_name.format(n=_n)].__doc__ = _doc.format(n=_n, axes=_axes)
