@@ -15,6 +15,7 @@ CXX ?= g++
 export CXX
 PYTEST_ARGS ?= -n 2
 TRAIN_ARGS ?= fit
+BENCH_ARGS ?=
 
 python := $(VENV)/bin/python
 # For ninja, which the build runs if it is on the path.
@@ -25,12 +26,13 @@ done := $(VENV)/.done
 torch := $(done)/$(TORCH)
 
 .DEFAULT_GOAL := help
-.PHONY: help train test lint build clean
+.PHONY: help train test lint bench build clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make train    set up $(VENV), build, train LeNet-5 on real digits to 97% or more (TRAIN_ARGS='fit --config ...' for another)"
 	@echo "make test     set up $(VENV), build, run the tests (PYTEST_ARGS='-k conv' to choose)"
+	@echo "make bench    time the operators against the built-in ones, and check them (BENCH_ARGS for its options)"
 	@echo "make lint     ruff and mypy"
 	@echo "make build    compile the library in place, against $(TORCH)"
 	@echo "make clean    remove what was built, but not $(VENV)"
@@ -46,6 +48,9 @@ test: build $(done)/train $(done)/test
 lint: $(done)/train $(done)/test
 	$(python) -m ruff check
 	$(python) -m mypy
+
+bench: build
+	$(python) -m benchmarks $(BENCH_ARGS)
 
 build: torchconv/built_with.txt
 
