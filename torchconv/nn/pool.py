@@ -122,7 +122,10 @@ class _MaxPool(_Pool):
 
 
 class _AvgPool(_Pool):
-    _arguments: tuple[str, ...] = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
+    _arguments: tuple[str, ...] = (
+        *("kernel_size", "stride", "padding", "ceil_mode"),
+        *("count_include_pad", "divisor_override"),
+    )
 
 
 class _LPPool(_Pool):
