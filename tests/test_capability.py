@@ -1,0 +1,45 @@
+"""Every instruction set passes the kernels' tests: one build, capped in processes of their own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import torchconv
+
+CAPABILITIES = ["default", "avx2", "avx512"]
+TESTS = Path(__file__).parent
+
+
+def run(arguments: list[str], cap: str) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "TORCHCONV_CPU_CAPABILITY": cap}
+    return subprocess.run(
+        [sys.executable, *arguments], env=environment, cwd=TESTS.parent, capture_output=True, text=True, timeout=600
+    )
+
+
+def test_the_widest_is_picked_and_a_cap_above_it_does_not_bind() -> None:
+    seen = [
+        run(["-c", "import torchconv; print(torchconv.cpu_capability())"], cap).stdout.strip() for cap in CAPABILITIES
+    ]
+    assert seen[0] == "default"
+    assert [CAPABILITIES.index(s) for s in seen] == sorted(CAPABILITIES.index(s) for s in seen)
+    assert all(CAPABILITIES.index(s) <= CAPABILITIES.index(cap) for s, cap in zip(seen, CAPABILITIES, strict=True))
+
+
+def test_unknown_cap_is_refused() -> None:
+    result = run(["-c", "import torchconv; torchconv.cpu_capability()"], "sse9")
+    assert result.returncode != 0
+    assert "TORCHCONV_CPU_CAPABILITY is 'sse9': expected default, avx2 or avx512" in result.stderr
+
+
+@pytest.mark.parametrize("cap", CAPABILITIES)
+def test_kernels(cap: str) -> None:
+    """The tests of the kernels' results again, unless this very process runs on that instruction set."""
+    if cap == torchconv.cpu_capability():
+        return
+    chosen = [str(TESTS / "test_conv.py"), str(TESTS / "test_pool.py")]
+    result = run(["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", *chosen], cap)
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-1000:]

@@ -1,0 +1,72 @@
+"""Which operator runs by which algorithm on what, asked of the operators themselves: ``python -m torchconv.table``.
+
+README.md holds what this prints, and a test compares the two.
+"""
+
+from itertools import product
+
+import torch
+
+from .functional.conv import KERNEL_DTYPES
+
+OPERATORS = {
+    "convolution": "forward",
+    "convolution_input_grad": "input_grad",
+    "convolution_weight_grad": "weight_grad",
+}
+
+
+def _runs(direction: str, algorithm: str, dtype: torch.dtype, channels_last: bool, depthwise: bool) -> bool:
+    """Whether the algorithm takes a plain 3×3 convolution of 8 maps under these conditions."""
+    size, weight, groups = ([2, 8, 9, 9], [8, 1, 3, 3], 8) if depthwise else ([2, 8, 9, 9], [8, 8, 3, 3], 1)
+    window = ([1, 1], [1, 1, 1, 1], [1, 1], groups, dtype, channels_last, algorithm)
+    try:
+        torch.ops.torchconv._explain(direction, size, weight, *window)
+    except RuntimeError:
+        return False
+    return True
+
+
+def _where(direction: str, algorithm: str, dtype: torch.dtype) -> str:
+    """One cell: any convolution, or the conditions under which it runs, or a dash."""
+    runs = {pair: _runs(direction, algorithm, dtype, *pair) for pair in product((False, True), repeat=2)}
+    if all(runs.values()):
+        return "any"
+    if not any(runs.values()):
+        return "–"
+    words = []
+    if not (runs[False, False] or runs[True, False]):
+        words.append("depth-wise")
+    if not (runs[False, False] or runs[False, True]):
+        words.append("channels-last")
+    return ", ".join(words)
+
+
+def algorithm_table() -> str:
+    """The table of operator × direction × algorithm × dtype, in Markdown."""
+    dtypes = [str(dtype).removeprefix("torch.") for dtype in KERNEL_DTYPES]
+    lines = [
+        f"| operator | algorithm | {' | '.join(dtypes)} |",
+        f"| --- | --- | {' | '.join('---' for _ in dtypes)} |",
+    ]
+    for operator, direction in OPERATORS.items():
+        for algorithm in torch.ops.torchconv._algorithms():
+            cells = [_where(direction, algorithm, dtype) for dtype in KERNEL_DTYPES]
+            lines.append(f"| `{operator}` | {algorithm} | {' | '.join(cells)} |")
+    for operator in ("max_pool", "avg_pool"):
+        cells = ["any" if _pools(operator, dtype) else "–" for dtype in KERNEL_DTYPES]
+        lines.append(f"| `{operator}` and its transpose | direct | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _pools(operator: str, dtype: torch.dtype) -> bool:
+    """Whether a pooling and its gradient run in this dtype."""
+    from . import functional
+
+    x = torch.zeros(1, 1, 4, 4, dtype=dtype, requires_grad=True)
+    getattr(functional, f"{operator}2d")(x, 2).sum().backward()
+    return x.grad is not None and x.grad.dtype == dtype
+
+
+if __name__ == "__main__":
+    print(algorithm_table())
