@@ -61,7 +61,6 @@ class TrainCLI(LightningCLI):
                 "checkpoint.monitor": "val/accuracy",
                 "checkpoint.mode": "max",
                 "checkpoint.filename": "best-{epoch:03d}",
-                "checkpoint.save_last": True,
             }
         )
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
@@ -79,14 +78,23 @@ class TrainCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer, with a CSV and a TensorBoard log in one directory, unless another logger was asked for."""
         options = self.config_init[self.subcommand]
+        root, checkpoints = options.trainer.default_root_dir, options.checkpoint.dirpath
+        for directory in (root, checkpoints):
+            if directory is not None:
+                _make_directory(directory)
         if options.trainer.logger is None:
-            root, name = options.trainer.default_root_dir, f"{options.model.network_args['name']}-{options.data.name}"
+            name = f"{options.model.network_args['name']}-{options.data.name}"
             table = CSVLogger(root, name)
             _make_directory(table.log_dir)
             kwargs["logger"] = [table, TensorBoardLogger(root, name, table.version)]
         self.throughput = Throughput()
-        options.trainer.callbacks = [*(options.trainer.callbacks or []), self.throughput]
-        return super().instantiate_trainer(**kwargs)
+        # After every epoch, to resume from; ModelCheckpoint's own save_last does so only where the epoch was the best.
+        self.last = ModelCheckpoint(checkpoints, filename="last", enable_version_counter=False)
+        options.trainer.callbacks = [*(options.trainer.callbacks or []), self.throughput, self.last]
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except (TypeError, ValueError) as error:  # Lightning's own words on an option of the trainer's.
+            raise InputError(str(error)) from error
 
     def after_instantiate_classes(self) -> None:
         """Checks what was given before the trainer starts further processes, so that it is said once."""
@@ -96,15 +104,17 @@ class TrainCLI(LightningCLI):
         self.datamodule.setup()
 
     def after_fit(self) -> None:
-        """Tests the best checkpoint, draws the learning curve, prints the summary."""
-        best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
-        (metrics,) = self.trainer.test(
-            self.model, self.datamodule, ckpt_path=best or None, verbose=False, weights_only=True
-        )
+        """Tests what the training ended with, draws the learning curve, prints the summary.
+
+        Not the best checkpoint, which is there too: on few validation images the best is so by luck, and the schedules
+        that go to zero end on a better one.
+        """
+        (metrics,) = self.trainer.test(self.model, self.datamodule, verbose=False)
         if self.trainer.is_global_zero:
             tables = [logger for logger in self.trainer.loggers if isinstance(logger, CSVLogger)]
             curve = learning_curve(Path(tables[0].log_dir)) if tables else None
-            print(summary(metrics["test/accuracy"], self.throughput.images_per_second, best, curve))
+            speed = self.throughput.images_per_second
+            print(summary(metrics["test/accuracy"], speed, self.last.best_model_path, curve))
 
 
 @rank_zero_only

@@ -52,37 +52,39 @@ def read_digits(root: str, download: bool) -> tuple[Images, Images]:
 
 def read_mnist(root: str, download: bool) -> tuple[Images, Images]:
     """MNIST's 60,000 and 10,000 digits of 28x28 pixels with a black margin of 2."""
-    from train._torchvision import torchvision
-
-    train, test = _read_torchvision("mnist", torchvision.datasets.MNIST, "MNIST/raw", root, download)
+    train, test = _read_torchvision("MNIST", "MNIST/raw", root, download)
     return (F.pad(train[0][:, None], [2] * 4), train[1]), (F.pad(test[0][:, None], [2] * 4), test[1])
 
 
 def read_cifar10(root: str, download: bool) -> tuple[Images, Images]:
     """CIFAR-10's 50,000 and 10,000 colour images of 32x32 pixels."""
-    from train._torchvision import torchvision
-
-    train, test = _read_torchvision("cifar10", torchvision.datasets.CIFAR10, "cifar-10-batches-py", root, download)
+    train, test = _read_torchvision("CIFAR10", "cifar-10-batches-py", root, download)
     # torchvision gives height, width, channel.
     return (train[0].permute(0, 3, 1, 2).contiguous(), train[1]), (test[0].permute(0, 3, 1, 2).contiguous(), test[1])
 
 
-def _read_torchvision(name: str, dataset: Callable, folder: str, root: str, download: bool) -> tuple[Images, Images]:
+def _read_torchvision(dataset: str, folder: str, root: str, download: bool) -> tuple[Images, Images]:
     """Both halves of a torchvision data set, in its own shape, or an `InputError` that says what is wrong."""
+    try:
+        from train._torchvision import torchvision
+    except ModuleNotFoundError as error:
+        raise InputError(f"the data set {dataset} is read by torchvision, which is not installed") from error
     if not download and not Path(root, folder).is_dir():
         raise InputError(
-            f"no {name} data in '{root}' (looked for '{folder}' there): "
+            f"no {dataset} data in '{root}' (looked for '{folder}' there): "
             "name its directory with --data.root, or fetch it with --data.download true"
         )
     try:
-        halves = [dataset(root, train=train, download=download) for train in (True, False)]
+        halves = [
+            getattr(torchvision.datasets, dataset)(root, train=train, download=download) for train in (True, False)
+        ]
         images = [torch.as_tensor(half.data) for half in halves]
         labels = [torch.as_tensor(half.targets) for half in halves]
     except Exception as error:  # What a reader raises on bytes that are not what it expects could be anything.
-        raise InputError(f"the {name} data in '{root}' is incomplete or damaged: {one_line(error)}") from error
+        raise InputError(f"the {dataset} data in '{root}' is incomplete or damaged: {one_line(error)}") from error
     for some, their in zip(images, labels, strict=True):
         if len(some) != len(their):
-            raise InputError(f"the {name} data in '{root}' is damaged: {len(some)} images but {len(their)} labels")
+            raise InputError(f"the {dataset} data in '{root}' is damaged: {len(some)} images but {len(their)} labels")
     return (images[0], labels[0]), (images[1], labels[1])
 
 

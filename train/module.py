@@ -58,7 +58,7 @@ class Classifier(LightningModule):
         in_channels: int = 1,
         num_classes: int = 10,
         optimizer: str = "sgd",
-        lr: PositiveFloat = 0.05,
+        lr: PositiveFloat = 0.02,
         momentum: ClosedUnitInterval = 0.9,
         weight_decay: NonNegativeFloat = 5e-4,
         schedule: str = "onecycle",

@@ -27,7 +27,7 @@ def learning_curve(log_dir: Path) -> Path:
             points = metrics.get(f"{part}/{quantity}", [])
             axes.plot([epoch + 1 for epoch, _ in points], [value for _, value in points], ".-", label=label)
         for _, value in metrics.get(f"test/{quantity}", []):
-            axes.axhline(value, color="black", linestyle="--", linewidth=1, label=f"test of the best ({value:.4g})")
+            axes.axhline(value, color="black", linestyle="--", linewidth=1, label=f"test ({value:.4g})")
         axes.set(xlabel="epochs", ylabel=quantity)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)

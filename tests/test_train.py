@@ -1,0 +1,469 @@
+"""`python -m train`: data, networks, recipes, checkpoints, report, and what it refuses.
+
+The data sets that are not in a package are tested where the environment variable TORCHCONV_DATA names the directory
+that holds them, as torchvision lays them out.
+"""
+
+import csv
+import itertools
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from torch import Generator, Tensor, nn
+
+from train.__main__ import main
+from train._torchvision import torchvision
+from train.data import SOURCES, Data, EvenBatches, ImageBatches, random_flip, random_shift, split
+from train.models import MODELS, build
+from train.module import Classifier, cosine, one_cycle
+from train.report import learning_curve, read_metrics, summary
+
+ROOT = Path(__file__).parent.parent
+RECIPES = sorted((ROOT / "train" / "recipes").glob("*.yaml"))
+FULL_DATA = os.environ.get("TORCHCONV_DATA")
+# One epoch of training without the bar, and without drawing from a machine's accelerator.
+SHORT = ["--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small networks gain little from a second thread, and lose much where another process has its core."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def train(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]:
+    """Runs the command in this process, in an empty directory; returns its exit status."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*args: object) -> int:
+        monkeypatch.setattr(sys, "argv", ["train", *map(str, args)])
+        return main()
+
+    return run
+
+
+def checkpoint(path: Path) -> dict:
+    return torch.load(path, weights_only=True)
+
+
+# ---------------------------------------------------------------------------------------------------------- networks
+
+
+def conv(inputs: int, maps: int, side: int, bias: bool = True) -> int:
+    return maps * (inputs * side**2 + bias)
+
+
+def dense(*sizes: int) -> int:
+    return sum(b * (a + 1) for a, b in itertools.pairwise(sizes))
+
+
+def vgg_parameters(channels: int) -> int:
+    maps = [channels, 64, 64, 128, 128, *[256] * 3, *[512] * 6]
+    pairs = itertools.pairwise(maps)
+    return sum(conv(a, b, 3, bias=False) + 2 * b for a, b in pairs) + dense(512, 512, 512, 10)
+
+
+PARAMETERS: dict[str, Callable[[int], int]] = {
+    "lenet5": lambda c: conv(c, 6, 5) + conv(6, 16, 5) + dense(400, 120, 84, 10),
+    "alexnet": lambda c: (
+        conv(c, 96, 5)
+        + conv(96, 256, 5)
+        + conv(256, 384, 3)
+        + conv(384, 384, 3)
+        + conv(384, 256, 3)
+        + dense(256 * 3 * 3, 1024, 1024, 10)
+    ),
+    "vgg16": vgg_parameters,
+}
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("name", MODELS)
+def test_shapes_and_parameters(name: str, channels: int) -> None:
+    model = build(name, "torch", channels)
+    assert model(torch.zeros(2, channels, 32, 32)).shape == (2, 10)
+    assert sum(p.numel() for p in model.parameters()) == PARAMETERS[name](channels)
+
+
+def test_lenet_has_the_published_number_of_parameters() -> None:
+    assert PARAMETERS["lenet5"](1) == 61_706
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_backends_are_the_same_network(name: str) -> None:
+    images, labels = torch.randn(4, 3, 32, 32, dtype=torch.float64), torch.arange(4)
+    results = {}
+    for backend in ("torch", "torchconv"):
+        torch.manual_seed(1)
+        model = build(name, backend, 3).double()
+        loss = nn.functional.cross_entropy(model(images), labels)  # The same seed: dropout drops the same.
+        loss.backward()
+        results[backend] = model, loss
+    (builtin, expected), (ours, loss) = results["torch"], results["torchconv"]
+    assert [type(m).__module__ for m in ours if isinstance(m, nn.Conv2d | nn.MaxPool2d)] != [
+        type(m).__module__ for m in builtin if isinstance(m, nn.Conv2d | nn.MaxPool2d)
+    ]
+    assert list(ours.state_dict()) == list(builtin.state_dict())
+    torch.testing.assert_close(loss, expected, rtol=1e-9, atol=0)
+    for (key, a), b in zip(ours.named_parameters(), builtin.parameters(), strict=True):
+        assert torch.equal(a, b), key
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-6, atol=1e-10, msg=lambda m, key=key: f"{key}: {m}")
+
+
+# -------------------------------------------------------------------------------------------------------------- data
+
+
+def numbered(n: int) -> tuple[Tensor, Tensor]:
+    """n one-channel images that each hold their own number in two bytes, in three classes."""
+    images = torch.zeros(n, 1, 32, 32, dtype=torch.uint8)
+    images[:, 0, 0, 0], images[:, 0, 0, 1] = torch.arange(n) // 256, torch.arange(n) % 256
+    return images, torch.arange(n) % 3
+
+
+def numbers(images: Tensor) -> list[int]:
+    return (images[:, 0, 0, 0].long() * 256 + images[:, 0, 0, 1].long()).tolist()
+
+
+def test_split_is_disjoint_stratified_and_always_the_same() -> None:
+    rest, aside = split(numbered(900), 300)
+    assert sorted(numbers(rest[0]) + numbers(aside[0])) == list(range(900))
+    assert aside[1].bincount().tolist() == [100, 100, 100]
+    assert all(n % 3 == label for n, label in zip(numbers(aside[0]), aside[1].tolist(), strict=True))
+    torch.manual_seed(123)
+    assert numbers(split(numbered(900), 300)[1][0]) == numbers(aside[0])
+
+
+def test_digits() -> None:
+    data = Data("digits")
+    data.setup()
+    assert {part: tuple(images.shape) for part, (images, _) in data.splits.items()} == {
+        "train": (1257, 1, 32, 32),
+        "validation": (180, 1, 32, 32),
+        "test": (360, 1, 32, 32),
+    }
+    rows = [bytes(image.numpy()) for images, _ in data.splits.values() for image in images]
+    assert len(set(rows)) == 1797  # no image in two parts
+    check_normalised(data)
+
+
+def check_normalised(data: Data) -> None:
+    data.augment = False
+    images, labels = (torch.cat(parts) for parts in zip(*data.train_dataloader(), strict=True))
+    assert images.dtype == torch.float32
+    assert labels.dtype == torch.int64
+    assert labels.unique().tolist() == list(range(10))
+    if data.name == "mnist":
+        images = images[:, :, 2:-2, 2:-2]  # Its mean and deviation are those without the margin.
+    assert images.mean((0, 2, 3)).abs().max() < 0.005
+    assert (images.std((0, 2, 3)) - 1).abs().max() < 0.005
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize(("n", "batch_size"), [(1, 4), (12, 4), (13, 4), (100, 7), (3, 1)])
+def test_each_index_once_an_epoch_over_all_processes(n: int, batch_size: int, world: int) -> None:
+    shares = [list(EvenBatches(n, batch_size, Generator(), 5, rank, world)) for rank in range(world)]
+    lengths = {len(share) for share in shares}
+    assert lengths == {len(EvenBatches(n, batch_size, None, 0, 0, world))}
+    assert sorted(i for share in shares for batch in share for i in batch.tolist()) == list(range(n))
+    sizes = [len(batch) for share in shares for batch in share]
+    assert max(sizes) <= batch_size
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_order_is_a_function_of_seed_and_epoch() -> None:
+    def order(seed: int, epoch: int) -> list[int]:
+        sampler = EvenBatches(50, 8, Generator(), seed)
+        sampler.set_epoch(epoch)
+        return torch.cat(list(sampler)).tolist()
+
+    assert order(0, 0) == order(0, 0)
+    assert len({tuple(order(seed, epoch)) for seed in (0, 1) for epoch in (0, 1)}) == 4
+
+
+def test_evaluation_is_in_order() -> None:
+    assert torch.cat(list(EvenBatches(50, 8))).tolist() == list(range(50))
+
+
+def test_loader_covers_each_image_once_with_its_label() -> None:
+    images = numbered(700)
+    batches = ImageBatches(images, SOURCES["digits"])
+    (mean,), (std,) = SOURCES["digits"].mean, SOURCES["digits"].std
+    seen = []
+    for index in EvenBatches(700, 64, Generator()):
+        pixels, labels = batches[index]
+        restored = (pixels * std + mean).mul(255).round()
+        seen += list(zip(numbers(restored), labels.tolist(), strict=True))
+    assert sorted(seen) == [(n, n % 3) for n in range(700)]
+
+
+def test_shift_moves_each_image_by_a_draw_of_its_own() -> None:
+    images = torch.zeros(500, 2, 9, 9, dtype=torch.uint8)
+    images[:, :, 4, 4] = 7
+    moved = random_shift(images, 2, Generator().manual_seed(0))
+    assert moved.shape == images.shape
+    assert moved.dtype == torch.uint8
+    assert torch.equal(moved[:, 0], moved[:, 1])
+    assert (moved.flatten(1).sum(1) == 14).all()
+    places = moved[:, 0].nonzero()[:, 1:].unique(dim=0)
+    assert places.tolist() == [[y, x] for y in range(2, 7) for x in range(2, 7)]
+
+
+def test_shift_brings_in_black_at_the_edge() -> None:
+    images = torch.full((200, 1, 4, 4), 9, dtype=torch.uint8)
+    sums = random_shift(images, 1, Generator().manual_seed(0)).flatten(1).sum(1).unique()
+    assert sums.tolist() == [9 * 9, 9 * 12, 9 * 16]
+
+
+def test_flip_mirrors_about_half() -> None:
+    images = torch.randint(255, (1000, 3, 4, 4), dtype=torch.uint8)
+    flipped = random_flip(images, Generator().manual_seed(0))
+    assert flipped.dtype == torch.uint8
+    same = (flipped == images).flatten(1).all(1)
+    mirrored = (flipped == images.flip(-1)).flatten(1).all(1)
+    assert (same | mirrored).all()
+    assert 400 < mirrored.sum() < 600
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_augmented_batch(name: str) -> None:
+    source = SOURCES[name]
+    images = torch.randint(255, (20, source.channels, 32, 32), dtype=torch.uint8), torch.arange(20) % 10
+    index = torch.tensor([3, 1, 17])
+    plain, labels = ImageBatches(images, source)[index]
+    varied, same_labels = ImageBatches(images, source, Generator().manual_seed(1))[index]
+    assert labels.tolist() == same_labels.tolist() == [3, 1, 7]
+    assert varied.shape == plain.shape == (3, source.channels, 32, 32)
+    assert varied.dtype == plain.dtype == torch.float32
+    assert not torch.equal(varied, plain)
+
+
+@pytest.mark.skipif(not FULL_DATA, reason="TORCHCONV_DATA does not name a directory with the full data sets")
+@pytest.mark.parametrize(("name", "train_images"), [("mnist", 55_000), ("cifar10", 45_000)])
+def test_full_data(name: str, train_images: int) -> None:
+    data = Data(name, root=FULL_DATA or "")
+    data.setup()
+    assert {part: tuple(images.shape[2:]) for part, (images, _) in data.splits.items()} == dict.fromkeys(
+        ("train", "validation", "test"), (32, 32)
+    )
+    assert [len(data.splits[part][1]) for part in ("train", "validation", "test")] == [train_images, 5000, 10_000]
+    check_normalised(data)
+
+
+def test_torchvision_is_whole_but_for_its_operators() -> None:
+    assert torchvision.models.resnet18(weights=None)(torch.zeros(2, 3, 32, 32)).shape == (2, 1000)
+    assert hasattr(torch.ops.torchvision, "nms")
+
+
+# ---------------------------------------------------------------------------------------------------------- training
+
+
+def test_biases_and_batch_norms_do_not_decay() -> None:
+    module = Classifier("vgg16", "torch", 3, schedule="constant")
+    optimizer = module.configure_optimizers()
+    assert isinstance(optimizer, torch.optim.SGD)
+    weights, others = optimizer.param_groups
+    assert (weights["weight_decay"], others["weight_decay"]) == (5e-4, 0.0)
+    assert len(weights["params"]) == 13 + 3
+    assert len(others["params"]) == 2 * 13 + 3
+
+
+def test_schedules() -> None:
+    assert [cosine(p) for p in (0, 0.5, 1)] == pytest.approx([1, 0.5, 0])
+    assert [one_cycle(p) for p in (0, 0.3, 0.65, 1)] == pytest.approx([0.04, 1, 0.5, 0])
+
+
+def test_default_run(train: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """`python -m train fit` alone learns the digits, and ends with what it says it ends with."""
+    assert train("fit") == 0
+    told = capsys.readouterr().out.splitlines()[-4:]
+    run = tmp_path / "runs" / "lenet5-digits" / "version_0"
+    with (run / "metrics.csv").open() as file:
+        (accuracy,) = [float(row["test/accuracy"]) for row in csv.DictReader(file) if row["test/accuracy"]]
+    assert accuracy >= 0.97
+    assert f"{accuracy:.2%}" in told[0]
+    assert checkpoint(run / "checkpoints" / "last.ckpt")["epoch"] == 29
+    assert "images/s" in told[1]
+    assert Path(told[2].split()[-1]).resolve().parent == run / "checkpoints"
+    assert Path(told[3].split()[-1]).resolve() == run / "learning_curve.png"
+    assert (run / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
+    assert list(run.glob("events.out.tfevents.*"))
+
+
+def test_resumed_is_as_uninterrupted(train: Callable[..., int], tmp_path: Path) -> None:
+    # Options given as text, since the types that the command line makes of them must not get into a checkpoint.
+    options = [*SHORT, "--model.schedule", "constant", "--model.lr", "0.02", "--model.momentum", "0.8"]
+    runs = tmp_path / "runs" / "lenet5-digits"
+    assert train("fit", *options, "--trainer.max_epochs", 2) == 0
+    assert train("fit", *options) == 0
+    last = runs / "version_1" / "checkpoints" / "last.ckpt"
+    assert train("fit", *options, "--trainer.max_epochs", 2, "--ckpt_path", last) == 0
+    whole, resumed = (checkpoint(runs / f"version_{v}" / "checkpoints" / "last.ckpt") for v in (0, 2))
+    assert whole["epoch"] == resumed["epoch"] == 1
+    for key, value in whole["state_dict"].items():
+        assert torch.equal(value, resumed["state_dict"][key]), key
+
+
+def test_a_schedule_by_step_resumes_to_another_length(train: Callable[..., int], tmp_path: Path) -> None:
+    few = [*SHORT, "--trainer.limit_train_batches", "3"]
+    assert train("fit", *few) == 0
+    last = tmp_path / "runs" / "lenet5-digits" / "version_0" / "checkpoints" / "last.ckpt"
+    assert train("fit", *few, "--trainer.max_epochs", 2, "--ckpt_path", last) == 0
+
+
+def test_checkpoint_is_tested_from_the_runs_own_config(
+    train: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train("fit", *SHORT, "--trainer.limit_train_batches", 3) == 0
+    run = tmp_path / "runs" / "lenet5-digits" / "version_0"
+    capsys.readouterr()
+    last = run / "checkpoints" / "last.ckpt"
+    for subcommand in ("validate", "test"):
+        assert train(subcommand, "--config", run / "config.yaml", "--ckpt_path", last) == 0
+        assert "accuracy" in capsys.readouterr().out
+
+
+def test_two_processes(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "train", "fit", *SHORT, "--trainer.devices", "2"]
+    limits = ["--trainer.limit_train_batches", "3", "--trainer.default_root_dir", str(tmp_path)]
+    done = subprocess.run([*command, *limits], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("test accuracy") == 1
+    (path,) = tmp_path.rglob("last.ckpt")
+    assert checkpoint(path)["global_step"] == 3
+
+
+# ------------------------------------------------------------------------------------------- command line and report
+
+
+@pytest.mark.parametrize("recipe", [None, *RECIPES], ids=lambda path: path.stem if path else "defaults")
+def test_print_config(recipe: Path | None, train: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        train("fit", *(["--config", recipe] if recipe else []), "--print_config")
+    assert exit_info.value.code == 0
+    config = yaml.safe_load(capsys.readouterr().out)
+    given = yaml.safe_load((recipe or ROOT / "train" / "recipes" / "lenet5_digits.yaml").read_text())
+    for group, options in given.items():
+        assert {name: config[group][name] for name in options} == options
+    assert (config["model"]["backend"], config["seed_everything"]) == ("torchconv", 0)
+
+
+REFUSED = {
+    "no subcommand": ([], "fit,validate,test"),
+    "subcommand": (["fight"], "'fight'"),
+    "option": (["fit", "--model.depth", "3"], "model.depth"),
+    "model": (["fit", "--model.name", "lenet6"], "unknown model 'lenet6': there are lenet5, alexnet, vgg16"),
+    "data": (["fit", "--data.name", "digit"], "unknown data set 'digit': there are digits, mnist, cifar10"),
+    "backend": (["fit", "--model.backend", "jax"], "unknown backend 'jax': there are torchconv, torch"),
+    "optimizer": (["fit", "--model.optimizer", "lbfgs"], "unknown optimizer 'lbfgs'"),
+    "schedule": (["fit", "--model.schedule", "step"], "unknown schedule 'step'"),
+    "negative lr": (["fit", "--model.lr", "-1"], "-1"),
+    "batch of none": (["fit", "--data.batch_size", "0"], "data.batch_size"),
+    "not a number": (
+        ["fit", "--trainer.max_epochs", "many"],
+        "'many' is none of int, NoneType",
+    ),
+    "no such device": (["fit", "--trainer.accelerator", "abacus"], "abacus"),
+    "no end": (["fit", "--trainer.max_epochs", "-1"], "schedule 'onecycle' needs an end"),
+    "no recipe": (["fit", "--config", "missing.yaml"], "missing.yaml"),
+    "no data": (["fit", "--data.name", "cifar10", "--data.root", "nowhere"], "no CIFAR10 data in 'nowhere'"),
+    "nothing to test": (["test"], "--ckpt_path"),
+    "no checkpoint": (["fit", "--ckpt_path", "missing.ckpt"], "'missing.ckpt': No such file"),
+    "directory for checkpoint": (["fit", "--ckpt_path", "."], "'.': Is a directory"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused(case: str, train: Callable[..., int], capfd: pytest.CaptureFixture[str]) -> None:
+    args, named = REFUSED[case]
+    assert train(*args) == 2
+    check_one_sentence(capfd, named)
+
+
+def check_one_sentence(capfd: pytest.CaptureFixture[str], named: str) -> None:
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert named in err
+
+
+def test_refuses_a_damaged_archive(
+    train: Callable[..., int], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for name in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
+        (raw / f"{name}-ubyte").write_bytes(b"\0\0\x08\x03" + b"\0\0\0\x09" * 3 + b"cut short")
+    assert train("fit", "--data.name", "mnist", "--data.root", tmp_path) == 2
+    check_one_sentence(capfd, f"the MNIST data in '{tmp_path}' is incomplete or damaged")
+    (tmp_path / "cifar-10-batches-py").mkdir()
+    (tmp_path / "cifar-10-batches-py" / "data_batch_1").write_bytes(b"garbage")
+    assert train("fit", "--data.name", "cifar10", "--data.root", tmp_path) == 2
+    check_one_sentence(capfd, f"the CIFAR10 data in '{tmp_path}' is incomplete or damaged")
+
+
+def test_only_some_data_sets_need_torchvision(
+    train: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "train._torchvision", None)
+    assert train("fit", "--data.name", "mnist") == 2
+    check_one_sentence(capfd, "the data set MNIST is read by torchvision, which is not installed")
+    Data("digits").setup()
+
+
+def test_refuses_the_wrong_checkpoint(
+    train: Callable[..., int], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert train("fit", *SHORT, "--trainer.limit_train_batches", 2) == 0
+    last = shutil.copy(tmp_path / "runs" / "lenet5-digits" / "version_0" / "checkpoints" / "last.ckpt", "last.ckpt")
+    capfd.readouterr()
+    assert train("test", "--model.name", "alexnet", "--ckpt_path", last) == 2
+    check_one_sentence(capfd, "checkpoint 'last.ckpt' is of lenet5 with in_channels=1")
+
+    Path("cut.ckpt").write_bytes(Path(last).read_bytes()[:20_000])
+    assert train("test", "--ckpt_path", "cut.ckpt") == 2
+    check_one_sentence(capfd, "'cut.ckpt' is damaged, or not a checkpoint of this program")
+
+    torch.save({"weights": torch.zeros(3)}, "other.ckpt")
+    assert train("test", "--ckpt_path", "other.ckpt") == 2
+    check_one_sentence(capfd, "'other.ckpt'")
+
+
+def test_refuses_an_output_directory_that_cannot_be(
+    train: Callable[..., int], capfd: pytest.CaptureFixture[str]
+) -> None:
+    Path("file").touch()
+    for option in ("--trainer.default_root_dir", "--checkpoint.dirpath"):
+        assert train("fit", option, "file/runs") == 2
+        check_one_sentence(capfd, "cannot write to '")
+
+
+def test_report(tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").write_text(
+        "epoch,step,train/loss,val/loss,test/loss,train/accuracy,val/accuracy\n"
+        "0,9,,0.5,,,0.8\n"
+        "0,9,0.7,,,0.6,\n"
+        "1,19,,0.4,,,0.9\n"
+        "2,20,,,0.3,,\n"
+    )
+    metrics = read_metrics(tmp_path / "metrics.csv")
+    assert metrics["val/loss"] == [(0, 0.5), (1, 0.4)]
+    assert metrics["train/accuracy"] == [(0, 0.6)]
+    assert learning_curve(tmp_path).read_bytes().startswith(b"\x89PNG")
+
+
+def test_summary() -> None:
+    lines = summary(0.98765, 12345.6, "last.ckpt", Path("curve.png")).splitlines()
+    for line, end in zip(lines, (" 98.77%", " 12,346 images/s", " last.ckpt", " curve.png"), strict=True):
+        assert line.endswith(end)
