@@ -42,8 +42,9 @@ help:
 train: build $(done)/train
 	$(python) -m train $(TRAIN_ARGS)
 
+# Two processes of two threads each: those that wait should sleep, or they take the cores from those that work.
 test: build $(done)/train $(done)/test
-	$(python) -m pytest $(PYTEST_ARGS)
+	OMP_WAIT_POLICY=passive $(python) -m pytest $(PYTEST_ARGS)
 
 lint: $(done)/train $(done)/test
 	$(python) -m ruff check
