@@ -199,35 +199,39 @@ struct Kept {
   int64_t plane;     // positions of the part's planes before this one
   int64_t position;  // in the plane
   int64_t channel;
-  bool valid;        // positions are data that a caller hands in: whatever they hold, valid ones are inside the plane
 };
 
-// Calls body(element of the output map, where it was taken from) for all outputs of a part.
+// Added to a position to say that there is none; two of them do not overflow.
+constexpr int64_t kNowhere = INT64_MIN / 4;
+
+// Calls body(element of the output map, where it was taken from) for all outputs of a part, with a position that is
+// `if_empty` off for windows wholly in the padding, and kNowhere off for one that no window has.
 template <bool kChannels, class P, class Body>
-inline void walk_kept(const PoolGeometry& g, const Part& part, const P* positions, Body body) {
+inline void walk_kept(const PoolGeometry& g, const Part& part, const P* positions, int64_t if_empty, Body body) {
   const PoolAxis a0 = g.axis[0], a1 = g.axis[1], a2 = g.axis[2];
   const int64_t c0 = kChannels ? part.c0 : 0, c1 = kChannels ? part.c1 : 1, channels = kChannels ? g.channels : 1;
-  const int64_t size = inputs(g), window = g.window, *offset = g.tap_offset;
+  const int64_t size = inputs(g), *offset = g.tap_offset;
+  const uint64_t window = static_cast<uint64_t>(g.window);
   int64_t out = part.p0 * outputs(g) * channels;
   for (int64_t p = part.p0; p < part.p1; ++p)
     for (int64_t o0 = 0; o0 < a0.output; ++o0)
       for (int64_t o1 = 0; o1 < a1.output; ++o1) {
+        const bool none = empty(a0, o0) || empty(a1, o1);
         const int64_t row = (a0.origin[o0] * a1.input + a1.origin[o1]) * a2.input;
-        const bool some = !empty(a0, o0) && !empty(a1, o1);
-        for (int64_t o2 = 0; o2 < a2.output; ++o2, out += channels)
+        for (int64_t o2 = 0; o2 < a2.output; ++o2, out += channels) {
+          const int64_t base = row + a2.origin[o2] + (none || empty(a2, o2) ? if_empty : 0);
           for (int64_t c = c0; c < c1; ++c) {
-            const int64_t at = positions[out + c];
-            const bool known = static_cast<uint64_t>(at) < static_cast<uint64_t>(window);
-            const int64_t position = row + a2.origin[o2] + (known ? offset[at] : 0);
-            const bool inside = static_cast<uint64_t>(position) < static_cast<uint64_t>(size);
-            body(out + c, Kept{(p - part.p0) * size, position, c, some && !empty(a2, o2) && known && inside});
+            const uint64_t at = static_cast<uint64_t>(positions[out + c]);
+            const int64_t position = base + (at < window ? offset[at] : kNowhere);
+            body(out + c, Kept{(p - part.p0) * size, position, c});
           }
+        }
       }
 }
 template <class P, class Body>
-inline void for_each_kept(const PoolGeometry& g, const Part& part, const P* positions, Body body) {
-  if (g.channels == 1) return walk_kept<false>(g, part, positions, body);
-  walk_kept<true>(g, part, positions, body);
+inline void for_each_kept(const PoolGeometry& g, const Part& part, const P* positions, int64_t if_empty, Body body) {
+  if (g.channels == 1) return walk_kept<false>(g, part, positions, if_empty, body);
+  walk_kept<true>(g, part, positions, if_empty, body);
 }
 
 // Calls body with the positions as what they are kept in.
@@ -292,12 +296,14 @@ void avg_pool(const PoolGeometry& g, const T* x, T* y, int64_t begin, int64_t en
 template <class T>
 void scatter(const PoolGeometry& g, const T* dy, const void* positions, T* dx, accumulator_t<T>* scratch,
              int64_t begin, int64_t end) {
+  const uint64_t size = static_cast<uint64_t>(inputs(g));
   for (int64_t unit = begin; unit < end; ++unit) {
     const Part p = part(g, unit);
     const auto sums = open_sums(g, p, dx, scratch);
     with_positions(g, positions, [&](auto* kept) {
-      for_each_kept(g, p, kept, [=](int64_t out, const Kept& k) {
-        if (k.valid) sums.at[(k.plane + k.position) * sums.pitch + k.channel - p.c0] += widen(dy[out]);
+      for_each_kept(g, p, kept, kNowhere, [=](int64_t out, const Kept& k) {
+        // Positions are data that a caller hands in: whatever they hold, nothing outside the plane is touched.
+        if (static_cast<uint64_t>(k.position) < size) sums.at[(k.plane + k.position) * sums.pitch + k.channel - p.c0] += widen(dy[out]);
       });
     });
     close_sums(g, p, sums, dx);
@@ -306,13 +312,14 @@ void scatter(const PoolGeometry& g, const T* dy, const void* positions, T* dx, a
 
 template <class T>
 void gather(const PoolGeometry& g, const T* x, const void* positions, T* y, int64_t begin, int64_t end) {
+  const uint64_t size = static_cast<uint64_t>(inputs(g));
   for (int64_t unit = begin; unit < end; ++unit) {
     const Part p = part(g, unit);
     const T* from = x + p.p0 * inputs(g) * g.channels;
     const int64_t channels = g.channels;
     with_positions(g, positions, [&](auto* kept) {
-      for_each_kept(g, p, kept, [=](int64_t out, const Kept& k) {
-        y[out] = k.valid ? from[(k.plane + k.position) * channels + k.channel] : T{};
+      for_each_kept(g, p, kept, kNowhere, [=](int64_t out, const Kept& k) {
+        y[out] = static_cast<uint64_t>(k.position) < size ? from[(k.plane + k.position) * channels + k.channel] : T{};
       });
     });
   }
@@ -321,7 +328,7 @@ void gather(const PoolGeometry& g, const T* x, const void* positions, T* y, int6
 inline void indices(const PoolGeometry& g, const void* positions, int64_t* indices, int64_t begin, int64_t end) {
   for (int64_t unit = begin; unit < end; ++unit)
     with_positions(g, positions, [&](auto* kept) {
-      for_each_kept(g, part(g, unit), kept, [=](int64_t out, const Kept& k) { indices[out] = k.position; });
+      for_each_kept(g, part(g, unit), kept, 0, [=](int64_t out, const Kept& k) { indices[out] = k.position; });
     });
 }
 

@@ -45,7 +45,7 @@ struct PoolGeometry {
 // Planes that one unit covers: where the lanes are planes, and of a transposed operator (scatter, gather, spread) in
 // the contiguous layout. In channels-last those take so many channels of one plane.
 constexpr int64_t kPoolPlanes = 16;
-constexpr int64_t kPoolChannels = 32;
+constexpr int64_t kPoolChannels = 64;
 
 // Each does units begin <= u < end of the work: pool_units() or pool_transpose_units() of them.
 template <class T>
