@@ -4,6 +4,9 @@
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
+#include <algorithm>
+#include <memory>
+
 #include "kernels/kernels.h"
 #include "pool_params.h"
 
@@ -26,8 +29,8 @@ bool is_channels_last(at::MemoryFormat format) {
   return format == at::MemoryFormat::ChannelsLast || format == at::MemoryFormat::ChannelsLast3d;
 }
 
-// Calls run(begin, end) over blocks of 0 <= u < units. `work` is the elements touched in all: small poolings stay on one
-// thread.
+// Calls run(begin, end) over blocks of 0 <= u < units. `work` is the elements touched in all: small poolings stay on
+// one thread.
 template <class Run>
 void parallel(int64_t units, int64_t work, Run run) {
   constexpr int64_t kWorthAThread = 32768;
@@ -85,8 +88,9 @@ at::Tensor max_pool_scatter(const at::Tensor& grad, const at::Tensor& positions,
                             at::IntArrayRef dilation) {
   const PoolWindow window{"max_pool_scatter", kernel_size, stride, padding, dilation};
   const auto format = positions.suggest_memory_format();
-  const PoolPlan plan(window, input_size, spatial(window.name, positions), is_channels_last(format));
+  PoolPlan plan(window, input_size, spatial(window.name, positions), is_channels_last(format));
   check_positions(window.name, positions, plan);
+  plan.fill_offsets();
   check_same_shape(window.name, "a gradient", grad.sizes(), plan.output_sizes);
   const auto output = at::empty(input_size, grad.options(), format);
   const auto dy = grad.contiguous(format), kept = positions.contiguous(format);
@@ -104,8 +108,9 @@ at::Tensor max_pool_gather(const at::Tensor& input, const at::Tensor& positions,
                            at::IntArrayRef stride, at::IntArrayRef padding, at::IntArrayRef dilation) {
   const PoolWindow window{"max_pool_gather", kernel_size, stride, padding, dilation};
   const auto format = positions.suggest_memory_format();
-  const PoolPlan plan(window, input.sizes(), spatial(window.name, positions), is_channels_last(format));
+  PoolPlan plan(window, input.sizes(), spatial(window.name, positions), is_channels_last(format));
   check_positions(window.name, positions, plan);
+  plan.fill_offsets();
   const auto output = at::empty(plan.output_sizes, input.options(), format);
   const auto x = input.contiguous(format), kept = positions.contiguous(format);
   for_dtype(window.name, input.scalar_type(), [&]<class T>(T) {
@@ -120,8 +125,9 @@ at::Tensor max_pool_indices(const at::Tensor& positions, at::IntArrayRef input_s
                             at::IntArrayRef stride, at::IntArrayRef padding, at::IntArrayRef dilation) {
   const PoolWindow window{"max_pool_indices", kernel_size, stride, padding, dilation};
   const auto format = positions.suggest_memory_format();
-  const PoolPlan plan(window, input_size, spatial(window.name, positions), is_channels_last(format));
+  PoolPlan plan(window, input_size, spatial(window.name, positions), is_channels_last(format));
   check_positions(window.name, positions, plan);
+  plan.fill_offsets();
   const auto output = at::empty(plan.output_sizes, positions.options().dtype(at::kLong), format);
   const auto kept = positions.contiguous(format);
   parallel(pool_transpose_units(plan.geometry), output.numel(), [&](int64_t begin, int64_t end) {

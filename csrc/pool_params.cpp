@@ -63,11 +63,13 @@ PoolPlan::PoolPlan(const PoolWindow& w, at::IntArrayRef input_size, at::IntArray
     }
     fill_axis(a, w, index, divisor.include_padding);
   }
-  fill_runs();
-  fill_offsets();
-  g.lanes = g.channels > 1                     ? PoolLanes::channels
-            : g.axis[2].output < kShortRow     ? PoolLanes::planes
-                                               : PoolLanes::row;
+  const bool short_rows = g.axis[2].output < kShortRow;
+  g.lanes = g.channels > 1 ? PoolLanes::channels : short_rows ? PoolLanes::planes : PoolLanes::row;
+  if (g.lanes == PoolLanes::row) fill_runs();
+  g.window = g.axis[0].taps * g.axis[1].taps * g.axis[2].taps;
+  TORCH_CHECK(g.window <= INT32_MAX, w.name, ": a window of ", g.window, " elements is too large");
+  g.position_bytes = g.window <= 256 ? 1 : g.window <= 32768 ? 2 : 4;
+  position_dtype = g.position_bytes == 1 ? at::kByte : g.position_bytes == 2 ? at::kShort : at::kInt;
 }
 
 void PoolPlan::fill_axis(int a, const PoolWindow& w, int64_t index, bool include_padding) {
@@ -120,17 +122,13 @@ void PoolPlan::fill_runs() {
 }
 
 void PoolPlan::fill_offsets() {
-  PoolGeometry& g = geometry;
-  const PoolAxis &a0 = g.axis[0], &a1 = g.axis[1], &a2 = g.axis[2];
-  g.window = a0.taps * a1.taps * a2.taps;
-  TORCH_CHECK(g.window <= INT32_MAX, "pooling: a window of ", g.window, " elements is too large");
+  const PoolAxis &a0 = geometry.axis[0], &a1 = geometry.axis[1], &a2 = geometry.axis[2];
+  tap_offset_.reserve(geometry.window);
   for (int64_t t0 = 0; t0 < a0.taps; ++t0)
     for (int64_t t1 = 0; t1 < a1.taps; ++t1)
       for (int64_t t2 = 0; t2 < a2.taps; ++t2)
         tap_offset_.push_back((t0 * a0.dilation * a1.input + t1 * a1.dilation) * a2.input + t2 * a2.dilation);
-  g.tap_offset = tap_offset_.data();
-  g.position_bytes = g.window <= 256 ? 1 : g.window <= 32768 ? 2 : 4;
-  position_dtype = g.position_bytes == 1 ? at::kByte : g.position_bytes == 2 ? at::kShort : at::kInt;
+  geometry.tap_offset = tap_offset_.data();
 }
 
 }  // namespace torchconv

@@ -34,6 +34,9 @@ class PoolPlan {
   PoolPlan(const PoolPlan&) = delete;
   PoolPlan& operator=(const PoolPlan&) = delete;
 
+  // Fills geometry.tap_offset, which only scatter, gather and indices read.
+  void fill_offsets();
+
   PoolGeometry geometry;
   std::vector<int64_t> output_sizes;  // [N, C, output_size...]
   at::ScalarType position_dtype;      // byte, short or int: the narrowest that holds a position in the window
@@ -41,7 +44,6 @@ class PoolPlan {
  private:
   void fill_axis(int a, const PoolWindow& window, int64_t index, bool include_padding);
   void fill_runs();
-  void fill_offsets();
 
   std::array<std::vector<int32_t>, 3> origin_, first_, last_, divisor_;
   std::vector<PoolRun> runs_;

@@ -20,7 +20,7 @@ inline int64_t volume(int64_t a, int64_t b, int64_t c) { return a * b * c; }
 inline int64_t inputs(const PoolGeometry& g) { return volume(g.axis[0].input, g.axis[1].input, g.axis[2].input); }
 inline int64_t outputs(const PoolGeometry& g) { return volume(g.axis[0].output, g.axis[1].output, g.axis[2].output); }
 
-// The first tap in the input. A window wholly in the padding has none: there it is the first one past the front padding.
+// The first tap in the input; of a window wholly in the padding, which has none, the first past the front padding.
 inline int64_t first_tap(const PoolAxis& a, int64_t o) { return smaller(a.first[o], a.taps - 1); }
 inline bool empty(const PoolAxis& a, int64_t o) { return a.first[o] >= a.last[o]; }
 
@@ -303,7 +303,8 @@ void scatter(const PoolGeometry& g, const T* dy, const void* positions, T* dx, a
     with_positions(g, positions, [&](auto* kept) {
       for_each_kept(g, p, kept, kNowhere, [=](int64_t out, const Kept& k) {
         // Positions are data that a caller hands in: whatever they hold, nothing outside the plane is touched.
-        if (static_cast<uint64_t>(k.position) < size) sums.at[(k.plane + k.position) * sums.pitch + k.channel - p.c0] += widen(dy[out]);
+        if (static_cast<uint64_t>(k.position) < size)
+          sums.at[(k.plane + k.position) * sums.pitch + k.channel - p.c0] += widen(dy[out]);
       });
     });
     close_sums(g, p, sums, dx);

@@ -32,13 +32,13 @@ struct PoolGeometry {
   int64_t planes, channels;
   PoolAxis axis[3];
   PoolLanes lanes;
-  const PoolRun* runs;  // [run_count], by tap
+  const PoolRun* runs;  // [run_count], by tap; for lanes along a row
   int64_t run_count;
   // A position in the window is its place in scan order, (t0 * taps1 + t1) * taps2 + t2, whichever taps lie in the
   // padding, kept in as few bytes as hold the last one.
   int64_t window;             // taps0 * taps1 * taps2
   int64_t position_bytes;     // 1 (unsigned), 2 or 4 (signed)
-  const int64_t* tap_offset;  // [window] from the element at the origin to the one at the tap
+  const int64_t* tap_offset;  // [window] from the element at the origin to the one at the tap; for kept positions
   int64_t divisor_override;   // 0: none
 };
 
