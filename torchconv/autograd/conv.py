@@ -82,7 +82,7 @@ class Convolution(Function):
         ctx.save_for_forward(input, weight)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor | None) -> tuple:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor | None) -> tuple:
         if grad is None:
             return (None,) * 8
         input, weight = ctx.saved_tensors
@@ -97,7 +97,7 @@ class Convolution(Function):
         )
 
     @staticmethod
-    def jvp(ctx: Any, input: Tensor | None, weight: Tensor | None, bias: Tensor | None, *_: Any) -> Tensor | None:  # type: ignore[override]
+    def jvp(ctx: Any, input: Tensor | None, weight: Tensor | None, bias: Tensor | None, *_: Any) -> Tensor | None:
         x, w = ctx.saved_tensors
         out = _total(
             [
@@ -154,7 +154,7 @@ class ConvolutionInputGrad(Function):
         ctx.save_for_forward(grad, weight)
 
     @staticmethod
-    def backward(ctx: Any, of_input: Tensor | None) -> tuple:  # type: ignore[override]
+    def backward(ctx: Any, of_input: Tensor | None) -> tuple:
         if of_input is None:
             return (None,) * 8
         grad, weight = ctx.saved_tensors
@@ -168,7 +168,7 @@ class ConvolutionInputGrad(Function):
         )
 
     @staticmethod
-    def jvp(ctx: Any, grad: Tensor | None, weight: Tensor | None, *_: Any) -> Tensor | None:  # type: ignore[override]
+    def jvp(ctx: Any, grad: Tensor | None, weight: Tensor | None, *_: Any) -> Tensor | None:
         g, w = ctx.saved_tensors
         return _total(
             [
@@ -209,7 +209,7 @@ class ConvolutionWeightGrad(Function):
         ctx.save_for_forward(grad, input)
 
     @staticmethod
-    def backward(ctx: Any, of_weight: Tensor | None) -> tuple:  # type: ignore[override]
+    def backward(ctx: Any, of_weight: Tensor | None) -> tuple:
         if of_weight is None:
             return (None,) * 9
         grad, input = ctx.saved_tensors
@@ -221,7 +221,7 @@ class ConvolutionWeightGrad(Function):
         )
 
     @staticmethod
-    def jvp(ctx: Any, grad: Tensor | None, input: Tensor | None, *_: Any) -> Tensor | None:  # type: ignore[override]
+    def jvp(ctx: Any, grad: Tensor | None, input: Tensor | None, *_: Any) -> Tensor | None:
         g, x = ctx.saved_tensors
         rest = (ctx.weight_size, *ctx.window, ctx.weight_format)
         return _total(
@@ -253,7 +253,7 @@ class ConvolutionBiasGrad(Function):
     """b̄[o] = Σ ȳ[n, o, *] over samples and positions."""
 
     @staticmethod
-    def forward(grad: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(grad: Tensor) -> Tensor:
         return below_autograd("convolution_bias_grad", grad)
 
     @staticmethod
@@ -261,11 +261,11 @@ class ConvolutionBiasGrad(Function):
         ctx.shape = inputs[0].shape
 
     @staticmethod
-    def backward(ctx: Any, of_bias: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, of_bias: Tensor) -> Tensor:
         return _as_channel(of_bias, len(ctx.shape)).expand(ctx.shape)
 
     @staticmethod
-    def jvp(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+    def jvp(ctx: Any, grad: Tensor) -> Tensor:
         return convolution_bias_grad(grad)
 
     @staticmethod

@@ -29,6 +29,8 @@ def _integer(value: int, what: str, name: str) -> int:
 
 def _per_axis(value: Ints, dims: int, what: str, name: str, least: int) -> list[int]:
     """`value` as one integer an axis, as the built-in broadcasts them."""
+    if type(value) is int and value >= least:  # what most calls pass
+        return [value] * dims
     values = [_integer(v, what, name) for v in (value if isinstance(value, (tuple, list)) else (value,))]
     if len(values) == 1:
         values = values * dims
@@ -72,20 +74,21 @@ def _sides(
     values = [_integer(v, "padding", name) for v in (padding if isinstance(padding, (tuple, list)) else (padding,))]
     if any(v < 0 for v in values):
         raise RuntimeError(f"{name}: negative padding is not supported, got {padding}")
-    values = _per_axis(values, dims, "padding", name, 0)  # type: ignore[arg-type]
+    values = _per_axis(values, dims, "padding", name, 0)
     return [(v, v) for v in values]
 
 
-def _autocast(*tensors: Tensor | None) -> list[Tensor | None]:
+def _autocast(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
     """The operands as autocast would have a convolution see them."""
     if not torch.is_autocast_enabled("cpu"):
-        return list(tensors)
+        return x, weight, bias
     dtype = torch.get_autocast_dtype("cpu")
-    return [
-        t.to(dtype) if t is not None and t.device.type == "cpu" and t.is_floating_point() and t.dtype != torch.float64
-        else t
-        for t in tensors
-    ]  # fmt: skip
+
+    def cast(t: Tensor) -> Tensor:
+        eligible = t.device.type == "cpu" and t.is_floating_point() and t.dtype != torch.float64
+        return t.to(dtype) if eligible else t
+
+    return cast(x), cast(weight), None if bias is None else cast(bias)
 
 
 def _has_kernel(*tensors: Tensor | None) -> bool:
@@ -132,7 +135,7 @@ def _conv(
     groups = _integer(groups, "groups", name)
     x, batched = _batched(input, dims, name)
     sides = _sides(padding, x.shape[2:], weight.shape[2:], stride, dilation, name)
-    x, w, b = _autocast(x, weight, bias)  # type: ignore[assignment]
+    x, w, b = _autocast(x, weight, bias)
     if _has_kernel(x, w, b):
         _check_operands(x, w, b, w.shape[0], dims, name)
         flat = [side for pair in sides for side in pair]
@@ -196,7 +199,7 @@ def _conv_transpose(
                 f"output_padding {output_padding}, stride {stride}, dilation {dilation}"
             )
     x, batched = _batched(input, dims, name)
-    x, w, b = _autocast(x, weight, bias)  # type: ignore[assignment]
+    x, w, b = _autocast(x, weight, bias)
     if _has_kernel(x, w, b):
         if groups < 1 or x.shape[1] != w.shape[0] or w.shape[0] % groups:
             raise RuntimeError(
