@@ -29,10 +29,17 @@ COMPILE = [
 class Build(BuildExtension):
     """BuildExtension that leaves beside the library which torch it was built for; torchconv reads it before loading."""
 
+    def finalize_options(self):
+        super().finalize_options()
+        # Apart for each torch: ninja does not see that system headers have changed.
+        self.build_temp = os.path.join(self.build_temp, f"torch-{torch.__version__}")
+
     def build_extension(self, ext):
+        built_with = Path(self.get_ext_fullpath(ext.name)).with_name("built_with.txt")
+        if not built_with.is_file() or built_with.read_text() != torch.__version__:
+            self.force = True
         super().build_extension(ext)
-        library = Path(self.get_ext_fullpath(ext.name))
-        library.with_name("built_with.txt").write_text(torch.__version__)
+        built_with.write_text(torch.__version__)
 
     def copy_extensions_to_source(self):
         super().copy_extensions_to_source()

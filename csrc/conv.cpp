@@ -1,9 +1,9 @@
 // The convolution operators: check once, choose an algorithm, allocate, and run its kernel over blocks in parallel.
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
+#include "dispatch.h"
 #include "kernels/kernels.h"
 #include "kernels/reference.h"
 #include "params.h"
@@ -13,18 +13,6 @@ namespace torchconv {
 namespace {
 
 // ---- from tensors to plain numbers ----
-
-// Calls body(T{}) with the kernel type of this dtype.
-template <class Body>
-void for_dtype(at::ScalarType dtype, Body body) {
-  if (dtype == at::kFloat) return body(float{});
-  if (dtype == at::kDouble) return body(double{});
-  if (dtype == at::kBFloat16) return body(bfloat16{});
-  TORCH_CHECK(false, "convolution: no kernel for ", dtype, "; expected float32, float64 or bfloat16");
-}
-
-template <class T> const T* data(const at::Tensor& t) { return static_cast<const T*>(t.const_data_ptr()); }
-template <class T> T* mutable_data(const at::Tensor& t) { return static_cast<T*>(t.mutable_data_ptr()); }
 
 View view(const at::Tensor& t) {
   View v{t.stride(0), t.stride(1), {0, 0, 0}};
@@ -224,20 +212,22 @@ void for_pairs(int64_t outer, int64_t inner, Visit visit) {
 // ---- the three directions ----
 
 template <class T>
-void run_forward(const ConvParams& p, Algorithm algorithm, const at::Tensor& x, const at::Tensor& weight,
-                 const T* bias, const at::Tensor& y) {
+void run_forward(const ConvParams& p, Algorithm algorithm, const at::Tensor& x, const at::Tensor& weight, const T* bias,
+                 const at::Tensor& y) {
   const View vx = view(x), vy = view(y), vw = view(weight);
   const T *from = data<T>(x), *w = data<T>(weight);
   T* to = mutable_data<T>(y);
   switch (algorithm) {
     case Algorithm::reference: {
       const auto r = problem_of(p, vx, vy, vw);
-      return for_pairs(p.batch, p.out_channels, [&](int64_t n, int64_t o) { reference::forward(r, n, o, from, w, bias, to); });
+      return for_pairs(p.batch, p.out_channels,
+                       [&](int64_t n, int64_t o) { reference::forward(r, n, o, from, w, bias, to); });
     }
     case Algorithm::depthwise: {
       const Depthwise d = depthwise_of(p, vx, vy, vw);
       const auto packed = packed_depthwise<T>(p, d, w);
-      return for_depthwise_items<T>(d, p.channels_last ? p.output[0] * p.output[1] : p.in_channels, [&](int64_t n, int64_t item, auto* scratch) {
+      const int64_t items = p.channels_last ? p.output[0] * p.output[1] : p.in_channels;
+      return for_depthwise_items<T>(d, items, [&](int64_t n, int64_t item, auto* scratch) {
         kernels<T>().conv.depthwise_forward(d, p.channels_last, n, item, from, packed.get(), bias, to, scratch);
       });
     }
@@ -259,12 +249,14 @@ void run_input_grad(const ConvParams& p, Algorithm algorithm, const at::Tensor& 
   switch (algorithm) {
     case Algorithm::reference: {
       const auto r = problem_of(p, vx, vy, vw);
-      return for_pairs(p.batch, p.in_channels, [&](int64_t n, int64_t i) { reference::input_grad(r, n, i, from, w, to); });
+      return for_pairs(p.batch, p.in_channels,
+                       [&](int64_t n, int64_t i) { reference::input_grad(r, n, i, from, w, to); });
     }
     case Algorithm::depthwise: {
       const Depthwise d = depthwise_of(p, vx, vy, vw);
       const auto packed = packed_depthwise<T>(p, d, w);
-      return for_depthwise_items<T>(d, p.channels_last ? p.input[0] * p.input[1] : p.in_channels, [&](int64_t n, int64_t item, auto* scratch) {
+      const int64_t items = p.channels_last ? p.input[0] * p.input[1] : p.in_channels;
+      return for_depthwise_items<T>(d, items, [&](int64_t n, int64_t item, auto* scratch) {
         kernels<T>().conv.depthwise_input_grad(d, p.channels_last, n, item, from, packed.get(), to, scratch);
       });
     }
@@ -289,10 +281,11 @@ void run_weight_grad(const ConvParams& p, Algorithm algorithm, const at::Tensor&
   switch (algorithm) {
     case Algorithm::reference: {
       const auto r = problem_of(p, vx, vy, vw);
-      return for_pairs(p.out_channels, p.in_per_group(), [&](int64_t o, int64_t c) { reference::weight_grad(r, o, c, grad, from, to); });
+      return for_pairs(p.out_channels, p.in_per_group(),
+                       [&](int64_t o, int64_t c) { reference::weight_grad(r, o, c, grad, from, to); });
     }
     case Algorithm::depthwise: {
-      Depthwise d = depthwise_of(p, vx, vy, vw);
+      const Depthwise d = depthwise_of(p, vx, vy, vw);
       const int64_t items = p.channels_last ? blocks_of(p.out_channels, depthwise_block) : p.out_channels;
       return at::parallel_for(0, items, 1, [&](int64_t begin, int64_t end) {
         Buffer<accumulator_t<T>> scratch(kernels<T>().conv.depthwise_scratch(d));
@@ -300,8 +293,7 @@ void run_weight_grad(const ConvParams& p, Algorithm algorithm, const at::Tensor&
           kernels<T>().conv.depthwise_weight_grad(d, p.channels_last, i, grad, from, to, scratch.get());
       });
     }
-    case Algorithm::direct:
-      TORCH_INTERNAL_ASSERT(false, "direct refuses weight gradients");
+    case Algorithm::direct: TORCH_INTERNAL_ASSERT(false, "direct refuses weight gradients");
     case Algorithm::gemm: {
       std::vector<Tap> taps;
       const Gather g = forward_gather(p, vx, vy, vw, taps);
@@ -312,9 +304,10 @@ void run_weight_grad(const ConvParams& p, Algorithm algorithm, const at::Tensor&
 
 // ---- operators ----
 
-void check_same_dtype(const ConvParams& p, const at::Tensor& a, const char* a_name, const at::Tensor& b, const char* b_name) {
-  TORCH_CHECK(a.scalar_type() == b.scalar_type(), "conv", p.dims, "d: ", a_name, " is ", a.scalar_type(), " but ", b_name,
-              " is ", b.scalar_type());
+void check_same_dtype(const ConvParams& p, const at::Tensor& a, const char* a_name, const at::Tensor& b,
+                      const char* b_name) {
+  TORCH_CHECK(a.scalar_type() == b.scalar_type(), "conv", p.dims, "d: ", a_name, " is ", a.scalar_type(), " but ",
+              b_name, " is ", b.scalar_type());
 }
 
 at::Tensor convolution(const at::Tensor& input, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
@@ -326,15 +319,15 @@ at::Tensor convolution(const at::Tensor& input, const at::Tensor& weight, const 
   const bool has_bias = bias.has_value() && bias->defined();
   if (has_bias) {
     check_same_dtype(p, input, "input", *bias, "bias");
-    TORCH_CHECK(bias->dim() == 1 && bias->size(0) == p.out_channels, "conv", p.dims, "d: weight of shape ", weight.sizes(),
-                " expects a bias of shape [", p.out_channels, "], got ", bias->sizes());
+    TORCH_CHECK(bias->dim() == 1 && bias->size(0) == p.out_channels, "conv", p.dims, "d: weight of shape ",
+                weight.sizes(), " expects a bias of shape [", p.out_channels, "], got ", bias->sizes());
   }
   const Choice choice = select(p, Direction::forward, std::string(algorithm));
   const at::Tensor x = input.contiguous(p.memory_format());
   const at::Tensor b = has_bias ? bias->contiguous() : at::Tensor();
   at::Tensor y = at::empty(p.output_sizes(), input.options().memory_format(p.memory_format()));
   if (y.numel() > 0)
-    for_dtype(p.dtype, [&](auto t) {
+    for_dtype("convolution", p.dtype, [&](auto t) {
       using T = decltype(t);
       run_forward<T>(p, choice.algorithm, x, weight, has_bias ? data<T>(b) : nullptr, y);
     });
@@ -343,8 +336,8 @@ at::Tensor convolution(const at::Tensor& input, const at::Tensor& weight, const 
 
 // Raises unless grad has the shape of the convolution's output.
 void check_grad(const ConvParams& p, const at::Tensor& grad) {
-  TORCH_CHECK(grad.sizes() == at::IntArrayRef(p.output_sizes()), "conv", p.dims, "d: expected an output gradient of shape ",
-              at::IntArrayRef(p.output_sizes()), ", got ", grad.sizes());
+  TORCH_CHECK(grad.sizes() == at::IntArrayRef(p.output_sizes()), "conv", p.dims,
+              "d: expected an output gradient of shape ", at::IntArrayRef(p.output_sizes()), ", got ", grad.sizes());
 }
 
 at::Tensor convolution_input_grad(const at::Tensor& grad, const at::Tensor& weight, at::IntArrayRef input_size,
@@ -358,7 +351,8 @@ at::Tensor convolution_input_grad(const at::Tensor& grad, const at::Tensor& weig
   const at::Tensor gy = grad.contiguous(p.memory_format());
   at::Tensor gx = at::empty(p.input_sizes(), grad.options().memory_format(p.memory_format()));
   if (gx.numel() > 0)
-    for_dtype(p.dtype, [&](auto t) { run_input_grad<decltype(t)>(p, choice.algorithm, gy, weight, gx); });
+    for_dtype("convolution", p.dtype,
+              [&](auto t) { run_input_grad<decltype(t)>(p, choice.algorithm, gy, weight, gx); });
   return gx;
 }
 
@@ -373,25 +367,27 @@ at::Tensor convolution_weight_grad(const at::Tensor& grad, const at::Tensor& inp
   const at::Tensor x = input.contiguous(p.memory_format()), gy = grad.contiguous(p.memory_format());
   at::Tensor gw = at::empty(weight_size, grad.options().memory_format(memory_format));
   if (gw.numel() > 0)
-    for_dtype(p.dtype, [&](auto t) { run_weight_grad<decltype(t)>(p, choice.algorithm, gy, x, gw); });
+    for_dtype("convolution", p.dtype, [&](auto t) { run_weight_grad<decltype(t)>(p, choice.algorithm, gy, x, gw); });
   return gw;
 }
 
 at::Tensor convolution_bias_grad(const at::Tensor& grad) {
-  TORCH_CHECK(grad.dim() >= 3 && grad.dim() <= 5, "convolution_bias_grad: expected a gradient of 3 to 5 axes, got shape ",
-              grad.sizes());
+  TORCH_CHECK(grad.dim() >= 3 && grad.dim() <= 5,
+              "convolution_bias_grad: expected a gradient of 3 to 5 axes, got shape ", grad.sizes());
   const bool channels_last = grad.dim() > 3 && answers_channels_last(grad, grad);
-  const auto format = !channels_last ? at::MemoryFormat::Contiguous
-                      : grad.dim() == 4 ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::ChannelsLast3d;
+  const auto format = !channels_last    ? at::MemoryFormat::Contiguous
+                      : grad.dim() == 4 ? at::MemoryFormat::ChannelsLast
+                                        : at::MemoryFormat::ChannelsLast3d;
   const at::Tensor gy = grad.contiguous(format);
   at::Tensor out = at::empty({grad.size(1)}, grad.options());
   const int64_t channels = grad.size(1), positions = grad.numel() / std::max<int64_t>(1, grad.size(0) * channels);
   const int64_t items = channels_last ? blocks_of(channels, bias_block) : channels;
-  for_dtype(grad.scalar_type(), [&](auto t) {
+  for_dtype("convolution", grad.scalar_type(), [&](auto t) {
     using T = decltype(t);
     at::parallel_for(0, items, 1 + 32768 / (1 + grad.size(0) * positions), [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i)
-        kernels<T>().conv.bias_grad(channels_last, grad.size(0), channels, positions, i, data<T>(gy), mutable_data<T>(out));
+        kernels<T>().conv.bias_grad(channels_last, grad.size(0), channels, positions, i, data<T>(gy),
+                                    mutable_data<T>(out));
     });
   });
   return out;
@@ -402,7 +398,7 @@ at::Tensor convolution_bias_grad(const at::Tensor& grad) {
 // Bytes of workspace beside the operands and the result, with one thread.
 int64_t workspace(const ConvParams& p, Direction direction, Algorithm algorithm) {
   int64_t bytes = 0;
-  for_dtype(p.dtype, [&](auto t) {
+  for_dtype("convolution", p.dtype, [&](auto t) {
     using T = decltype(t);
     using A = accumulator_t<T>;
     const auto& k = kernels<T>().conv;
@@ -424,10 +420,12 @@ int64_t workspace(const ConvParams& p, Direction direction, Algorithm algorithm)
   return bytes;
 }
 
-std::tuple<std::string, std::vector<std::string>, int64_t> explain(
-    std::string_view direction, at::IntArrayRef input_size, at::IntArrayRef weight_size, at::IntArrayRef stride,
-    at::IntArrayRef padding, at::IntArrayRef dilation, int64_t groups, at::ScalarType dtype, bool channels_last,
-    std::string_view algorithm) {
+std::tuple<std::string, std::vector<std::string>, int64_t> explain(std::string_view direction,
+                                                                   at::IntArrayRef input_size,
+                                                                   at::IntArrayRef weight_size, at::IntArrayRef stride,
+                                                                   at::IntArrayRef padding, at::IntArrayRef dilation,
+                                                                   int64_t groups, at::ScalarType dtype,
+                                                                   bool channels_last, std::string_view algorithm) {
   TORCH_CHECK_VALUE(direction == "forward" || direction == "input_grad" || direction == "weight_grad",
                     "explain: direction '", direction, "' is none of forward, input_grad, weight_grad");
   const Direction d = direction == "forward"      ? Direction::forward

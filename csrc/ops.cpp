@@ -25,31 +25,41 @@ TORCH_LIBRARY(torchconv, m) {
   m.def("cpu_capability() -> str", [] { return std::string(torchconv::kernel_table().capability); });
 
   // y = x * w + b and the two other corners of the triangle; each is bilinear, and the derivative of each is the others.
-  m.def("convolution(Tensor input, Tensor weight, Tensor? bias, SymInt[] stride, SymInt[] padding, SymInt[] dilation,"
-        " SymInt groups, str algorithm) -> Tensor");
-  m.def("convolution_input_grad(Tensor grad, Tensor weight, SymInt[] input_size, SymInt[] stride, SymInt[] padding,"
-        " SymInt[] dilation, SymInt groups, str algorithm) -> Tensor");
-  m.def("convolution_weight_grad(Tensor grad, Tensor input, SymInt[] weight_size, SymInt[] stride, SymInt[] padding,"
-        " SymInt[] dilation, SymInt groups, str algorithm, MemoryFormat memory_format) -> Tensor");
+  m.def(
+      "convolution(Tensor input, Tensor weight, Tensor? bias, SymInt[] stride, SymInt[] padding, SymInt[] dilation,"
+      " SymInt groups, str algorithm) -> Tensor");
+  m.def(
+      "convolution_input_grad(Tensor grad, Tensor weight, SymInt[] input_size, SymInt[] stride, SymInt[] padding,"
+      " SymInt[] dilation, SymInt groups, str algorithm) -> Tensor");
+  m.def(
+      "convolution_weight_grad(Tensor grad, Tensor input, SymInt[] weight_size, SymInt[] stride, SymInt[] padding,"
+      " SymInt[] dilation, SymInt groups, str algorithm, MemoryFormat memory_format) -> Tensor");
   m.def("convolution_bias_grad(Tensor grad) -> Tensor");
   m.def("set_conv_precision(str precision) -> ()", torchconv::set_conv_precision);
   m.def("get_conv_precision() -> str", torchconv::get_conv_precision);
   m.def("_algorithms() -> str[]", torchconv::algorithm_names);
-  m.def("_explain(str direction, int[] input_size, int[] weight_size, int[] stride, int[] padding, int[] dilation,"
-        " int groups, ScalarType dtype, bool channels_last, str algorithm) -> (str, str[], int)");
+  m.def(
+      "_explain(str direction, int[] input_size, int[] weight_size, int[] stride, int[] padding, int[] dilation,"
+      " int groups, ScalarType dtype, bool channels_last, str algorithm) -> (str, str[], int)");
 
   // Pooling. Windows are described by kernel_size, stride, padding (one number an axis) and dilation, or are adaptive
   // where kernel_size is empty; the output's spatial size is always given, so that ceil mode needs no flag.
-  m.def("max_pool(Tensor input, SymInt[] kernel_size, SymInt[] stride, SymInt[] padding, SymInt[] dilation,"
-        " SymInt[] output_size) -> (Tensor, Tensor)");
-  m.def("max_pool_scatter(Tensor grad, Tensor positions, SymInt[] input_size, SymInt[] kernel_size, SymInt[] stride,"
-        " SymInt[] padding, SymInt[] dilation) -> Tensor");
-  m.def("max_pool_gather(Tensor input, Tensor positions, SymInt[] kernel_size, SymInt[] stride, SymInt[] padding,"
-        " SymInt[] dilation) -> Tensor");
-  m.def("max_pool_indices(Tensor positions, SymInt[] input_size, SymInt[] kernel_size, SymInt[] stride,"
-        " SymInt[] padding, SymInt[] dilation) -> Tensor");
-  m.def("avg_pool(Tensor input, SymInt[] kernel_size, SymInt[] stride, SymInt[] padding, SymInt[] output_size,"
-        " bool count_include_pad, int? divisor_override) -> Tensor");
-  m.def("avg_pool_spread(Tensor grad, SymInt[] input_size, SymInt[] kernel_size, SymInt[] stride, SymInt[] padding,"
-        " bool count_include_pad, int? divisor_override, MemoryFormat memory_format) -> Tensor");
+  m.def(
+      "max_pool(Tensor input, SymInt[] kernel_size, SymInt[] stride, SymInt[] padding, SymInt[] dilation,"
+      " SymInt[] output_size) -> (Tensor, Tensor)");
+  m.def(
+      "max_pool_scatter(Tensor grad, Tensor positions, SymInt[] input_size, SymInt[] kernel_size, SymInt[] stride,"
+      " SymInt[] padding, SymInt[] dilation) -> Tensor");
+  m.def(
+      "max_pool_gather(Tensor input, Tensor positions, SymInt[] kernel_size, SymInt[] stride, SymInt[] padding,"
+      " SymInt[] dilation) -> Tensor");
+  m.def(
+      "max_pool_indices(Tensor positions, SymInt[] input_size, SymInt[] kernel_size, SymInt[] stride,"
+      " SymInt[] padding, SymInt[] dilation) -> Tensor");
+  m.def(
+      "avg_pool(Tensor input, SymInt[] kernel_size, SymInt[] stride, SymInt[] padding, SymInt[] output_size,"
+      " bool count_include_pad, int? divisor_override) -> Tensor");
+  m.def(
+      "avg_pool_spread(Tensor grad, SymInt[] input_size, SymInt[] kernel_size, SymInt[] stride, SymInt[] padding,"
+      " bool count_include_pad, int? divisor_override, MemoryFormat memory_format) -> Tensor");
 }

@@ -15,8 +15,10 @@ std::array<int64_t, 3> lift(at::IntArrayRef values, int64_t fill) {
 
 void check_window(const std::string& name, int64_t dims, const Window& w, at::IntArrayRef weight_size) {
   const auto expect = [&](at::IntArrayRef values, const char* what, int64_t length, int64_t least) {
-    TORCH_CHECK(static_cast<int64_t>(values.size()) == length, name, ": ", what, " needs ", length, " numbers, got ", values);
-    for (const int64_t v : values) TORCH_CHECK(v >= least, name, ": ", what, " must be at least ", least, ", got ", values);
+    TORCH_CHECK(static_cast<int64_t>(values.size()) == length, name, ": ", what, " needs ", length, " numbers, got ",
+                values);
+    for (const int64_t v : values)
+      TORCH_CHECK(v >= least, name, ": ", what, " must be at least ", least, ", got ", values);
   };
   expect(w.stride, "stride", dims, 1);
   expect(w.dilation, "dilation", dims, 1);
@@ -38,8 +40,9 @@ ConvParams conv_params(at::IntArrayRef input_size, at::IntArrayRef weight_size, 
   TORCH_CHECK(weight_size[0] % w.groups == 0, name, ": weight of shape ", weight_size, " has ", weight_size[0],
               " output channels, which groups=", w.groups, " does not divide");
   TORCH_CHECK(weight_size[0] > 0, name, ": weight of shape ", weight_size, " has no output channel");
-  TORCH_CHECK(input_size[1] == weight_size[1] * w.groups, name, ": weight of shape ", weight_size, " with groups=",
-              w.groups, " expects ", weight_size[1] * w.groups, " input channels, got input of shape ", input_size);
+  TORCH_CHECK(input_size[1] == weight_size[1] * w.groups, name, ": weight of shape ", weight_size,
+              " with groups=", w.groups, " expects ", weight_size[1] * w.groups, " input channels, got input of shape ",
+              input_size);
 
   ConvParams p{};
   p.dims = dims;

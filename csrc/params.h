@@ -13,14 +13,14 @@ enum class Direction { forward, input_grad, weight_grad };
 
 // A convolution lifted to three spatial axes: a 1-D or 2-D one has leading axes of size 1.
 struct ConvParams {
-  int64_t dims;                             // spatial axes of the tensors, 1 to 3
-  int64_t batch, groups;                    //
-  int64_t in_channels, out_channels;        // of all groups together
-  std::array<int64_t, 3> input, output;     // spatial sizes
+  int64_t dims;                          // spatial axes of the tensors, 1 to 3
+  int64_t batch, groups;                 //
+  int64_t in_channels, out_channels;     // of all groups together
+  std::array<int64_t, 3> input, output;  // spatial sizes
   std::array<int64_t, 3> kernel, stride, dilation;
-  std::array<int64_t, 3> before, after;     // padding on the two sides of an axis; negative crops
+  std::array<int64_t, 3> before, after;  // padding on the two sides of an axis; negative crops
   at::ScalarType dtype;
-  bool channels_last;                       // of activations: input, output and their gradients
+  bool channels_last;  // of activations: input, output and their gradients
 
   int64_t in_per_group() const { return in_channels / groups; }
   int64_t out_per_group() const { return out_channels / groups; }
@@ -44,7 +44,7 @@ struct Window {
 ConvParams conv_params(at::IntArrayRef input_size, at::IntArrayRef weight_size, const Window& window,
                        at::ScalarType dtype, bool channels_last);
 
-// Whether PyTorch would answer with a channels-last result: one of the two operands is channels-last, the batch not empty.
+// Whether PyTorch would answer with a channels-last result: an operand is channels-last and the batch is not empty.
 bool answers_channels_last(const at::Tensor& activation, const at::Tensor& other);
 
 }  // namespace torchconv

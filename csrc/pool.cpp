@@ -7,23 +7,12 @@
 #include <algorithm>
 #include <memory>
 
+#include "dispatch.h"
 #include "kernels/kernels.h"
 #include "pool_params.h"
 
 namespace torchconv {
 namespace {
-
-// Calls body(T{}) with the kernel type of this dtype.
-template <class Body>
-void for_dtype(const std::string& name, at::ScalarType dtype, Body body) {
-  if (dtype == at::kFloat) return body(float{});
-  if (dtype == at::kDouble) return body(double{});
-  if (dtype == at::kBFloat16) return body(bfloat16{});
-  TORCH_CHECK_NOT_IMPLEMENTED(false, name, ": no kernel for ", dtype, "; expected float32, float64 or bfloat16");
-}
-
-template <class T> const T* data(const at::Tensor& t) { return static_cast<const T*>(t.const_data_ptr()); }
-template <class T> T* mutable_data(const at::Tensor& t) { return static_cast<T*>(t.mutable_data_ptr()); }
 
 bool is_channels_last(at::MemoryFormat format) {
   return format == at::MemoryFormat::ChannelsLast || format == at::MemoryFormat::ChannelsLast3d;

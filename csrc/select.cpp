@@ -17,7 +17,6 @@ Reason refuse_depthwise(const ConvParams& p, Direction) {
   return "";
 }
 
-// A panel of vectors is filled with target channels; below a quarter of it the patches are better reused by gemm.
 Reason refuse_direct(const ConvParams& p, Direction direction) {
   if (direction == Direction::weight_grad) return "has no weight gradient";
   if (!p.channels_last) return "needs channels-last activations";
@@ -65,8 +64,8 @@ Choice select(const ConvParams& params, Direction direction, const std::string& 
 }
 
 void set_conv_precision(std::string precision) {
-  TORCH_CHECK_VALUE(precision == "high" || precision == "highest", "set_conv_precision: expected 'high' or 'highest', got '",
-                    precision, "'");
+  TORCH_CHECK_VALUE(precision == "high" || precision == "highest",
+                    "set_conv_precision: expected 'high' or 'highest', got '", precision, "'");
   highest_precision = precision == "highest";
 }
 

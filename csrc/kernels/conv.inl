@@ -6,12 +6,28 @@
 #include "correlate.inl"
 #include "depthwise.inl"
 
-template <class T> int64_t target_columns(const Gather& g) { return round_up(g.m, tile_columns<accumulator_t<T>>); }
+template <class T>
+int64_t target_columns(const Gather& g) {
+  return round_up(g.m, tile_columns<accumulator_t<T>>);
+}
 
 template <class T>
 constexpr ConvKernels<T> conv_kernels() {
-  return {gemm_panels<T>,       packed_size<T>,    pack_weight<T>,       gemm_scratch<T>,         gemm<T>,
-          direct_scratch<T>,    direct<T>,         correlate_scratch<T>, target_columns<T>,       correlate<T>,
-          store_weight<T>,      bias_grad<T>,      pack_depthwise<T>,    depthwise_scratch<T>,    depthwise_forward<T>,
-          depthwise_input_grad<T>, depthwise_weight_grad<T>};
+  return {gemm_panels<T>,
+          packed_size<T>,
+          pack_weight<T>,
+          gemm_scratch<T>,
+          gemm<T>,
+          direct_scratch<T>,
+          direct<T>,
+          correlate_scratch<T>,
+          target_columns<T>,
+          correlate<T>,
+          store_weight<T>,
+          bias_grad<T>,
+          pack_depthwise<T>,
+          depthwise_scratch<T>,
+          depthwise_forward<T>,
+          depthwise_input_grad<T>,
+          depthwise_weight_grad<T>};
 }

@@ -22,10 +22,10 @@ struct Tap {
 // each residue of the stride (source: the output's gradient); the weight gradient is one correlation.
 struct Gather {
   int64_t batch, groups;
-  int64_t m, c;                  // target and source channels of one group
-  int64_t count[3];              // target positions
-  int64_t base[3], spacing[3];   // target index = base + t · spacing
-  int64_t extent[3], step[3];    // source size; source index = t · step + offset
+  int64_t m, c;                 // target and source channels of one group
+  int64_t count[3];             // target positions
+  int64_t base[3], spacing[3];  // target index = base + t · spacing
+  int64_t extent[3], step[3];   // source size; source index = t · step + offset
   const Tap* taps;
   int64_t tap_count;
   View source, target;
@@ -88,8 +88,8 @@ struct ConvKernels {
                                 A* scratch);
 };
 
-constexpr int64_t bias_block = 16;  // channels of one item of a channels-last bias gradient
-constexpr int64_t bias_run = 1024;  // positions summed before the sum goes to a double
+constexpr int64_t bias_block = 16;       // channels of one item of a channels-last bias gradient
+constexpr int64_t bias_run = 1024;       // positions summed before the sum goes to a double
 constexpr int64_t depthwise_block = 16;  // channels of one item of a channels-last weight gradient
 // Tuning that the callers share with the kernels.
 constexpr int64_t gemm_channels = 576;   // target channels one gemm task handles at the most: whole panels of any width

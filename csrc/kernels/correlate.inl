@@ -81,7 +81,8 @@ void store_weight(const Gather& g, int64_t group, const accumulator_t<T>* sums, 
 // Σ over samples and positions of one channel (contiguous) or of a block of bias_block channels (channels-last) of
 // [batch, channels, positions]; totals in double, in an order that only the shape decides.
 template <class T>
-void bias_grad(bool channels_last, int64_t batch, int64_t channels, int64_t positions, int64_t item, const T* grad, T* out) {
+void bias_grad(bool channels_last, int64_t batch, int64_t channels, int64_t positions, int64_t item, const T* grad,
+               T* out) {
   using A = accumulator_t<T>;
   const int64_t first = channels_last ? item * bias_block : item;
   const int64_t width = channels_last ? at_most(bias_block, channels - first) : 1;

@@ -116,7 +116,8 @@ void forward_row(const Depthwise& d, int64_t n, int64_t row, const T* x, const A
 template <class T>
 void depthwise_forward(const Depthwise& d, bool channels_last, int64_t n, int64_t item, const T* x,
                        const accumulator_t<T>* w, const T* bias, T* y, accumulator_t<T>* scratch) {
-  (channels_last ? forward_row<T, accumulator_t<T>> : forward_map<T, accumulator_t<T>>)(d, n, item, x, w, bias, y, scratch);
+  (channels_last ? forward_row<T, accumulator_t<T>> : forward_map<T, accumulator_t<T>>)(d, n, item, x, w, bias, y,
+                                                                                        scratch);
 }
 
 template <class T, class A>
@@ -168,7 +169,8 @@ void input_grad_row(const Depthwise& d, int64_t n, int64_t row, const T* gy, con
 template <class T>
 void depthwise_input_grad(const Depthwise& d, bool channels_last, int64_t n, int64_t item, const T* gy,
                           const accumulator_t<T>* w, T* gx, accumulator_t<T>* scratch) {
-  (channels_last ? input_grad_row<T, accumulator_t<T>> : input_grad_map<T, accumulator_t<T>>)(d, n, item, gy, w, gx, scratch);
+  (channels_last ? input_grad_row<T, accumulator_t<T>> : input_grad_map<T, accumulator_t<T>>)(d, n, item, gy, w, gx,
+                                                                                              scratch);
 }
 
 // Σ a[i] · b[i · stride], added to depthwise_block partial sums lane by lane.
@@ -203,8 +205,7 @@ void weight_grad_map(const Depthwise& d, int64_t m, const T* gy, const T* x, T* 
             if (i0 < 0 || i0 >= d.input[0] || i1 < 0 || i1 >= d.input[1]) continue;
             const T* a = gy + n * d.y.n + m * d.y.c + o0 * d.y.s[0] + o1 * d.y.s[1];
             const T* b = x + n * d.x.n + m / d.multiplier * d.x.c + i0 * d.x.s[0] + i1 * d.x.s[1];
-            if (r.high > r.low)
-              dot(a + r.low, b + r.first + r.low * d.stride[2], d.stride[2], r.high - r.low, partial);
+            if (r.high > r.low) dot(a + r.low, b + r.first + r.low * d.stride[2], d.stride[2], r.high - r.low, partial);
           }
         for (int64_t l = 0; l < depthwise_block; ++l) total[tap + k] += partial[l];
       }

@@ -8,13 +8,15 @@ template <class T>
 int64_t direct_scratch(const Gather& g) {
   using A = accumulator_t<T>;
   const int64_t bytes = (g.tap_count + 1) * direct_pitch * 8;
-  return segment_space<A> + round_up(g.c, line<A>) + (bytes + static_cast<int64_t>(sizeof(A)) - 1) / static_cast<int64_t>(sizeof(A));
+  return segment_space<A> + round_up(g.c, line<A>) +
+         (bytes + static_cast<int64_t>(sizeof(A)) - 1) / static_cast<int64_t>(sizeof(A));
 }
 
 // sum[r][columns] += Σ over `channels` of pixel[r][c] · w[c][columns].
 template <class T, int VECTORS>
-inline __attribute__((always_inline)) void direct_tile(const T* const* pixels, int64_t c_begin, int64_t channels, const accumulator_t<T>* w,
-                 vector_t<accumulator_t<T>> (&sum)[tile_rows][VECTORS]) {
+inline __attribute__((always_inline)) void direct_tile(const T* const* pixels, int64_t c_begin, int64_t channels,
+                                                       const accumulator_t<T>* w,
+                                                       vector_t<accumulator_t<T>> (&sum)[tile_rows][VECTORS]) {
   using A = accumulator_t<T>;
   const T* pixel[tile_rows];
 #pragma GCC unroll 16

@@ -5,9 +5,12 @@
 // Every output is the same chain of operations wherever its position stands in a block: blocks of depth_block products,
 // each summed in order, then added in order. So neither the batch nor the number of threads can change a bit.
 
-template <class A> constexpr int64_t line = 64 / sizeof(A);
-template <class A> constexpr int64_t patch_stride = gemm_positions + line<A>;  // odd in cache lines: no set conflicts
-template <class A> constexpr int64_t depth_stride = depth_block + line<A>;
+template <class A>
+constexpr int64_t line = 64 / sizeof(A);
+template <class A>
+constexpr int64_t patch_stride = gemm_positions + line<A>;  // odd in cache lines: no set conflicts
+template <class A>
+constexpr int64_t depth_stride = depth_block + line<A>;
 
 inline int64_t panel_width(bool channels_last, int64_t columns) { return channels_last ? columns : tile_rows; }
 
@@ -40,11 +43,12 @@ void pack_weight(const Gather& g, bool channels_last, int64_t group, const T* we
 }
 
 // Scratch: segments | patches [depth_block][patch_stride] or [gemm_positions][depth_stride] | results of all channels.
-template <class A> constexpr int64_t segment_space = (gemm_positions * sizeof(Segment) + 63) / 64 * 64 / sizeof(A);
 template <class A>
-constexpr int64_t patch_space = depth_block * patch_stride<A> > gemm_positions * depth_stride<A>
-                                    ? depth_block * patch_stride<A>
-                                    : gemm_positions * depth_stride<A>;
+constexpr int64_t segment_space = (gemm_positions * sizeof(Segment) + 63) / 64 * 64 / sizeof(A);
+template <class A>
+constexpr int64_t patch_space =
+    depth_block * patch_stride<A> > gemm_positions* depth_stride<A> ? depth_block * patch_stride<A>
+                                                                    : gemm_positions * depth_stride<A>;
 
 template <class T>
 int64_t gemm_scratch(const Gather& g) {

@@ -33,9 +33,19 @@ extern const KernelTable avx512_table;
 // The table in use: the widest this processor runs, or what TORCHCONV_CPU_CAPABILITY caps it to.
 const KernelTable& kernel_table();
 
-template <class T> const KernelSet<T>& kernels();
-template <> inline const KernelSet<float>& kernels<float>() { return kernel_table().f32; }
-template <> inline const KernelSet<double>& kernels<double>() { return kernel_table().f64; }
-template <> inline const KernelSet<bfloat16>& kernels<bfloat16>() { return kernel_table().bf16; }
+template <class T>
+const KernelSet<T>& kernels();
+template <>
+inline const KernelSet<float>& kernels<float>() {
+  return kernel_table().f32;
+}
+template <>
+inline const KernelSet<double>& kernels<double>() {
+  return kernel_table().f64;
+}
+template <>
+inline const KernelSet<bfloat16>& kernels<bfloat16>() {
+  return kernel_table().bf16;
+}
 
 }  // namespace torchconv

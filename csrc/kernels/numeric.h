@@ -10,8 +10,15 @@ struct bfloat16 {
   uint16_t bits;
 };
 
-template <class T> struct Accumulator { using type = T; };
-template <> struct Accumulator<bfloat16> { using type = float; };
-template <class T> using accumulator_t = typename Accumulator<T>::type;
+template <class T>
+struct Accumulator {
+  using type = T;
+};
+template <>
+struct Accumulator<bfloat16> {
+  using type = float;
+};
+template <class T>
+using accumulator_t = typename Accumulator<T>::type;
 
 }  // namespace torchconv

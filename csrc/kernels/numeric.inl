@@ -23,21 +23,28 @@ inline void narrow(float x, bfloat16* y) {
 
 // A full register of accumulators, written with GCC's vector extension: the compiler picks the instructions of the
 // capability this file is compiled for. `unaligned` is what memory holds.
-template <class A> struct Vector;
-template <> struct Vector<float> {
+template <class A>
+struct Vector;
+template <>
+struct Vector<float> {
   typedef float type __attribute__((vector_size(TORCHCONV_VECTOR_BYTES)));
   typedef float unaligned __attribute__((vector_size(TORCHCONV_VECTOR_BYTES), aligned(4), may_alias));
 };
-template <> struct Vector<double> {
+template <>
+struct Vector<double> {
   typedef double type __attribute__((vector_size(TORCHCONV_VECTOR_BYTES)));
   typedef double unaligned __attribute__((vector_size(TORCHCONV_VECTOR_BYTES), aligned(8), may_alias));
 };
-template <class A> using vector_t = typename Vector<A>::type;
-template <class A> constexpr int lanes = TORCHCONV_VECTOR_BYTES / sizeof(A);
+template <class A>
+using vector_t = typename Vector<A>::type;
+template <class A>
+constexpr int lanes = TORCHCONV_VECTOR_BYTES / sizeof(A);
 
-template <class A> inline vector_t<A> load(const A* p) {
+template <class A>
+inline vector_t<A> load(const A* p) {
   return *reinterpret_cast<const typename Vector<A>::unaligned*>(p);
 }
-template <class A> inline void store(A* p, vector_t<A> v) {
+template <class A>
+inline void store(A* p, vector_t<A> v) {
   *reinterpret_cast<typename Vector<A>::unaligned*>(p) = v;
 }

@@ -73,7 +73,8 @@ void pack_columns(const Gather& g, const Segment* runs, int64_t run_count, const
     }
     k += c_end - c_begin;
   }
-  for (int64_t k = k_begin; k < k_end && width > positions; ++k) zero(out + (k - k_begin) * ld + positions, width - positions);
+  for (int64_t k = k_begin; k < k_end && width > positions; ++k)
+    zero(out + (k - k_begin) * ld + positions, width - positions);
 }
 
 // The same matrix transposed, for channels-last sources: out[position][k - k_begin], row stride ld.

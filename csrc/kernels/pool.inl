@@ -36,8 +36,14 @@ inline int64_t divisor(const PoolGeometry& g, int64_t o0, int64_t o1, int64_t o2
 // ---- the reductions: begin a row of lanes, take one tap of lanes lo <= i < hi, and put the results away ----
 
 // As wide as the values, so that one mask selects both.
-template <class A> struct Index { using type = int32_t; };
-template <> struct Index<double> { using type = int64_t; };
+template <class A>
+struct Index {
+  using type = int32_t;
+};
+template <>
+struct Index<double> {
+  using type = int64_t;
+};
 
 // The largest and where it was. As PyTorch: the first of equal ones, the last NaN, and the first tap if all are -inf.
 template <class T, class P>
@@ -249,7 +255,8 @@ struct Sums {
   A* at;
   int64_t pitch;
 };
-template <class T> constexpr bool kInPlace = sizeof(T) == sizeof(accumulator_t<T>);
+template <class T>
+constexpr bool kInPlace = sizeof(T) == sizeof(accumulator_t<T>);
 
 template <class T>
 inline Sums<accumulator_t<T>> open_sums(const PoolGeometry& g, const Part& p, T* dx, accumulator_t<T>* scratch) {
@@ -294,8 +301,8 @@ void avg_pool(const PoolGeometry& g, const T* x, T* y, int64_t begin, int64_t en
 }
 
 template <class T>
-void scatter(const PoolGeometry& g, const T* dy, const void* positions, T* dx, accumulator_t<T>* scratch,
-             int64_t begin, int64_t end) {
+void scatter(const PoolGeometry& g, const T* dy, const void* positions, T* dx, accumulator_t<T>* scratch, int64_t begin,
+             int64_t end) {
   const uint64_t size = static_cast<uint64_t>(inputs(g));
   for (int64_t unit = begin; unit < end; ++unit) {
     const Part p = part(g, unit);
@@ -378,7 +385,8 @@ void spread(const PoolGeometry& g, const T* dy, T* dx, accumulator_t<T>* scratch
 
 }  // namespace pooling
 
-template <class T> constexpr PoolKernels<T> pool_kernels() {
+template <class T>
+constexpr PoolKernels<T> pool_kernels() {
   return {pooling::max_pool<T>, pooling::avg_pool<T>, pooling::scatter<T>,
           pooling::gather<T>,   pooling::spread<T>,   pooling::indices};
 }

@@ -8,8 +8,8 @@ namespace torchconv {
 // One axis. Tap t of output o's window is input coordinate origin[o] + t * dilation; it lies in the input, and not in
 // the padding, for first[o] <= t < last[o].
 struct PoolAxis {
-  int64_t input, output;   // sizes
-  int64_t taps;            // taps of the widest window, those in the padding included
+  int64_t input, output;  // sizes
+  int64_t taps;           // taps of the widest window, those in the padding included
   int64_t dilation;
   int64_t stride;          // origin[o] == origin[0] + o * stride, or 0: the origins follow no such rule (adaptive)
   const int32_t* origin;   // [output]

@@ -98,9 +98,9 @@ void weight_grad(const Problem& p, int64_t o, int64_t c, const T* gy, const T* x
   });
 }
 
-#define TORCHCONV_REFERENCE(T)                                                                          \
-  template void forward<T>(const Problem&, int64_t, int64_t, const T*, const T*, const T*, T*);         \
-  template void input_grad<T>(const Problem&, int64_t, int64_t, const T*, const T*, T*);                \
+#define TORCHCONV_REFERENCE(T)                                                                  \
+  template void forward<T>(const Problem&, int64_t, int64_t, const T*, const T*, const T*, T*); \
+  template void input_grad<T>(const Problem&, int64_t, int64_t, const T*, const T*, T*);        \
   template void weight_grad<T>(const Problem&, int64_t, int64_t, const T*, const T*, T*);
 TORCHCONV_REFERENCE(float)
 TORCHCONV_REFERENCE(double)

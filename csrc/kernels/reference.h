@@ -13,8 +13,11 @@ struct Problem {
   int64_t weight_o, weight_c, weight_k[3];
 };
 
-template <class T> void forward(const Problem&, int64_t n, int64_t o, const T* x, const T* w, const T* bias, T* y);
-template <class T> void input_grad(const Problem&, int64_t n, int64_t i, const T* gy, const T* w, T* gx);
-template <class T> void weight_grad(const Problem&, int64_t o, int64_t c, const T* gy, const T* x, T* gw);
+template <class T>
+void forward(const Problem&, int64_t n, int64_t o, const T* x, const T* w, const T* bias, T* y);
+template <class T>
+void input_grad(const Problem&, int64_t n, int64_t i, const T* gy, const T* w, T* gx);
+template <class T>
+void weight_grad(const Problem&, int64_t o, int64_t c, const T* gy, const T* x, T* gw);
 
 }  // namespace torchconv::reference

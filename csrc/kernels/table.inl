@@ -8,7 +8,10 @@ namespace TORCHCONV_CAPABILITY {
 #include "conv.inl"
 #include "pool.inl"
 
-template <class T> constexpr KernelSet<T> kernel_set() { return {conv_kernels<T>(), pool_kernels<T>()}; }
+template <class T>
+constexpr KernelSet<T> kernel_set() {
+  return {conv_kernels<T>(), pool_kernels<T>()};
+}
 }  // namespace TORCHCONV_CAPABILITY
 
 const KernelTable TORCHCONV_CONCAT(TORCHCONV_CAPABILITY, _table) = {

@@ -1,9 +1,11 @@
 // The register tile under gemm and correlate: c[r][j] (+)= Σ_k a[r][k] · b[k][j] for ROWS rows and VECTORS vectors of
 // columns, all sums in registers while k runs.
 
-constexpr int tile_rows = TORCHCONV_VECTOR_BYTES == 64 ? 12 : 6;  // 24 or 12 sums: all the registers there are, less b's
+constexpr int tile_rows =
+    TORCHCONV_VECTOR_BYTES == 64 ? 12 : 6;  // 24 or 12 sums: all the registers there are, less b's
 constexpr int tile_vectors = 2;
-template <class A> constexpr int tile_columns = tile_vectors * lanes<A>;
+template <class A>
+constexpr int tile_columns = tile_vectors * lanes<A>;
 
 template <class A>
 struct Tile {
