@@ -84,6 +84,7 @@ CASES_2D = [
     case("depthwise_strided", (2, 16, 9, 11), (16, 1, 5, 3), stride=(2, 3), padding=(2, 1), groups=16),
     case("depthwise_dilated", (1, 7, 9, 10), (14, 1, 3, 3), stride=2, padding=((2, 1), (0, 3)), dilation=2, groups=7),
     case("depthwise_large_kernel", (1, 4, 21, 20), (4, 1, 13, 13), padding=6, groups=4),
+    case("many_positions", (8, 2, 40, 40), (3, 2, 3, 3), padding=1),  # 16 partial sums of the weight gradient
     case("empty_batch", (0, 3, 6, 6), (4, 3, 3, 3), padding=1),
 ]
 CASES_1D = [
