@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -38,20 +39,21 @@ def multiply_adds(row: Row, output: Tensor) -> int:
 
 
 def jobs(row: Row, library, memory_format: torch.memory_format) -> dict[str, Callable[[], Tensor]]:
-    """What each direction runs: the forward call, and the backward of one retained graph to one operand."""
-    operands = row.operands(memory_format)
+    """What each direction runs: the forward, or the backward of a graph in which one operand needs its gradient."""
     call = row.call(library)
-    output = call(*operands)
-    grad = torch.randn(output.shape, generator=torch.Generator().manual_seed(1)).contiguous(memory_format=memory_format)
-
-    def backward(index: int) -> Callable[[], Tensor]:
-        return lambda: torch.autograd.grad(output, operands[index], grad, retain_graph=True)[0]
-
-    constants = [operand.detach() for operand in operands]
-    out = {"forward": lambda: call(*constants), "input grad": backward(0)}
-    if row.weight:
-        out["weight grad"] = backward(1)
+    constants = [operand.detach() for operand in row.operands(memory_format)]
+    out = {"forward": lambda: call(*constants)}
+    for direction, index in zip(DIRECTIONS[1:], range(len(constants)), strict=False):
+        operands = [t.clone().requires_grad_() if i == index else t for i, t in enumerate(constants)]
+        output = call(*operands)
+        generator = torch.Generator().manual_seed(1)
+        grad = torch.randn(output.shape, generator=generator).contiguous(memory_format=memory_format)
+        out[direction] = partial(_backward, output, operands[index], grad)
     return out
+
+
+def _backward(output: Tensor, operand: Tensor, grad: Tensor) -> Tensor:
+    return torch.autograd.grad(output, operand, grad, retain_graph=True)[0]
 
 
 def exact(row: Row) -> dict[str, Tensor]:

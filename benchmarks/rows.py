@@ -48,7 +48,7 @@ def pool(name: str, operator: str, batch: int, channels: int, side: int, **optio
 
 def networks(batch: int) -> list[Row]:
     """Every layer of the 32×32 forms of LeNet-5, AlexNet and VGG-16, and AlexNet's own first layer."""
-    alexnet = [(3, 32, 96, 5), (96, 16, 256, 5), (256, 8, 384, 3), (384, 8, 384, 3), (384, 8, 256, 3)]
+    alexnet = [(3, 32, 96, 5), (96, 15, 256, 5), (256, 7, 384, 3), (384, 7, 384, 3), (384, 7, 256, 3)]
     vgg = [
         (3, 32, 64), (64, 32, 64), (64, 16, 128), (128, 16, 128), (128, 8, 256),
         (256, 8, 256), (256, 4, 512), (512, 4, 512), (512, 2, 512),
@@ -59,8 +59,8 @@ def networks(batch: int) -> list[Row]:
         pool("lenet.pool1", "max_pool2d", batch, 6, 28, kernel_size=2),
         *(conv(f"alexnet.conv{i}", batch, c, n, o, k, padding=k // 2) for i, (c, n, o, k) in enumerate(alexnet, 1)),
         *(
-            pool(f"alexnet.pool{i}", "max_pool2d", batch, c, n, kernel_size=3, stride=2, padding=1)
-            for i, (c, n) in enumerate([(96, 32), (256, 16), (256, 8)], 1)
+            pool(f"alexnet.pool{i}", "max_pool2d", batch, c, n, kernel_size=3, stride=2)
+            for i, (c, n) in enumerate([(96, 32), (256, 15), (256, 7)], 1)
         ),
         conv("alexnet224.conv1", max(1, batch // 8), 3, 227, 96, 11, stride=4),
         *(conv(f"vgg.conv{c}-{o}@{n}", batch, c, n, o, 3, padding=1) for c, n, o in vgg),
