@@ -5,6 +5,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.autograd import forward_ad
 
 _library = torch.library.Library("torchconv", "IMPL")
 
@@ -24,10 +26,22 @@ def register(name: str, function: type[torch.autograd.Function]) -> Callable[...
     def call(*args: Any) -> Any:
         if torch.compiler.is_dynamo_compiling():
             return operator(*args)
-        return function.apply(*args)
+        if _differentiated(args):
+            return function.apply(*args)
+        with torch._C._AutoDispatchBelowAutograd():  # spares small layers half the time of a call
+            return operator(*args)
 
     call.__name__ = call.__qualname__ = name
     return call
+
+
+def _differentiated(args: tuple) -> bool:
+    """Whether a Function is needed: a derivative may be asked for, or a transform of torch.func is at work."""
+    return (
+        torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+        or (torch.is_grad_enabled() and any(isinstance(arg, Tensor) and arg.requires_grad for arg in args))
+    )
 
 
 def below_autograd(name: str, *args: Any) -> Any:
