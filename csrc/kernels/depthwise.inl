@@ -16,7 +16,7 @@ template <class T>
 int64_t depthwise_scratch(const Depthwise& d) {
   const int64_t taps = d.kernel[0] * d.kernel[1] * d.kernel[2];
   const int64_t row = at_least(at_least(d.input[2], d.output[2]), d.channels * d.multiplier);
-  return at_least(row, taps * static_cast<int64_t>(sizeof(double) / sizeof(accumulator_t<T>)));
+  return at_least(row, taps * depthwise_block * static_cast<int64_t>(sizeof(double) / sizeof(accumulator_t<T>)));
 }
 
 // The input index that output index o meets at tap k, on one axis; may lie off the map.
@@ -212,41 +212,43 @@ void weight_grad_map(const Depthwise& d, int64_t m, const T* gy, const T* x, T* 
   for (int64_t tap = 0; tap < taps; ++tap) narrow(static_cast<A>(total[tap]), gw + filter_at(d, m, tap));
 }
 
+// A row of the output's gradient meets the rows of its window while both are in cache; total is [tap][depthwise_block].
 template <class T, class A>
-void weight_grad_block(const Depthwise& d, int64_t block, const T* gy, const T* x, T* gw) {
+void weight_grad_block(const Depthwise& d, int64_t block, const T* gy, const T* x, T* gw, double* total) {
   const int64_t taps = d.kernel[0] * d.kernel[1] * d.kernel[2], first = block * depthwise_block;
   const int64_t width = at_most(depthwise_block, d.channels * d.multiplier - first);
   int64_t map[depthwise_block];
   for (int64_t l = 0; l < width; ++l) map[l] = (first + l) / d.multiplier;
-  for (int64_t tap = 0; tap < taps; ++tap) {
-    const int64_t k = tap % d.kernel[2], k1 = tap / d.kernel[2] % d.kernel[1], k0 = tap / d.kernel[2] / d.kernel[1];
-    const Columns r = columns(d, k);
-    double total[depthwise_block] = {};
-    for (int64_t n = 0; n < d.batch; ++n)
-      for (int64_t o0 = 0; o0 < d.output[0]; ++o0)
-        for (int64_t o1 = 0; o1 < d.output[1]; ++o1) {
-          const int64_t i0 = input_index(d, 0, o0, k0), i1 = input_index(d, 1, o1, k1);
-          if (i0 < 0 || i0 >= d.input[0] || i1 < 0 || i1 >= d.input[1]) continue;
-          A partial[depthwise_block] = {};
+  zero(total, taps * depthwise_block);
+  for (int64_t n = 0; n < d.batch; ++n)
+    for (int64_t o0 = 0; o0 < d.output[0]; ++o0)
+      for (int64_t o1 = 0; o1 < d.output[1]; ++o1)
+        for_rows(d, o0, o1, [&](int64_t tap, int64_t i0, int64_t i1) {
           const T* a = gy + n * d.y.n + o0 * d.y.s[0] + o1 * d.y.s[1] + first;
           const T* b = x + n * d.x.n + i0 * d.x.s[0] + i1 * d.x.s[1];
-          for (int64_t o = r.low; o < r.high; ++o) {
-            const T* u = a + o * d.y.s[2];
-            const T* v = b + (r.first + o * d.stride[2]) * d.x.s[2];
-            if (d.multiplier == 1 && width == depthwise_block)
-              for (int64_t l = 0; l < depthwise_block; ++l) partial[l] += widen(u[l]) * widen(v[first + l]);
-            else
-              for (int64_t l = 0; l < width; ++l) partial[l] += widen(u[l]) * widen(v[map[l]]);
+          for (int64_t k = 0; k < d.kernel[2]; ++k) {
+            const Columns r = columns(d, k);
+            A partial[depthwise_block] = {};
+            for (int64_t o = r.low; o < r.high; ++o) {
+              const T* u = a + o * d.y.s[2];
+              const T* v = b + (r.first + o * d.stride[2]) * d.x.s[2];
+              if (d.multiplier == 1 && width == depthwise_block)
+                for (int64_t l = 0; l < depthwise_block; ++l) partial[l] += widen(u[l]) * widen(v[first + l]);
+              else
+                for (int64_t l = 0; l < width; ++l) partial[l] += widen(u[l]) * widen(v[map[l]]);
+            }
+            for (int64_t l = 0; l < width; ++l) total[(tap + k) * depthwise_block + l] += partial[l];
           }
-          for (int64_t l = 0; l < width; ++l) total[l] += partial[l];
-        }
-    for (int64_t l = 0; l < width; ++l) narrow(static_cast<A>(total[l]), gw + filter_at(d, first + l, tap));
-  }
+        });
+  for (int64_t tap = 0; tap < taps; ++tap)
+    for (int64_t l = 0; l < width; ++l)
+      narrow(static_cast<A>(total[tap * depthwise_block + l]), gw + filter_at(d, first + l, tap));
 }
 
 template <class T>
 void depthwise_weight_grad(const Depthwise& d, bool channels_last, int64_t item, const T* gy, const T* x, T* gw,
                            accumulator_t<T>* scratch) {
-  if (channels_last) return weight_grad_block<T, accumulator_t<T>>(d, item, gy, x, gw);
-  weight_grad_map<T, accumulator_t<T>>(d, item, gy, x, gw, reinterpret_cast<double*>(scratch));
+  const auto weight_grad =
+      channels_last ? weight_grad_block<T, accumulator_t<T>> : weight_grad_map<T, accumulator_t<T>>;
+  weight_grad(d, item, gy, x, gw, reinterpret_cast<double*>(scratch));
 }
