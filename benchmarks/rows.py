@@ -69,6 +69,7 @@ def networks(batch: int) -> list[Row]:
             for c, n in [(64, 32), (128, 16), (256, 8), (512, 4), (512, 2)]
         ),
         pool("mean2", "avg_pool2d", batch, 64, 32, kernel_size=2),
+        pool("mean8.global", "avg_pool2d", batch, 256, 8, kernel_size=8),
         conv("depthwise3", batch // 2, 64, 56, 64, 3, groups=64, padding=1),
         conv("depthwise3s2", batch // 2, 64, 56, 64, 3, groups=64, padding=1, stride=2),
         conv("pointwise", batch, 128, 16, 256, 1),

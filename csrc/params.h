@@ -25,8 +25,6 @@ struct ConvParams {
   int64_t in_per_group() const { return in_channels / groups; }
   int64_t out_per_group() const { return out_channels / groups; }
   int64_t taps() const { return kernel[0] * kernel[1] * kernel[2]; }
-  int64_t input_positions() const { return batch * input[0] * input[1] * input[2]; }
-  int64_t output_positions() const { return batch * output[0] * output[1] * output[2]; }
   bool depthwise() const { return groups == in_channels && groups > 1; }
 
   std::vector<int64_t> input_sizes() const;   // [N, C, spatial...] in the tensors' own number of axes
