@@ -8,6 +8,7 @@
 #include "kernels/reference.h"
 #include "params.h"
 #include "select.h"
+#include "winograd.h"
 
 namespace torchconv {
 namespace {
@@ -231,10 +232,12 @@ void run_forward(const ConvParams& p, Algorithm algorithm, const at::Tensor& x, 
         kernels<T>().conv.depthwise_forward(d, p.channels_last, n, item, from, packed.get(), bias, to, scratch);
       });
     }
+    case Algorithm::winograd:
     case Algorithm::direct:
     case Algorithm::gemm: {
       std::vector<Tap> taps;
       const Gather g = forward_gather(p, vx, vy, vw, taps);
+      if (algorithm == Algorithm::winograd) return run_winograd<T>(g, p.channels_last, from, w, bias, to);
       return run_gather<T>(g, p.channels_last, algorithm, from, w, bias, to);
     }
   }
@@ -260,6 +263,7 @@ void run_input_grad(const ConvParams& p, Algorithm algorithm, const at::Tensor& 
         kernels<T>().conv.depthwise_input_grad(d, p.channels_last, n, item, from, packed.get(), to, scratch);
       });
     }
+    case Algorithm::winograd:
     case Algorithm::direct:
     case Algorithm::gemm:
       for (int64_t r0 = 0; r0 < std::min(p.stride[0], p.input[0]); ++r0)
@@ -267,7 +271,10 @@ void run_input_grad(const ConvParams& p, Algorithm algorithm, const at::Tensor& 
           for (int64_t r2 = 0; r2 < std::min(p.stride[2], p.input[2]); ++r2) {
             std::vector<Tap> taps;
             const Gather g = input_grad_gather(p, vx, vy, vw, {r0, r1, r2}, taps);
-            run_gather<T>(g, p.channels_last, algorithm, from, w, nullptr, to);
+            if (algorithm == Algorithm::winograd && g.tap_count > 0)
+              run_winograd<T>(g, p.channels_last, from, w, nullptr, to);
+            else
+              run_gather<T>(g, p.channels_last, algorithm, from, w, nullptr, to);
           }
   }
 }
@@ -293,6 +300,7 @@ void run_weight_grad(const ConvParams& p, Algorithm algorithm, const at::Tensor&
           kernels<T>().conv.depthwise_weight_grad(d, p.channels_last, i, grad, from, to, scratch.get());
       });
     }
+    case Algorithm::winograd:
     case Algorithm::direct: TORCH_INTERNAL_ASSERT(false, "direct refuses weight gradients");
     case Algorithm::gemm: {
       std::vector<Tap> taps;

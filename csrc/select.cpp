@@ -4,6 +4,8 @@
 
 #include <atomic>
 
+#include "winograd.h"
+
 namespace torchconv {
 namespace {
 
@@ -15,6 +17,12 @@ Reason refuse_depthwise(const ConvParams& p, Direction) {
   if (!p.depthwise())
     return c10::str("needs one input channel a group, got ", p.in_channels, " channels in ", p.groups, " groups");
   return "";
+}
+
+Reason refuse_winograd(const ConvParams& p, Direction direction) {
+  if (direction == Direction::weight_grad) return "has no weight gradient";
+  if (highest_precision) return "rounds more than direct summation, and the precision asked for is 'highest'";
+  return winograd_refusal(p);
 }
 
 Reason refuse_direct(const ConvParams& p, Direction direction) {
@@ -34,6 +42,7 @@ struct Candidate {
 // In the order tried. A new algorithm takes its place here, its kernel in kernels/, its call in conv.cpp's run_*.
 constexpr Candidate candidates[] = {
     {"depthwise", Algorithm::depthwise, refuse_depthwise},
+    {"winograd", Algorithm::winograd, refuse_winograd},
     {"direct", Algorithm::direct, refuse_direct},
     {"gemm", Algorithm::gemm, never},
     {"reference", Algorithm::reference, never},

@@ -8,7 +8,7 @@
 
 namespace torchconv {
 
-enum class Algorithm { depthwise, direct, gemm, reference };
+enum class Algorithm { depthwise, winograd, direct, gemm, reference };
 
 struct Choice {
   Algorithm algorithm;

@@ -8,6 +8,7 @@
 
 #include "conv_kernels.h"
 #include "pool_kernels.h"
+#include "winograd_kernels.h"
 
 namespace torchconv {
 
@@ -15,6 +16,20 @@ template <class T>
 struct KernelSet {
   ConvKernels<T> conv;
   PoolKernels<T> pool;
+};
+
+// Types that have Winograd kernels; float64 has none, since it is asked for where rounding matters.
+template <>
+struct KernelSet<float> {
+  ConvKernels<float> conv;
+  PoolKernels<float> pool;
+  WinogradKernels<float> winograd;
+};
+template <>
+struct KernelSet<bfloat16> {
+  ConvKernels<bfloat16> conv;
+  PoolKernels<bfloat16> pool;
+  WinogradKernels<bfloat16> winograd;
 };
 
 struct KernelTable {

@@ -7,10 +7,15 @@ namespace TORCHCONV_CAPABILITY {
 #include "numeric.inl"
 #include "conv.inl"
 #include "pool.inl"
+#include "winograd_math.inl"
+#include "winograd.inl"
 
 template <class T>
 constexpr KernelSet<T> kernel_set() {
-  return {conv_kernels<T>(), pool_kernels<T>()};
+  if constexpr (sizeof(T) < sizeof(double))
+    return {conv_kernels<T>(), pool_kernels<T>(), winograd_kernels<T>()};
+  else
+    return {conv_kernels<T>(), pool_kernels<T>()};
 }
 }  // namespace TORCHCONV_CAPABILITY
 

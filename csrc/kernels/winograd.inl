@@ -1,0 +1,557 @@
+// Winograd convolution on blocks of tiles: transforms of tiles, filters and gradients along two axes in turn, by the
+// one-dimensional ones of winograd_math.inl, a vector of channels at a time; and the matrix product of each plane.
+
+// Outputs M and taps R of an axis as types, so that the transforms of each pair are compiled apart.
+template <int R_, int M_>
+struct WinogradPair {
+  static constexpr int R = R_, M = M_, N = R_ + M_ - 1, MOST = R_ == 1 ? 1 : most_points(R_);
+};
+
+// body(WinogradPair<r, m>{})
+template <class Body>
+inline __attribute__((always_inline)) void with_pair(int64_t r, int64_t m, Body body) {
+  switch (r * 8 + m) {
+    case 8 + 1: return body(WinogradPair<1, 1>{});
+    case 24 + 1: return body(WinogradPair<3, 1>{});
+    case 24 + 2: return body(WinogradPair<3, 2>{});
+    case 24 + 3: return body(WinogradPair<3, 3>{});
+    case 24 + 4: return body(WinogradPair<3, 4>{});
+    case 40 + 1: return body(WinogradPair<5, 1>{});
+    case 40 + 2: return body(WinogradPair<5, 2>{});
+    case 40 + 3: return body(WinogradPair<5, 3>{});
+    case 40 + 4: return body(WinogradPair<5, 4>{});
+  }
+}
+
+// The class of planes of point i along an axis of r taps: tiles of more than this many outputs have it.
+constexpr int point_class(int i, int r) { return i < r ? 0 : i - r + 1; }
+
+// ---- vectors of channels, widened; `count` of them are there, the rest reads 0 and is not written ----
+
+template <class A>
+inline vector_t<A> load_wide(const A* p) {
+  return load(p);
+}
+inline vector_t<float> load_wide(const bfloat16* p) {
+  typedef uint16_t half __attribute__((vector_size(TORCHCONV_VECTOR_BYTES / 2), aligned(2), may_alias));
+  typedef uint32_t word __attribute__((vector_size(TORCHCONV_VECTOR_BYTES)));
+  return reinterpret_cast<vector_t<float>>(__builtin_convertvector(*reinterpret_cast<const half*>(p), word) << 16);
+}
+
+template <class T>
+inline vector_t<accumulator_t<T>> load_channels(const T* p, int64_t count) {
+  constexpr int64_t width = lanes<accumulator_t<T>>;
+  if (count >= width) return load_wide(p);
+  T some[width] = {};
+  for (int64_t i = 0; i < count; ++i) some[i] = p[i];
+  return load_wide(some);
+}
+
+template <class T>
+inline void store_channels(vector_t<accumulator_t<T>> v, int64_t count, T* p) {
+  using A = accumulator_t<T>;
+  A all[lanes<A>];
+  store(all, v);
+  if (count >= lanes<A>)
+    for (int64_t i = 0; i < lanes<A>; ++i) narrow(all[i], p + i);
+  else
+    for (int64_t i = 0; i < count; ++i) narrow(all[i], p + i);
+}
+
+// ---- between the contiguous layout and vectors of channels ----
+
+// The transpose of lanes × lanes elements: log2(lanes) perfect shuffles of pairs half a block apart.
+template <class A>
+inline __attribute__((always_inline)) void transpose(vector_t<A> (&v)[lanes<A>]) {
+  constexpr int L = lanes<A>;
+  typedef int32_t mask __attribute__((vector_size(TORCHCONV_VECTOR_BYTES)));
+  mask low, high;
+  for (int i = 0; i < L; ++i) low[i] = i / 2 + i % 2 * L, high[i] = low[i] + L / 2;
+#pragma GCC unroll 4
+  for (int step = 1; step < L; step *= 2) {
+    vector_t<A> w[L];
+#pragma GCC unroll 16
+    for (int i = 0; i < L / 2; ++i) {
+      w[2 * i] = __builtin_shuffle(v[i], v[i + L / 2], low);
+      w[2 * i + 1] = __builtin_shuffle(v[i], v[i + L / 2], high);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < L; ++i) v[i] = w[i];
+  }
+}
+
+// out[pixel][lane] = from[lane · plane + pixel] for `pixels` pixels of `count` channels, zeros in the other lanes.
+template <class T>
+void gather_channels(const T* from, int64_t plane, int64_t count, int64_t pixels, accumulator_t<T>* out) {
+  using A = accumulator_t<T>;
+  constexpr int L = lanes<A>;
+  for (int64_t p = 0; p < pixels; p += L) {
+    const int64_t here = at_most(L, pixels - p);
+    vector_t<A> v[L];
+    for (int64_t l = 0; l < L; ++l) v[l] = l < count ? load_channels(from + l * plane + p, here) : vector_t<A>{};
+    transpose<A>(v);
+    for (int64_t i = 0; i < here; ++i) store(out + (p + i) * L, v[i]);
+  }
+}
+
+// to[lane · plane + pixel] = from[pixel][lane].
+template <class T>
+void scatter_channels(const accumulator_t<T>* from, int64_t plane, int64_t count, int64_t pixels, T* to) {
+  using A = accumulator_t<T>;
+  constexpr int L = lanes<A>;
+  for (int64_t p = 0; p < pixels; p += L) {
+    const int64_t here = at_most(L, pixels - p);
+    vector_t<A> v[L];
+    for (int64_t i = 0; i < L; ++i) v[i] = i < here ? load(from + (p + i) * L) : vector_t<A>{};
+    transpose<A>(v);
+    for (int64_t l = 0; l < count; ++l) store_channels(v[l], here, to + l * plane + p);
+  }
+}
+
+// Tiles [first, last) of one sample and slice, and the rectangle of a map that they touch.
+struct WinogradStrip {
+  int64_t first, last, y, x, height, width;
+};
+
+// The longest run from `first` on; its rectangle in the target, or with margins of the taps, clipped, in the source.
+inline WinogradStrip winograd_strip(const Winograd& w, const WinogradBlock& b, int64_t first, int64_t end,
+                                    bool in_source) {
+  const WinogradTile& a = b.tiles[first];
+  WinogradStrip s{first, first, a.y, a.x, 0, 0};
+  int64_t right = 0, bottom = 0;
+  for (; s.last < end && b.tiles[s.last].n == a.n && b.tiles[s.last].slice == a.slice; ++s.last) {
+    const WinogradTile& t = b.tiles[s.last];
+    s.x = at_most(s.x, t.x), s.y = at_most(s.y, t.y);
+    right = at_least(right, t.x + t.mx), bottom = at_least(bottom, t.y + t.my);
+  }
+  if (in_source) {
+    const WinogradAxis &v = w.axis[0], &h = w.axis[1];
+    s.y = at_most(at_least(0, s.y + v.low), v.extent), s.x = at_most(at_least(0, s.x + h.low), h.extent);
+    bottom = at_most(at_least(s.y, bottom + v.low + v.taps - 1), v.extent);
+    right = at_most(at_least(s.x, right + h.low + h.taps - 1), h.extent);
+  }
+  s.height = bottom - s.y, s.width = right - s.x;
+  return s;
+}
+
+// visit(first pixel in the map, first pixel in the strip, pixels) for each run that is one in both.
+template <class Visit>
+inline void strip_runs(const WinogradStrip& s, int64_t map_width, Visit visit) {
+  if (s.width == map_width) return visit(s.y * map_width, 0, s.height * s.width);
+  for (int64_t y = 0; y < s.height; ++y) visit((s.y + y) * map_width + s.x, y * s.width, s.width);
+}
+
+// Scratch: tmp [points][points][lanes] | zeros of a pixel | strip [pixels][lanes] | pointers [tile][points][points]
+template <class A>
+constexpr int64_t winograd_tmp = winograd_points * winograd_points * lanes<A>;
+
+inline int64_t strip_pixels(const Winograd& w, const WinogradBlock& b) {
+  int64_t most = 0;
+  for (int64_t t = 0; t < b.count && !w.channels_last;) {
+    const WinogradStrip in = winograd_strip(w, b, t, b.count, true), out = winograd_strip(w, b, t, b.count, false);
+    most = at_least(most, at_least(in.height * in.width, out.height * out.width));
+    t = in.last;
+  }
+  return most;
+}
+
+template <class T>
+int64_t winograd_scratch(const Winograd& w, const WinogradBlock& b) {
+  using A = accumulator_t<T>;
+  return winograd_tmp<A> + round_up(w.g.c, 64) + strip_pixels(w, b) * lanes<A> +
+         b.count * winograd_points * winograd_points * 8 / static_cast<int64_t>(sizeof(A));
+}
+
+template <class T>
+struct WinogradScratch {
+  using A = accumulator_t<T>;
+  A *tmp, *strip;
+  T* zeros;
+  const void** pixels;
+  WinogradScratch(const Winograd& w, const WinogradBlock& b, A* scratch)
+      : tmp(scratch),
+        strip(scratch + winograd_tmp<A> + round_up(w.g.c, 64)),
+        zeros(reinterpret_cast<T*>(scratch + winograd_tmp<A>)),
+        pixels(reinterpret_cast<const void**>(strip + strip_pixels(w, b) * lanes<A>)) {}
+};
+
+// ---- source: Bᵀ x B ----
+
+// Pixels a tile reads, [rows][winograd_points]: `origin` is the pixel (y, x) of the map, off the map are `zeros`.
+template <class S>
+inline void tile_pixels(const Winograd& w, const WinogradTile& t, bool on_map, const S* origin, int64_t y, int64_t x,
+                        int64_t row_stride, int64_t stride, const S* zeros, const void** pixels) {
+  const WinogradAxis &v = w.axis[0], &h = w.axis[1];
+  for (int64_t i = 0; i < t.my + v.taps - 1; ++i)
+    for (int64_t j = 0; j < t.mx + h.taps - 1; ++j) {
+      const int64_t sy = t.y + v.low + i, sx = t.x + h.low + j;
+      const bool inside = on_map && sy >= 0 && sy < v.extent && sx >= 0 && sx < h.extent;
+      pixels[i * winograd_points + j] = inside ? origin + (sy - y) * row_stride + (sx - x) * stride : zeros;
+    }
+}
+
+// tmp[row][point] = the transform of each row of pixels, at channel c.
+template <class P, class S>
+void source_rows(int64_t rows, const void* const* pixels, int64_t c, int64_t count, accumulator_t<S>* tmp) {
+  using A = accumulator_t<S>;
+  for (int64_t i = 0; i < rows; ++i, pixels += winograd_points, tmp += winograd_points * lanes<A>) {
+    vector_t<A> x[P::N], y[P::N];
+#pragma GCC unroll 8
+    for (int j = 0; j < P::N; ++j)
+      x[j] = count >= lanes<A> ? load_wide(static_cast<const S*>(pixels[j]) + c)
+                               : load_channels(static_cast<const S*>(pixels[j]) + c, count);
+    interpolate<A, P::N, P::MOST>(x, y);
+#pragma GCC unroll 8
+    for (int j = 0; j < P::N; ++j) store(tmp + j * lanes<A>, y[j]);
+  }
+}
+
+// planes(i, j)[row] = the transform of each column of tmp.
+template <class P, class A>
+void source_columns(const Winograd& w, const WinogradTile& t, int64_t columns, const A* tmp, int64_t c,
+                    const WinogradPlanes<A>& planes) {
+  for (int64_t j = 0; j < columns; ++j) {
+    vector_t<A> x[P::N], y[P::N];
+#pragma GCC unroll 8
+    for (int i = 0; i < P::N; ++i) x[i] = load(tmp + (i * winograd_points + j) * lanes<A>);
+    interpolate<A, P::N, P::MOST>(x, y);
+    const int32_t* row = t.row + point_class(j, w.axis[1].taps);
+    A* to = planes.data + j * planes.pitch + c;
+#pragma GCC unroll 8
+    for (int i = 0; i < P::N; ++i)
+      store(to + i * w.axis[1].points * planes.pitch + row[point_class(i, P::R) * winograd_outputs] * planes.ld, y[i]);
+  }
+}
+
+template <class S>
+inline void source_tile(const Winograd& w, const WinogradTile& t, const void* const* pixels, int64_t c, int64_t count,
+                        accumulator_t<S>* tmp, int64_t to, const WinogradPlanes<accumulator_t<S>>& planes) {
+  const WinogradAxis &v = w.axis[0], &h = w.axis[1];
+  with_pair(h.taps, t.mx, [&](auto p) { source_rows<decltype(p), S>(t.my + v.taps - 1, pixels, c, count, tmp); });
+  with_pair(v.taps, t.my,
+            [&](auto p) { source_columns<decltype(p)>(w, t, t.mx + h.taps - 1, tmp, to, planes); });
+}
+
+template <class T>
+void winograd_source(const Winograd& w, const WinogradBlock& b, int64_t begin, int64_t end, int64_t group,
+                     int64_t slice_tap, int64_t c_begin, int64_t c_end, const T* source,
+                     WinogradPlanes<accumulator_t<T>> planes, accumulator_t<T>* scratch) {
+  using A = accumulator_t<T>;
+  constexpr int64_t L = lanes<A>, table = winograd_points * winograd_points;
+  const Gather& g = w.g;
+  const WinogradScratch<T> s(w, b, scratch);
+  std::memset(static_cast<void*>(s.zeros), 0, round_up(g.c, 64) * sizeof(T));
+  source += group * g.c * g.source.c;
+  for (int64_t t = begin; t < end;) {
+    const WinogradStrip strip = winograd_strip(w, b, t, end, true);
+    const int64_t slice = b.tiles[t].slice * g.step[0] + w.slice_offset[slice_tap];
+    const bool on_map = slice >= 0 && slice < g.extent[0];
+    const T* map = source + b.tiles[t].n * g.source.n + slice * g.source.s[0];
+    for (int64_t i = t; i < strip.last; ++i)
+      if (w.channels_last)
+        tile_pixels(w, b.tiles[i], on_map, map, 0, 0, g.source.s[1], g.source.s[2], static_cast<const T*>(s.zeros),
+                    s.pixels + i * table);
+      else
+        tile_pixels(w, b.tiles[i], on_map, static_cast<const A*>(s.strip), strip.y, strip.x, strip.width * L, L,
+                    reinterpret_cast<const A*>(s.zeros), s.pixels + i * table);
+    if (w.channels_last) {
+      for (int64_t i = t; i < strip.last; ++i)
+        for (int64_t c = c_begin; c < c_end; c += L)
+          source_tile<T>(w, b.tiles[i], s.pixels + i * table, c, c_end - c, s.tmp, c - c_begin, planes);
+    } else {
+      for (int64_t c = c_begin; c < c_end; c += L) {
+        if (on_map)
+          strip_runs(strip, w.axis[1].extent, [&](int64_t in_map, int64_t in_strip, int64_t pixels) {
+            gather_channels(map + c * g.source.c + in_map, g.source.c, c_end - c, pixels, s.strip + in_strip * L);
+          });
+        for (int64_t i = t; i < strip.last; ++i)
+          source_tile<A>(w, b.tiles[i], s.pixels + i * table, 0, L, s.tmp, c - c_begin, planes);
+      }
+    }
+    t = strip.last;
+  }
+}
+
+// ---- target: Aᵀ product A + bias; and its transpose, A ȳ Aᵀ ----
+
+// tmp[i][x] = each row i of points collected to outputs, at column m of the planes.
+template <class P, class A>
+void output_rows(const Winograd& w, const WinogradTile& t, int64_t rows, const WinogradPlanes<A>& planes, int64_t m,
+                 A* tmp) {
+  for (int64_t i = 0; i < rows; ++i) {
+    const int32_t* row = t.row + point_class(i, w.axis[0].taps) * winograd_outputs;
+    const A* from = planes.data + i * w.axis[1].points * planes.pitch + m;
+    vector_t<A> x[P::N], y[P::M];
+#pragma GCC unroll 8
+    for (int j = 0; j < P::N; ++j) x[j] = load(from + j * planes.pitch + row[point_class(j, P::R)] * planes.ld);
+    collect<A, P::M, P::N, P::MOST, false>(x, y);
+#pragma GCC unroll 4
+    for (int j = 0; j < P::M; ++j) store(tmp + (i * winograd_points + j) * lanes<A>, y[j]);
+  }
+}
+
+// to[y][x] = each column of tmp collected, plus bias, of `count` channels.
+template <class P, class T>
+void output_columns(int64_t columns, const accumulator_t<T>* tmp, vector_t<accumulator_t<T>> bias, bool relu, T* to,
+                    int64_t row_stride, int64_t stride, int64_t count) {
+  using A = accumulator_t<T>;
+  for (int64_t j = 0; j < columns; ++j, to += stride) {
+    vector_t<A> x[P::N], y[P::M];
+#pragma GCC unroll 8
+    for (int i = 0; i < P::N; ++i) x[i] = load(tmp + (i * winograd_points + j) * lanes<A>);
+    collect<A, P::M, P::N, P::MOST, false>(x, y);
+#pragma GCC unroll 4
+    for (int i = 0; i < P::M; ++i) {
+      vector_t<A> v = y[i] + bias;
+      if (relu) v = v < 0 ? vector_t<A>{} : v;  // NaN stays
+      store_channels<T>(v, count, to + i * row_stride);
+    }
+  }
+}
+
+template <class S>
+inline void target_tile(const Winograd& w, const WinogradTile& t, const WinogradPlanes<accumulator_t<S>>& planes,
+                        int64_t m, int64_t count, vector_t<accumulator_t<S>> bias, S* to, int64_t row_stride,
+                        int64_t stride, accumulator_t<S>* tmp) {
+  const WinogradAxis &v = w.axis[0], &h = w.axis[1];
+  with_pair(h.taps, t.mx, [&](auto p) { output_rows<decltype(p)>(w, t, t.my + v.taps - 1, planes, m, tmp); });
+  with_pair(v.taps, t.my,
+            [&](auto p) { output_columns<decltype(p)>(t.mx, tmp, bias, w.relu, to, row_stride, stride, count); });
+}
+
+inline int64_t slice_target(const Gather& g, const WinogradTile& t) {
+  return t.n * g.target.n + (g.base[0] + t.slice * g.spacing[0]) * g.target.s[0];
+}
+
+template <class T>
+void winograd_target(const Winograd& w, const WinogradBlock& b, int64_t begin, int64_t end, int64_t group,
+                     int64_t m_begin, int64_t m_end, WinogradPlanes<accumulator_t<T>> planes, const T* bias, T* target,
+                     accumulator_t<T>* scratch) {
+  using A = accumulator_t<T>;
+  constexpr int64_t L = lanes<A>;
+  const Gather& g = w.g;
+  const WinogradScratch<T> s(w, b, scratch);
+  for (int64_t t = begin; t < end;) {
+    const WinogradStrip strip = winograd_strip(w, b, t, end, false);
+    T* map = target + slice_target(g, b.tiles[t]) + (group * g.m + m_begin) * g.target.c;
+    for (int64_t m = 0; m < m_end - m_begin; m += L) {
+      const int64_t count = m_end - m_begin - m;
+      const vector_t<A> offset = bias ? load_channels(bias + group * g.m + m_begin + m, count) : vector_t<A>{};
+      for (int64_t i = t; i < strip.last; ++i) {
+        const WinogradTile& tile = b.tiles[i];
+        if (w.channels_last)
+          target_tile<T>(w, tile, planes, m, count, offset,
+                         map + m + tile.y * g.target.s[1] + tile.x * g.target.s[2], g.target.s[1], g.target.s[2],
+                         s.tmp);
+        else
+          target_tile<A>(w, tile, planes, m, L, offset,
+                         s.strip + ((tile.y - strip.y) * strip.width + tile.x - strip.x) * L, strip.width * L, L,
+                         s.tmp);
+      }
+      if (!w.channels_last)
+        strip_runs(strip, w.axis[1].count, [&](int64_t in_map, int64_t in_strip, int64_t pixels) {
+          scatter_channels(s.strip + in_strip * L, g.target.c, at_most(L, count), pixels,
+                           map + m * g.target.c + in_map);
+        });
+    }
+    t = strip.last;
+  }
+}
+
+// tmp[y][point] = each row of outputs evaluated.
+template <class P, class S>
+void grad_rows(int64_t rows, const S* from, int64_t row_stride, int64_t stride, int64_t count, accumulator_t<S>* tmp) {
+  using A = accumulator_t<S>;
+  for (int64_t i = 0; i < rows; ++i, from += row_stride, tmp += winograd_points * lanes<A>) {
+    vector_t<A> x[P::M], y[P::N];
+#pragma GCC unroll 4
+    for (int j = 0; j < P::M; ++j) x[j] = load_channels(from + j * stride, count);
+    evaluate<A, P::M, P::N, P::MOST, false>(x, y);
+#pragma GCC unroll 8
+    for (int j = 0; j < P::N; ++j) store(tmp + j * lanes<A>, y[j]);
+  }
+}
+
+template <class P, class A>
+void grad_columns(const Winograd& w, const WinogradTile& t, int64_t columns, const A* tmp, int64_t m,
+                  const WinogradPlanes<A>& planes) {
+  for (int64_t j = 0; j < columns; ++j) {
+    vector_t<A> x[P::M], y[P::N];
+#pragma GCC unroll 4
+    for (int i = 0; i < P::M; ++i) x[i] = load(tmp + (i * winograd_points + j) * lanes<A>);
+    evaluate<A, P::M, P::N, P::MOST, false>(x, y);
+    const int32_t* row = t.row + point_class(j, w.axis[1].taps);
+    A* to = planes.data + j * planes.pitch + m;
+#pragma GCC unroll 8
+    for (int i = 0; i < P::N; ++i)
+      store(to + i * w.axis[1].points * planes.pitch + row[point_class(i, P::R) * winograd_outputs] * planes.ld, y[i]);
+  }
+}
+
+template <class S>
+inline void grad_tile(const Winograd& w, const WinogradTile& t, const S* from, int64_t row_stride, int64_t stride,
+                      int64_t count, int64_t m, const WinogradPlanes<accumulator_t<S>>& planes,
+                      accumulator_t<S>* tmp) {
+  const WinogradAxis &v = w.axis[0], &h = w.axis[1];
+  with_pair(h.taps, t.mx, [&](auto p) { grad_rows<decltype(p)>(t.my, from, row_stride, stride, count, tmp); });
+  with_pair(v.taps, t.my, [&](auto p) { grad_columns<decltype(p)>(w, t, t.mx + h.taps - 1, tmp, m, planes); });
+}
+
+template <class T>
+void winograd_grad(const Winograd& w, const WinogradBlock& b, int64_t begin, int64_t end, int64_t group,
+                   int64_t m_begin, int64_t m_end, const T* grad, WinogradPlanes<accumulator_t<T>> planes,
+                   accumulator_t<T>* scratch) {
+  using A = accumulator_t<T>;
+  constexpr int64_t L = lanes<A>;
+  const Gather& g = w.g;
+  const WinogradScratch<T> s(w, b, scratch);
+  for (int64_t t = begin; t < end;) {
+    const WinogradStrip strip = winograd_strip(w, b, t, end, false);
+    const T* map = grad + slice_target(g, b.tiles[t]) + (group * g.m + m_begin) * g.target.c;
+    for (int64_t m = 0; m < m_end - m_begin; m += L) {
+      const int64_t count = m_end - m_begin - m;
+      if (!w.channels_last)
+        strip_runs(strip, w.axis[1].count, [&](int64_t in_map, int64_t in_strip, int64_t pixels) {
+          gather_channels(map + m * g.target.c + in_map, g.target.c, count, pixels, s.strip + in_strip * L);
+        });
+      for (int64_t i = t; i < strip.last; ++i) {
+        const WinogradTile& tile = b.tiles[i];
+        if (w.channels_last)
+          grad_tile<T>(w, tile, map + m + tile.y * g.target.s[1] + tile.x * g.target.s[2], g.target.s[1],
+                       g.target.s[2], count, m, planes, s.tmp);
+        else
+          grad_tile<A>(w, tile, s.strip + ((tile.y - strip.y) * strip.width + tile.x - strip.x) * L,
+                       strip.width * L, L, L, m, planes, s.tmp);
+      }
+    }
+    t = strip.last;
+  }
+}
+
+// ---- filters: G w Gᵀ, and its transpose for the weight gradient ----
+
+// One direction of a filter transform on [rows][columns] vectors: each row of `from` to one of `to`.
+template <class P, class A>
+void filter_rows(int64_t rows, const A* from, int64_t from_row, int64_t from_stride, A* to, int64_t to_row,
+                 int64_t to_stride) {
+  for (int64_t i = 0; i < rows; ++i) {
+    vector_t<A> x[P::R], y[P::MOST];
+#pragma GCC unroll 8
+    for (int j = 0; j < P::R; ++j) x[j] = load(from + i * from_row + j * from_stride);
+    evaluate<A, P::R, P::MOST, P::MOST, true>(x, y);
+#pragma GCC unroll 8
+    for (int j = 0; j < P::N; ++j) store(to + i * to_row + j * to_stride, y[j]);
+  }
+}
+
+template <class P, class A>
+void weight_rows(int64_t rows, const A* from, int64_t from_row, int64_t from_stride, A* to, int64_t to_row,
+                 int64_t to_stride) {
+  for (int64_t i = 0; i < rows; ++i) {
+    vector_t<A> x[P::N], y[P::R];
+#pragma GCC unroll 8
+    for (int j = 0; j < P::N; ++j) x[j] = load(from + i * from_row + j * from_stride);
+    collect<A, P::R, P::N, P::MOST, true>(x, y);
+#pragma GCC unroll 8
+    for (int j = 0; j < P::R; ++j) store(to + i * to_row + j * to_stride, y[j]);
+  }
+}
+
+// Outputs of the largest tile along an axis: with the taps they say how many points its planes have.
+inline int64_t most_outputs(const WinogradAxis& a) { return a.points - a.taps + 1; }
+
+template <class T>
+void winograd_filter(const Winograd& w, int64_t group, int64_t slice_tap, int64_t c_begin, int64_t c_end, int64_t panel,
+                     const T* weight, WinogradPlanes<accumulator_t<T>> planes) {
+  using A = accumulator_t<T>;
+  constexpr int64_t L = lanes<A>, block = 8, taps_most = 25;
+  const WinogradAxis &v = w.axis[0], &h = w.axis[1];
+  const int64_t taps = v.taps * h.taps, *at = w.weight_at + slice_tap * taps;
+  weight += group * w.g.weight_g;
+  for (int64_t c = c_begin; c < round_up(c_end - c_begin, L) + c_begin; c += block) {
+    A filters[block][taps_most][tile_columns<A>];  // several channels at a time, so that stores have left the buffer
+    const int64_t here = at_most(block, at_least(0, c_end - c));
+    for (int64_t i = 0; i < block; ++i)
+      for (int64_t k = 0; k < tile_columns<A>; ++k) {
+        const int64_t m = panel * tile_columns<A> + k;
+        const T* from = weight + m * w.g.weight_m + (c + i) * w.g.weight_c;
+        for (int64_t tap = 0; tap < taps; ++tap) filters[i][tap][k] = i < here && m < w.g.m ? widen(from[at[tap]]) : 0;
+      }
+    for (int64_t i = 0; i < at_most(block, round_up(c_end - c_begin, L) + c_begin - c); ++i)
+      for (int64_t k = 0; k < tile_columns<A>; k += L) {
+        A tmp[winograd_tmp<A>];  // [tap of axis 0][point][L]
+        A* to = planes.data + (c - c_begin + i) * planes.ld + k;
+        with_pair(h.taps, most_outputs(h), [&](auto p) {
+          filter_rows<decltype(p)>(v.taps, &filters[i][0][k], h.taps * tile_columns<A>, tile_columns<A>, tmp,
+                                   winograd_points * L, L);
+        });
+        with_pair(v.taps, most_outputs(v), [&](auto p) {
+          filter_rows<decltype(p)>(h.points, tmp, L, winograd_points * L, to, planes.pitch, h.points * planes.pitch);
+        });
+      }
+  }
+}
+
+template <class T>
+void winograd_weight(const Winograd& w, int64_t c, int64_t m, WinogradPlanes<accumulator_t<T>> sums,
+                     accumulator_t<T>* out, int64_t tap_stride, int64_t ld) {
+  using A = accumulator_t<T>;
+  constexpr int64_t L = lanes<A>;
+  const WinogradAxis &v = w.axis[0], &h = w.axis[1];
+  for (int64_t i = 0; i < c; ++i)
+    for (int64_t k = 0; k < m; k += L) {
+      A tmp[winograd_tmp<A>];  // [point of axis 0][tap of axis 1][L]
+      with_pair(h.taps, most_outputs(h), [&](auto p) {
+        weight_rows<decltype(p)>(v.points, sums.data + i * sums.ld + k, h.points * sums.pitch, sums.pitch, tmp,
+                                 winograd_points * L, L);
+      });
+      with_pair(v.taps, most_outputs(v), [&](auto p) {
+        weight_rows<decltype(p)>(h.taps, tmp, L, winograd_points * L, out + i * ld + k, tap_stride,
+                                 h.taps * tap_stride);
+      });
+    }
+}
+
+// ---- products ----
+
+template <class A>
+void winograd_multiply(const Winograd& w, const WinogradBlock& b, int64_t depth, int64_t columns,
+                       WinogradPlanes<A> source, WinogradPlanes<A> filter, WinogradPlanes<A> product, bool add) {
+  for (int64_t i = 0; i < w.axis[0].points; ++i)
+    for (int64_t j = 0; j < w.axis[1].points; ++j) {
+      const int64_t plane = i * w.axis[1].points + j;
+      const int64_t rows = b.rows[point_class(i, w.axis[0].taps) * winograd_outputs + point_class(j, w.axis[1].taps)];
+      for (int64_t k = 0; k < depth; k += depth_block)
+        for (int64_t r = 0; r < rows; r += tile_rows)
+          run<A, false>(at_most(tile_rows, rows - r), columns,
+                        {at_most(depth_block, depth - k), source.data + plane * source.pitch + r * source.ld + k,
+                         source.ld, 1, filter.data + plane * filter.pitch + k * filter.ld, filter.ld,
+                         product.data + plane * product.pitch + r * product.ld, product.ld, add || k > 0});
+    }
+}
+
+template <class A>
+void winograd_accumulate(const Winograd& w, const WinogradBlock& b, int64_t c, int64_t m, WinogradPlanes<A> source,
+                         WinogradPlanes<A> grad, WinogradPlanes<A> sums, bool add) {
+  for (int64_t i = 0; i < w.axis[0].points; ++i)
+    for (int64_t j = 0; j < w.axis[1].points; ++j) {
+      const int64_t plane = i * w.axis[1].points + j;
+      const int64_t rows = b.rows[point_class(i, w.axis[0].taps) * winograd_outputs + point_class(j, w.axis[1].taps)];
+      for (int64_t k = 0; k < m; k += tile_columns<A>)
+        for (int64_t r = 0; r < c; r += tile_rows)
+          run<A, false>(at_most(tile_rows, c - r), m - k,
+                        {rows, source.data + plane * source.pitch + r, 1, source.ld,
+                         grad.data + plane * grad.pitch + k, grad.ld,
+                         sums.data + plane * sums.pitch + r * sums.ld + k, sums.ld, add});
+    }
+}
+
+template <class T>
+constexpr WinogradKernels<T> winograd_kernels() {
+  using A = accumulator_t<T>;
+  return {tile_columns<A>,    lanes<A>,
+          winograd_scratch<T>, winograd_source<T>,
+          winograd_filter<T>, winograd_multiply<A>,
+          winograd_target<T>, winograd_grad<T>,
+          winograd_accumulate<A>, winograd_weight<T>};
+}

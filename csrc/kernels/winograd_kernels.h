@@ -1,0 +1,88 @@
+// What Winograd convolution asks of a kernel set: the problem as tiles, and the steps the driver puts together.
+#pragma once
+#include "conv_kernels.h"
+
+namespace torchconv {
+
+constexpr int64_t winograd_outputs = 4;  // outputs of a tile along an axis, at the most
+constexpr int64_t winograd_classes = winograd_outputs * winograd_outputs;
+constexpr int64_t winograd_points = 8;  // points along an axis, at the most: 4 outputs of 5 taps
+
+// One of the two axes that tiles are cut along.
+struct WinogradAxis {
+  int64_t taps;    // filter points, r: 1, 3 or 5
+  int64_t low;     // source index of the first = target index + low
+  int64_t count;   // target positions
+  int64_t extent;  // source positions
+  int64_t points;  // most points of any tile: min(count, winograd_outputs) + taps - 1
+};
+
+// A gather or correlation of stride and dilation 1 along its last two axes. The first axis is not transformed: its taps
+// join the source channels, so that one inner product runs over depth() = (slice tap, channel).
+struct Winograd {
+  Gather g;
+  WinogradAxis axis[2];
+  int64_t slice_taps;
+  const int64_t* slice_offset;  // [slice_taps] source slice = target slice · step + offset
+  const int64_t* weight_at;     // [slice_taps][axis 0 taps][axis 1 taps] element offsets in the weight
+  bool channels_last, relu;
+
+  int64_t planes() const { return axis[0].points * axis[1].points; }  // plane (i, j) is i · axis[1].points + j
+};
+
+// m × m' outputs. A tile of m outputs uses the first m + r − 1 points, so the filter's transform serves tiles of every
+// size, and a plane holds rows for the tiles alone that have its points: class (k, k') for those of more than k and k'.
+struct WinogradTile {
+  int64_t n, slice;                 // sample, and target slice along the axis that is not transformed
+  int32_t y, x, my, mx;             // first target position, outputs
+  int32_t row[winograd_classes];  // its row in the planes of each class
+};
+
+struct WinogradBlock {
+  const WinogradTile* tiles;
+  int64_t count;
+  int64_t rows[winograd_classes];  // rows of the planes of each class
+};
+
+// A matrix for every plane: element (plane, row, column) at plane · pitch + row · ld + column.
+template <class A>
+struct WinogradPlanes {
+  A* data;
+  int64_t pitch, ld;
+};
+
+// All for one group; source, target and weight point at the whole tensors.
+template <class T>
+struct WinogradKernels {
+  using A = accumulator_t<T>;
+  using Planes = WinogradPlanes<A>;
+
+  int64_t columns;  // target channels of a panel
+  int64_t vector;   // channels handled at once
+  int64_t (*scratch)(const Winograd&, const WinogradBlock&);  // elements of A
+
+  // planes[tile][c - c_begin] = Bᵀ x B of one slice tap, for tiles [begin, end) of the block and channels from c_begin,
+  // a multiple of `vector`. Channels up to the next multiple of `vector` are zeros.
+  void (*source)(const Winograd&, const WinogradBlock&, int64_t begin, int64_t end, int64_t group, int64_t slice_tap,
+                 int64_t c_begin, int64_t c_end, const T* source, Planes planes, A* scratch);
+  // planes[c - c_begin][column] = G w Gᵀ of one slice tap and one panel of target channels. `planes` rows beyond c_end up
+  // to a multiple of `vector` are zeros.
+  void (*filter)(const Winograd&, int64_t group, int64_t slice_tap, int64_t c_begin, int64_t c_end, int64_t panel,
+                 const T* weight, Planes planes);
+  // product[tile][column] (+)= Σ_depth source[tile][depth] · filter[depth][column], columns of one panel at most.
+  void (*multiply)(const Winograd&, const WinogradBlock&, int64_t depth, int64_t columns, Planes source, Planes filter,
+                   Planes product, bool add);
+  // target = Aᵀ product A + bias, of target channels [m_begin, m_end), the planes' columns from 0.
+  void (*target)(const Winograd&, const WinogradBlock&, int64_t begin, int64_t end, int64_t group, int64_t m_begin,
+                 int64_t m_end, Planes product, const T* bias, T* target, A* scratch);
+
+  // The weight gradient. planes[tile][m - m_begin] = A ȳ Aᵀ; sums[c][m] (+)= Σ_tiles source[tile][c] · grad[tile][m];
+  // out[tap][c][m] = Gᵀ sums G, rows (tap, c) of `ld` elements, `tap_stride` apart.
+  void (*grad)(const Winograd&, const WinogradBlock&, int64_t begin, int64_t end, int64_t group, int64_t m_begin,
+               int64_t m_end, const T* grad, Planes planes, A* scratch);
+  void (*accumulate)(const Winograd&, const WinogradBlock&, int64_t c, int64_t m, Planes source, Planes grad,
+                     Planes sums, bool add);
+  void (*weight)(const Winograd&, int64_t c, int64_t m, Planes sums, A* out, int64_t tap_stride, int64_t ld);
+};
+
+}  // namespace torchconv

@@ -1,0 +1,210 @@
+// The driver of Winograd convolution: cuts the maps into tiles and blocks of tiles, and puts the kernels' steps together
+// over them in parallel. Nothing here decides a bit of a result except correlate's splits, which the shapes alone decide.
+#include "winograd.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
+
+#include <cstdlib>
+
+#include "kernels/kernels.h"
+
+namespace torchconv {
+namespace {
+
+int64_t blocks_of(int64_t total, int64_t block) { return (total + block - 1) / block; }
+int64_t rounded(int64_t value, int64_t multiple) { return blocks_of(value, multiple) * multiple; }
+
+int64_t tune(const char* name, int64_t value) {
+  const char* s = std::getenv(name);
+  return s ? std::atoll(s) : value;
+}
+
+template <class A>
+struct Buffer {  // uninitialised, aligned to a cache line
+  explicit Buffer(int64_t size) : storage(at::empty({size * static_cast<int64_t>(sizeof(A))}, at::kByte)) {}
+  A* get() const { return static_cast<A*>(storage.mutable_data_ptr()); }
+  at::Tensor storage;
+};
+
+// Planes of rows × columns one after the other, each an odd number of cache lines further: no two of them on one set.
+template <class A>
+WinogradPlanes<A> planes_at(A* data, int64_t rows, int64_t columns) {
+  const int64_t line = 64 / sizeof(A), size = rounded(rows * columns, line);
+  return {data, size / line % 2 ? size : size + line, columns};
+}
+template <class A>
+int64_t planes_size(const Winograd& w, int64_t rows, int64_t columns) {
+  return planes_at<A>(nullptr, rows, columns).pitch * w.planes();
+}
+
+// The problem with what it points to.
+struct Problem {
+  Winograd w;
+  std::vector<int64_t> slice_offset, weight_at;
+  int64_t tiles[2];  // along each axis
+};
+
+WinogradAxis axis_of(const Gather& g, int a, int64_t taps) {
+  int64_t low = g.taps[0].offset[a];
+  for (int64_t k = 1; k < g.tap_count; ++k) low = std::min(low, g.taps[k].offset[a]);
+  const int64_t outputs = taps == 1 ? 1 : std::min(g.count[a], winograd_outputs);
+  return {taps, low, g.count[a], g.extent[a], outputs + taps - 1};
+}
+
+int64_t tap_range(const Gather& g, int a) {
+  int64_t low = g.taps[0].offset[a], high = low;
+  for (int64_t k = 1; k < g.tap_count; ++k)
+    low = std::min(low, g.taps[k].offset[a]), high = std::max(high, g.taps[k].offset[a]);
+  return high - low + 1;
+}
+
+int64_t outputs_of(const WinogradAxis& a) { return a.points - a.taps + 1; }
+
+Problem problem_of(const Gather& g, bool channels_last) {
+  Problem p{};
+  p.w.g = g, p.w.channels_last = channels_last, p.w.relu = false;
+  for (int i = 0; i < 2; ++i) {
+    p.w.axis[i] = axis_of(g, i + 1, tap_range(g, i + 1));
+    p.tiles[i] = blocks_of(g.count[i + 1], outputs_of(p.w.axis[i]));
+  }
+  const int64_t area = p.w.axis[0].taps * p.w.axis[1].taps;
+  p.w.slice_taps = g.tap_count / area;
+  p.weight_at.resize(g.tap_count);
+  for (int64_t k = 0; k < g.tap_count; ++k) {  // taps run over the first axis slowest
+    const Tap& tap = g.taps[k];
+    const int64_t i = tap.offset[1] - p.w.axis[0].low, j = tap.offset[2] - p.w.axis[1].low;
+    p.weight_at[k / area * area + i * p.w.axis[1].taps + j] = tap.weight;
+    if (k % area == 0) p.slice_offset.push_back(tap.offset[0]);
+  }
+  return p;
+}
+// The pointers of a Problem where it now lies.
+Winograd pointed(const Problem& p) {
+  Winograd w = p.w;
+  w.slice_offset = p.slice_offset.data(), w.weight_at = p.weight_at.data();
+  return w;
+}
+
+// Blocks of tiles: whole rows of tiles, or parts of one row where a row has more than `most`.
+struct Blocking {
+  int64_t tiles_y, tiles_x, rows, block_rows, segments;
+
+  Blocking(const Problem& p, int64_t most)
+      : tiles_y(p.tiles[0]),
+        tiles_x(p.tiles[1]),
+        rows(p.w.g.batch * p.w.g.count[0] * tiles_y),
+        block_rows(std::max<int64_t>(1, std::min(rows, most / tiles_x))),
+        segments(blocks_of(tiles_x, most)) {}
+  int64_t count() const { return blocks_of(rows, block_rows) * segments; }
+  int64_t most_tiles() const { return block_rows * blocks_of(tiles_x, segments); }
+};
+
+// The tiles of one block, with their rows in the planes.
+WinogradBlock block_of(const Winograd& w, const Blocking& b, int64_t index, std::vector<WinogradTile>& tiles) {
+  const int64_t segment = index % b.segments, begin = index / b.segments * b.block_rows;
+  const int64_t end = std::min(b.rows, begin + b.block_rows);
+  const int64_t x_begin = b.tiles_x * segment / b.segments, x_end = b.tiles_x * (segment + 1) / b.segments;
+  const int64_t step_y = outputs_of(w.axis[0]), step_x = outputs_of(w.axis[1]);
+  WinogradBlock block{};
+  tiles.resize((end - begin) * (x_end - x_begin));
+  for (int64_t row = begin; row < end; ++row)
+    for (int64_t x = x_begin; x < x_end; ++x) {
+      WinogradTile& t = tiles[block.count++];
+      t.y = static_cast<int32_t>(row % b.tiles_y * step_y), t.x = static_cast<int32_t>(x * step_x);
+      t.slice = row / b.tiles_y % w.g.count[0], t.n = row / b.tiles_y / w.g.count[0];
+      t.my = static_cast<int32_t>(std::min(step_y, w.axis[0].count - t.y));
+      t.mx = static_cast<int32_t>(std::min(step_x, w.axis[1].count - t.x));
+      for (int i = 0; i < t.my; ++i)
+        for (int j = 0; j < t.mx; ++j)
+          t.row[i * winograd_outputs + j] = static_cast<int32_t>(block.rows[i * winograd_outputs + j]++);
+    }
+  block.tiles = tiles.data();
+  return block;
+}
+
+template <class T>
+const WinogradKernels<T>& winograd() {
+  return kernels<T>().winograd;
+}
+
+// Rows of a filter's plane: (slice tap, channel), each slice tap's channels filled up to whole vectors but the last's.
+template <class T>
+int64_t filled(const Winograd& w) {
+  return rounded(w.g.c, winograd<T>().vector);
+}
+template <class T>
+int64_t depth_of(const Winograd& w) {
+  return (w.slice_taps - 1) * filled<T>(w) + w.g.c;
+}
+
+// Every block by itself, all its channels, against filters transformed beforehand: for filters that stay in cache.
+template <class T>
+void by_block(const Problem& p, const T* source, const T* weight, const T* bias, T* target) {
+  using A = accumulator_t<T>;
+  const auto& k = winograd<T>();
+  const Winograd w = pointed(p);
+  const int64_t channels = filled<T>(w), depth = w.slice_taps * channels, panels = blocks_of(w.g.m, k.columns);
+  const int64_t filter_size = planes_size<A>(w, depth, k.columns), slab = 4 * k.vector, slabs = blocks_of(w.g.c, slab);
+  Buffer<A> filters(w.g.groups * panels * filter_size);  // [group][panel] planes [slice tap, channel][column]
+  at::parallel_for(0, w.g.groups * panels * w.slice_taps * slabs, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t s = i / slabs % w.slice_taps, panel = i / slabs / w.slice_taps, c = i % slabs * slab;
+      A* to = filters.get() + panel * filter_size + (s * channels + c) * k.columns;
+      k.filter(w, panel / panels, s, c, std::min(w.g.c, c + slab), panel % panels, weight,
+               {to, planes_at<A>(nullptr, depth, k.columns).pitch, k.columns});
+    }
+  });
+  const Blocking blocking(p, tune("WT", 32));
+  const int64_t blocks = blocking.count(), most = blocking.most_tiles(), columns = panels * k.columns;
+  at::parallel_for(0, w.g.groups * blocks, 1, [&](int64_t begin, int64_t end) {
+    std::vector<WinogradTile> tiles;
+    Buffer<A> buffer(planes_size<A>(w, most, depth) + planes_size<A>(w, most, columns));
+    const auto sources = planes_at(buffer.get(), most, depth);
+    const auto products = planes_at(buffer.get() + planes_size<A>(w, most, depth), most, columns);
+    at::Tensor scratch;
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t group = i / blocks;
+      const WinogradBlock block = block_of(w, blocking, i % blocks, tiles);
+      const int64_t bytes = k.scratch(w, block) * static_cast<int64_t>(sizeof(A));
+      if (!scratch.defined() || scratch.numel() < bytes) scratch = at::empty({bytes}, at::kByte);
+      A* space = static_cast<A*>(scratch.mutable_data_ptr());
+      for (int64_t s = 0; s < w.slice_taps; ++s)
+        k.source(w, block, 0, block.count, group, s, 0, w.g.c, source,
+                 {sources.data + s * channels, sources.pitch, sources.ld}, space);
+      for (int64_t panel = 0; panel < panels; ++panel)
+        k.multiply(w, block, depth_of<T>(w), std::min(k.columns, w.g.m - panel * k.columns), sources,
+                   planes_at(filters.get() + (group * panels + panel) * filter_size, depth, k.columns),
+                   {products.data + panel * k.columns, products.pitch, products.ld}, false);
+      k.target(w, block, 0, block.count, group, 0, w.g.m, products, bias, target, space);
+    }
+  });
+}
+
+}  // namespace
+
+std::string winograd_refusal(const ConvParams& p) {
+  if (p.dtype == at::kDouble) return "float64 is not rounded more than it must";
+  for (int a = 1; a < 3; ++a) {
+    if (p.stride[a] != 1) return c10::str("needs stride 1, got ", p.stride[a]);
+    if (p.kernel[a] == 1) continue;
+    if (p.kernel[a] != 3 && p.kernel[a] != 5) return c10::str("needs filters of 1, 3 or 5 a side, got ", p.kernel[a]);
+    if (p.dilation[a] != 1) return c10::str("needs dilation 1, got ", p.dilation[a]);
+  }
+  if (p.kernel[1] == 1 && p.kernel[2] == 1) return "has nothing to save on filters of one point";
+  return "";
+}
+
+template <class T>
+void run_winograd(const Gather& g, bool channels_last, const T* source, const T* weight, const T* bias, T* target) {
+  by_block<T>(problem_of(g, channels_last), source, weight, bias, target);
+}
+
+template <>
+void run_winograd(const Gather&, bool, const double*, const double*, const double*, double*) {
+  TORCH_INTERNAL_ASSERT(false, "winograd refuses float64");
+}
+template void run_winograd(const Gather&, bool, const float*, const float*, const float*, float*);
+template void run_winograd(const Gather&, bool, const bfloat16*, const bfloat16*, const bfloat16*, bfloat16*);
+
+}  // namespace torchconv
