@@ -300,11 +300,12 @@ void run_weight_grad(const ConvParams& p, Algorithm algorithm, const at::Tensor&
           kernels<T>().conv.depthwise_weight_grad(d, p.channels_last, i, grad, from, to, scratch.get());
       });
     }
-    case Algorithm::winograd:
     case Algorithm::direct: TORCH_INTERNAL_ASSERT(false, "direct refuses weight gradients");
+    case Algorithm::winograd:
     case Algorithm::gemm: {
       std::vector<Tap> taps;
       const Gather g = forward_gather(p, vx, vy, vw, taps);
+      if (algorithm == Algorithm::winograd) return run_winograd_correlate<T>(g, p.channels_last, from, grad, to);
       return run_correlate<T>(g, p.channels_last, from, grad, to);
     }
   }

@@ -19,8 +19,7 @@ Reason refuse_depthwise(const ConvParams& p, Direction) {
   return "";
 }
 
-Reason refuse_winograd(const ConvParams& p, Direction direction) {
-  if (direction == Direction::weight_grad) return "has no weight gradient";
+Reason refuse_winograd(const ConvParams& p, Direction) {
   if (highest_precision) return "rounds more than direct summation, and the precision asked for is 'highest'";
   return winograd_refusal(p);
 }

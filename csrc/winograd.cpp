@@ -181,6 +181,78 @@ void by_block(const Problem& p, const T* source, const T* weight, const T* bias,
   });
 }
 
+// The weight gradient's parts: blocks of source and target channels, whose sums stay in cache while the tiles pass by,
+// and splits of the tiles, by the shapes alone, since the order of summation is part of the result.
+struct CorrelatePlan {
+  int64_t c_block, m_block, c_blocks, m_blocks, splits;
+  Blocking blocking;
+
+  explicit CorrelatePlan(const Problem& p)
+      : c_block(tune("WC", 64)),
+        m_block(tune("WM", 64)),
+        c_blocks(blocks_of(p.w.g.c, c_block)),
+        m_blocks(blocks_of(p.w.g.m, m_block)),
+        blocking(p, tune("WW", 64)) {
+    const int64_t blocks = p.w.g.groups * p.w.slice_taps * c_blocks * m_blocks, tasks = 16;
+    splits = std::max<int64_t>(1, std::min(blocks_of(tasks, blocks), blocking.count() / 2));
+  }
+};
+
+// sums of one block of channels over the tiles of one split.
+template <class T>
+void correlate_task(const Winograd& w, const CorrelatePlan& plan, int64_t group, int64_t slice_tap, int64_t c,
+                    int64_t m, int64_t split, const T* source, const T* grad, accumulator_t<T>* out, int64_t ld) {
+  using A = accumulator_t<T>;
+  const auto& k = winograd<T>();
+  const int64_t most = plan.blocking.most_tiles(), blocks = plan.blocking.count();
+  const int64_t c_end = std::min(w.g.c, c + plan.c_block), m_end = std::min(w.g.m, m + plan.m_block);
+  const int64_t x_size = planes_size<A>(w, most, plan.c_block), y_size = planes_size<A>(w, most, plan.m_block);
+  Buffer<A> buffer(x_size + y_size + planes_size<A>(w, plan.c_block, plan.m_block));
+  const auto x = planes_at(buffer.get(), most, plan.c_block), y = planes_at(buffer.get() + x_size, most, plan.m_block);
+  const auto sums = planes_at(buffer.get() + x_size + y_size, plan.c_block, plan.m_block);
+  std::vector<WinogradTile> tiles;
+  at::Tensor scratch;
+  const int64_t first = blocks * split / plan.splits;
+  for (int64_t i = first; i < blocks * (split + 1) / plan.splits; ++i) {
+    const WinogradBlock block = block_of(w, plan.blocking, i, tiles);
+    const int64_t bytes = k.scratch(w, block) * static_cast<int64_t>(sizeof(A));
+    if (!scratch.defined() || scratch.numel() < bytes) scratch = at::empty({bytes}, at::kByte);
+    A* space = static_cast<A*>(scratch.mutable_data_ptr());
+    k.source(w, block, 0, block.count, group, slice_tap, c, c_end, source, x, space);
+    k.grad(w, block, 0, block.count, group, m, m_end, grad, y, space);
+    k.accumulate(w, block, c_end - c, m_end - m, x, y, sums, i > first);
+  }
+  k.weight(w, c_end - c, m_end - m, sums, out, w.g.c * ld, ld);
+}
+
+template <class T>
+void correlate(const Problem& p, const T* source, const T* grad, T* weight) {
+  using A = accumulator_t<T>;
+  const Winograd w = pointed(p);
+  const CorrelatePlan plan(p);
+  const int64_t depth = w.g.depth(), columns = kernels<T>().conv.target_columns(w.g), channels = w.g.c * columns;
+  const int64_t split_stride = w.g.groups * depth * columns, area = w.axis[0].taps * w.axis[1].taps;
+  Buffer<A> sums(plan.splits * split_stride);  // [splits][groups][depth = (tap, c)][columns]
+  const int64_t tasks = plan.splits * w.g.groups * w.slice_taps * plan.c_blocks * plan.m_blocks;
+  at::parallel_for(0, tasks, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t m = i % plan.m_blocks * plan.m_block, c = i / plan.m_blocks % plan.c_blocks * plan.c_block;
+      const int64_t rest = i / plan.m_blocks / plan.c_blocks, s = rest % w.slice_taps;
+      const int64_t group = rest / w.slice_taps % w.g.groups, split = rest / w.slice_taps / w.g.groups;
+      correlate_task(w, plan, group, s, c, m, split, source, grad,
+                     sums.get() + split * split_stride + group * depth * columns + s * area * channels + c * columns + m,
+                     columns);
+    }
+  });
+  const int64_t m_block = 16, m_blocks = blocks_of(w.g.m, m_block);
+  at::parallel_for(0, w.g.groups * m_blocks, 1 + 16384 / (1 + depth * m_block), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i)
+      kernels<T>().conv.store_weight(w.g, i / m_blocks, sums.get() + i / m_blocks * depth * columns, plan.splits,
+                                     split_stride, i % m_blocks * m_block,
+                                     std::min(w.g.m, (i % m_blocks + 1) * m_block), weight);
+  });
+}
+
 }  // namespace
 
 std::string winograd_refusal(const ConvParams& p) {
@@ -199,6 +271,18 @@ template <class T>
 void run_winograd(const Gather& g, bool channels_last, const T* source, const T* weight, const T* bias, T* target) {
   by_block<T>(problem_of(g, channels_last), source, weight, bias, target);
 }
+
+template <class T>
+void run_winograd_correlate(const Gather& g, bool channels_last, const T* source, const T* target, T* weight) {
+  correlate<T>(problem_of(g, channels_last), source, target, weight);
+}
+
+template <>
+void run_winograd_correlate(const Gather&, bool, const double*, const double*, double*) {
+  TORCH_INTERNAL_ASSERT(false, "winograd refuses float64");
+}
+template void run_winograd_correlate(const Gather&, bool, const float*, const float*, float*);
+template void run_winograd_correlate(const Gather&, bool, const bfloat16*, const bfloat16*, bfloat16*);
 
 template <>
 void run_winograd(const Gather&, bool, const double*, const double*, const double*, double*) {
