@@ -123,6 +123,23 @@ WinogradBlock block_of(const Winograd& w, const Blocking& b, int64_t index, std:
   return block;
 }
 
+// The memory that a block will touch, to be fetched during a product of `steps` tiles.
+struct Ahead {
+  std::vector<WinogradTouch> runs;
+
+  WinogradAhead over(int64_t steps) const {
+    int64_t lines = 0;
+    for (const WinogradTouch& t : runs) lines += t.count * blocks_of(t.bytes + 63, 64);
+    return {runs.data(), static_cast<int64_t>(runs.size()), blocks_of(lines, steps), 0, 0, 0};
+  }
+  template <class T>
+  void add(const Winograd& w, const WinogradBlock& block, bool in_source, int64_t channels, const T* base) {
+    const size_t before = runs.size();
+    runs.resize(before + block.count);
+    runs.resize(before + kernels<T>().winograd.touches(w, block, in_source, channels, base, runs.data() + before));
+  }
+};
+
 template <class T>
 const WinogradKernels<T>& winograd() {
   return kernels<T>().winograd;
@@ -158,27 +175,85 @@ void by_block(const Problem& p, const T* source, const T* weight, const T* bias,
   const Blocking blocking(p, tune("WT", 32));
   const int64_t blocks = blocking.count(), most = blocking.most_tiles(), columns = panels * k.columns;
   at::parallel_for(0, w.g.groups * blocks, 1, [&](int64_t begin, int64_t end) {
-    std::vector<WinogradTile> tiles;
+    std::vector<WinogradTile> tiles, next_tiles;
+    Ahead touched;
+    WinogradBlock block{}, next{};
     Buffer<A> buffer(planes_size<A>(w, most, depth) + planes_size<A>(w, most, columns));
     const auto sources = planes_at(buffer.get(), most, depth);
     const auto products = planes_at(buffer.get() + planes_size<A>(w, most, depth), most, columns);
     at::Tensor scratch;
     for (int64_t i = begin; i < end; ++i) {
       const int64_t group = i / blocks;
-      const WinogradBlock block = block_of(w, blocking, i % blocks, tiles);
+      if (i == begin) next = block_of(w, blocking, i % blocks, next_tiles);
+      tiles.swap(next_tiles), block = next;
       const int64_t bytes = k.scratch(w, block) * static_cast<int64_t>(sizeof(A));
       if (!scratch.defined() || scratch.numel() < bytes) scratch = at::empty({bytes}, at::kByte);
       A* space = static_cast<A*>(scratch.mutable_data_ptr());
       for (int64_t s = 0; s < w.slice_taps; ++s)
         k.source(w, block, 0, block.count, group, s, 0, w.g.c, source,
                  {sources.data + s * channels, sources.pitch, sources.ld}, space);
+      touched.runs.clear();
+      touched.add(w, block, false, w.g.m, static_cast<const T*>(target) + group * w.g.m * w.g.target.c);
+      if (i + 1 < end) {
+        next = block_of(w, blocking, (i + 1) % blocks, next_tiles);
+        touched.add(w, next, true, w.g.c, source + (i + 1) / blocks * w.g.c * w.g.source.c);
+      }
+      WinogradAhead ahead = touched.over(panels * w.planes() * blocks_of(block.count, 12));
       for (int64_t panel = 0; panel < panels; ++panel)
         k.multiply(w, block, depth_of<T>(w), std::min(k.columns, w.g.m - panel * k.columns), sources,
                    planes_at(filters.get() + (group * panels + panel) * filter_size, depth, k.columns),
-                   {products.data + panel * k.columns, products.pitch, products.ld}, false);
+                   {products.data + panel * k.columns, products.pitch, products.ld}, false, ahead);
       k.target(w, block, 0, block.count, group, 0, w.g.m, products, bias, target, space);
     }
   });
+}
+
+// A panel of target channels at a time, its filters transformed as they are needed, against all tiles of a chunk: for
+// filters that do not stay in cache, and for few tiles.
+template <class T>
+void by_panel(const Problem& p, const T* source, const T* weight, const T* bias, T* target) {
+  using A = accumulator_t<T>;
+  const auto& k = winograd<T>();
+  const Winograd w = pointed(p);
+  const int64_t channels = filled<T>(w), depth = w.slice_taps * channels, panels = blocks_of(w.g.m, k.columns);
+  const int64_t slab = std::min(channels, tune("WS", 8) * k.vector), slabs = blocks_of(w.g.c, slab), part = 16;
+  const Blocking blocking(p, tune("WP", 96));
+  const int64_t most = blocking.most_tiles();
+  Buffer<A> shared(planes_size<A>(w, most, depth));
+  const auto sources = planes_at(shared.get(), most, depth);
+  std::vector<WinogradTile> tiles;
+  for (int64_t chunk = 0; chunk < w.g.groups * blocking.count(); ++chunk) {
+    const int64_t group = chunk / blocking.count();
+    const WinogradBlock block = block_of(w, blocking, chunk % blocking.count(), tiles);
+    const int64_t scratch_size = k.scratch(w, block), parts = blocks_of(block.count, part);
+    at::parallel_for(0, parts * w.slice_taps * slabs, 1, [&](int64_t begin, int64_t end) {
+      Buffer<A> scratch(scratch_size);
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t t = i / slabs / w.slice_taps * part, s = i / slabs % w.slice_taps, c = i % slabs * slab;
+        k.source(w, block, t, std::min(block.count, t + part), group, s, c, std::min(w.g.c, c + slab), source,
+                 {sources.data + s * channels + c, sources.pitch, sources.ld}, scratch.get());
+      }
+    });
+    at::parallel_for(0, panels, 1, [&](int64_t begin, int64_t end) {
+      const int64_t filter_size = planes_size<A>(w, slab, k.columns);
+      Buffer<A> scratch(scratch_size), buffer(filter_size + planes_size<A>(w, most, k.columns));
+      const auto filters = planes_at(buffer.get(), slab, k.columns);
+      const auto products = planes_at(buffer.get() + filter_size, most, k.columns);
+      WinogradAhead none{};
+      for (int64_t panel = begin; panel < end; ++panel) {
+        const int64_t m = panel * k.columns, m_end = std::min(w.g.m, m + k.columns);
+        for (int64_t s = 0; s < w.slice_taps; ++s)
+          for (int64_t c = 0; c < w.g.c; c += slab) {
+            const int64_t c_end = std::min(w.g.c, c + slab);
+            k.filter(w, group, s, c, c_end, panel, weight, filters);
+            k.multiply(w, block, c_end - c, m_end - m,
+                       {sources.data + s * channels + c, sources.pitch, sources.ld}, filters, products, s + c > 0,
+                       none);
+          }
+        k.target(w, block, 0, block.count, group, m, m_end, products, bias, target, scratch.get());
+      }
+    });
+  }
 }
 
 // The weight gradient's parts: blocks of source and target channels, whose sums stay in cache while the tiles pass by,
@@ -210,17 +285,28 @@ void correlate_task(const Winograd& w, const CorrelatePlan& plan, int64_t group,
   Buffer<A> buffer(x_size + y_size + planes_size<A>(w, plan.c_block, plan.m_block));
   const auto x = planes_at(buffer.get(), most, plan.c_block), y = planes_at(buffer.get() + x_size, most, plan.m_block);
   const auto sums = planes_at(buffer.get() + x_size + y_size, plan.c_block, plan.m_block);
-  std::vector<WinogradTile> tiles;
+  std::vector<WinogradTile> tiles, next_tiles;
+  Ahead touched;
+  WinogradBlock block{}, next{};
   at::Tensor scratch;
   const int64_t first = blocks * split / plan.splits;
-  for (int64_t i = first; i < blocks * (split + 1) / plan.splits; ++i) {
-    const WinogradBlock block = block_of(w, plan.blocking, i, tiles);
+  const int64_t last = blocks * (split + 1) / plan.splits;
+  for (int64_t i = first; i < last; ++i) {
+    if (i == first) next = block_of(w, plan.blocking, i, next_tiles);
+    tiles.swap(next_tiles), block = next;
+    touched.runs.clear();
+    if (i + 1 < last) {
+      next = block_of(w, plan.blocking, i + 1, next_tiles);
+      touched.add(w, next, true, c_end - c, source + (group * w.g.c + c) * w.g.source.c);
+      touched.add(w, next, false, m_end - m, grad + (group * w.g.m + m) * w.g.target.c);
+    }
+    WinogradAhead ahead = touched.over(w.planes() * blocks_of(c_end - c, 12) * blocks_of(m_end - m, k.columns));
     const int64_t bytes = k.scratch(w, block) * static_cast<int64_t>(sizeof(A));
     if (!scratch.defined() || scratch.numel() < bytes) scratch = at::empty({bytes}, at::kByte);
     A* space = static_cast<A*>(scratch.mutable_data_ptr());
     k.source(w, block, 0, block.count, group, slice_tap, c, c_end, source, x, space);
     k.grad(w, block, 0, block.count, group, m, m_end, grad, y, space);
-    k.accumulate(w, block, c_end - c, m_end - m, x, y, sums, i > first);
+    k.accumulate(w, block, c_end - c, m_end - m, x, y, sums, i > first, ahead);
   }
   k.weight(w, c_end - c, m_end - m, sums, out, w.g.c * ld, ld);
 }
@@ -269,7 +355,9 @@ std::string winograd_refusal(const ConvParams& p) {
 
 template <class T>
 void run_winograd(const Gather& g, bool channels_last, const T* source, const T* weight, const T* bias, T* target) {
-  by_block<T>(problem_of(g, channels_last), source, weight, bias, target);
+  const int64_t mode = tune("WMODE", g.c * g.m * g.groups > 150 * 150);
+  if (mode) by_panel<T>(problem_of(g, channels_last), source, weight, bias, target);
+  else by_block<T>(problem_of(g, channels_last), source, weight, bias, target);
 }
 
 template <class T>

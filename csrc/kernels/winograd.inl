@@ -80,17 +80,28 @@ inline __attribute__((always_inline)) void transpose(vector_t<A> (&v)[lanes<A>])
   }
 }
 
-// out[pixel][lane] = from[lane · plane + pixel] for `pixels` pixels of `count` channels, zeros in the other lanes.
+// out[pixel][lane] = from[lane · plane + pixel] for `pixels` pixels of `count` channels, zeros in the other lanes. Nothing
+// from `end` on is read. The last vector of pixels overlaps the one before it where it can, instead of being cut short.
 template <class T>
-void gather_channels(const T* from, int64_t plane, int64_t count, int64_t pixels, accumulator_t<T>* out) {
+void gather_channels(const T* from, int64_t plane, int64_t count, int64_t pixels, const T* end,
+                     accumulator_t<T>* out) {
   using A = accumulator_t<T>;
   constexpr int L = lanes<A>;
-  for (int64_t p = 0; p < pixels; p += L) {
-    const int64_t here = at_most(L, pixels - p);
+  for (int64_t done = 0; done < pixels; done += L) {
+    const int64_t p = at_least(0, at_most(done, pixels - L)), here = at_most(L, pixels);
     vector_t<A> v[L];
-    for (int64_t l = 0; l < L; ++l) v[l] = l < count ? load_channels(from + l * plane + p, here) : vector_t<A>{};
+#pragma GCC unroll 16
+    for (int l = 0; l < L; ++l) {
+      const T* at = from + l * plane + p;
+      v[l] = l >= count ? vector_t<A>{} : at + L <= end ? load_wide(at) : load_channels(at, here);
+    }
     transpose<A>(v);
-    for (int64_t i = 0; i < here; ++i) store(out + (p + i) * L, v[i]);
+    if (here == L) {
+#pragma GCC unroll 16
+      for (int i = 0; i < L; ++i) store(out + (p + i) * L, v[i]);
+    } else {
+      for (int64_t i = 0; i < here; ++i) store(out + (p + i) * L, v[i]);
+    }
   }
 }
 
@@ -99,13 +110,23 @@ template <class T>
 void scatter_channels(const accumulator_t<T>* from, int64_t plane, int64_t count, int64_t pixels, T* to) {
   using A = accumulator_t<T>;
   constexpr int L = lanes<A>;
-  for (int64_t p = 0; p < pixels; p += L) {
-    const int64_t here = at_most(L, pixels - p);
+  for (int64_t done = 0; done < pixels; done += L) {
+    const int64_t p = at_least(0, at_most(done, pixels - L)), here = at_most(L, pixels);
     vector_t<A> v[L];
-    for (int64_t i = 0; i < L; ++i) v[i] = i < here ? load(from + (p + i) * L) : vector_t<A>{};
+#pragma GCC unroll 16
+    for (int i = 0; i < L; ++i) v[i] = i < here ? load(from + (p + i) * L) : vector_t<A>{};
     transpose<A>(v);
-    for (int64_t l = 0; l < count; ++l) store_channels(v[l], here, to + l * plane + p);
+#pragma GCC unroll 16
+    for (int l = 0; l < L; ++l)
+      if (l < count) store_channels(v[l], here, to + l * plane + p);
   }
+}
+
+// One past the last element of the source, target and weight tensors.
+inline int64_t view_end(const View& v, int64_t batch, int64_t channels, const int64_t* extent) {
+  int64_t at = (batch - 1) * v.n + (channels - 1) * v.c + 1;
+  for (int a = 0; a < 3; ++a) at += (extent[a] - 1) * v.s[a];
+  return at;
 }
 
 // Tiles [first, last) of one sample and slice, and the rectangle of a map that they touch.
@@ -139,6 +160,40 @@ template <class Visit>
 inline void strip_runs(const WinogradStrip& s, int64_t map_width, Visit visit) {
   if (s.width == map_width) return visit(s.y * map_width, 0, s.height * s.width);
   for (int64_t y = 0; y < s.height; ++y) visit((s.y + y) * map_width + s.x, y * s.width, s.width);
+}
+
+template <class T>
+int64_t winograd_touches(const Winograd& w, const WinogradBlock& b, bool in_source, int64_t channels, const T* base,
+                         WinogradTouch* out) {
+  const Gather& g = w.g;
+  const View& v = in_source ? g.source : g.target;
+  int64_t count = 0;
+  for (int64_t t = 0; t < b.count;) {
+    const WinogradStrip s = winograd_strip(w, b, t, b.count, in_source);
+    const int64_t slice = in_source ? b.tiles[t].slice * g.step[0] + w.slice_offset[0]
+                                    : g.base[0] + b.tiles[t].slice * g.spacing[0];
+    if (slice >= 0 && slice < g.extent[0]) {
+      const T* from = base + b.tiles[t].n * v.n + slice * v.s[0] + s.y * v.s[1] + s.x * v.s[2];
+      const int64_t size = sizeof(T), row = (s.width - 1) * v.s[2];
+      out[count++] =
+          w.channels_last
+              ? WinogradTouch{reinterpret_cast<const char*>(from), s.height, v.s[1] * size, (row + channels) * size}
+              : WinogradTouch{reinterpret_cast<const char*>(from), channels, v.c * size,
+                              ((s.height - 1) * v.s[1] + row + 1) * size};
+    }
+    t = s.last;
+  }
+  return count;
+}
+
+inline __attribute__((always_inline)) void touch_ahead(WinogradAhead& a) {
+  for (int64_t n = 0; n < a.lines && a.run < a.run_count; ++n) {
+    const WinogradTouch& t = a.runs[a.run];
+    __builtin_prefetch(t.begin + a.i * t.stride + a.byte, 0, 2);
+    a.byte += 64;
+    if (a.byte >= t.bytes + 63) a.byte = 0, ++a.i;
+    if (a.i >= t.count) a.i = 0, ++a.run;
+  }
 }
 
 // Scratch: tmp [points][points][lanes] | zeros of a pixel | strip [pixels][lanes] | pointers [tile][points][points]
@@ -206,20 +261,31 @@ void source_rows(int64_t rows, const void* const* pixels, int64_t c, int64_t cou
   }
 }
 
+// Where each class of rows of a tile begins, for the planes of point j along the second axis.
+template <class A>
+struct TileRows {
+  int64_t at[winograd_outputs];
+  TileRows(const Winograd& w, const WinogradTile& t, int64_t j, const WinogradPlanes<A>& planes, int64_t column) {
+    const int32_t* row = t.row + point_class(static_cast<int>(j), static_cast<int>(w.axis[1].taps));
+#pragma GCC unroll 4
+    for (int k = 0; k < winograd_outputs; ++k) at[k] = row[k * winograd_outputs] * planes.ld + j * planes.pitch + column;
+  }
+};
+
 // planes(i, j)[row] = the transform of each column of tmp.
 template <class P, class A>
 void source_columns(const Winograd& w, const WinogradTile& t, int64_t columns, const A* tmp, int64_t c,
                     const WinogradPlanes<A>& planes) {
+  const int64_t step = w.axis[1].points * planes.pitch;
   for (int64_t j = 0; j < columns; ++j) {
     vector_t<A> x[P::N], y[P::N];
 #pragma GCC unroll 8
     for (int i = 0; i < P::N; ++i) x[i] = load(tmp + (i * winograd_points + j) * lanes<A>);
     interpolate<A, P::N, P::MOST>(x, y);
-    const int32_t* row = t.row + point_class(j, w.axis[1].taps);
-    A* to = planes.data + j * planes.pitch + c;
+    const TileRows<A> rows(w, t, j, planes, c);
+    A* to = planes.data;
 #pragma GCC unroll 8
-    for (int i = 0; i < P::N; ++i)
-      store(to + i * w.axis[1].points * planes.pitch + row[point_class(i, P::R) * winograd_outputs] * planes.ld, y[i]);
+    for (int i = 0; i < P::N; ++i, to += step) store(to + rows.at[point_class(i, P::R)], y[i]);
   }
 }
 
@@ -241,6 +307,7 @@ void winograd_source(const Winograd& w, const WinogradBlock& b, int64_t begin, i
   const Gather& g = w.g;
   const WinogradScratch<T> s(w, b, scratch);
   std::memset(static_cast<void*>(s.zeros), 0, round_up(g.c, 64) * sizeof(T));
+  const T* end_of_source = source + view_end(g.source, g.batch, g.groups * g.c, g.extent);
   source += group * g.c * g.source.c;
   for (int64_t t = begin; t < end;) {
     const WinogradStrip strip = winograd_strip(w, b, t, end, true);
@@ -262,7 +329,8 @@ void winograd_source(const Winograd& w, const WinogradBlock& b, int64_t begin, i
       for (int64_t c = c_begin; c < c_end; c += L) {
         if (on_map)
           strip_runs(strip, w.axis[1].extent, [&](int64_t in_map, int64_t in_strip, int64_t pixels) {
-            gather_channels(map + c * g.source.c + in_map, g.source.c, c_end - c, pixels, s.strip + in_strip * L);
+            gather_channels(map + c * g.source.c + in_map, g.source.c, c_end - c, pixels, end_of_source,
+                            s.strip + in_strip * L);
           });
         for (int64_t i = t; i < strip.last; ++i)
           source_tile<A>(w, b.tiles[i], s.pixels + i * table, 0, L, s.tmp, c - c_begin, planes);
@@ -279,11 +347,14 @@ template <class P, class A>
 void output_rows(const Winograd& w, const WinogradTile& t, int64_t rows, const WinogradPlanes<A>& planes, int64_t m,
                  A* tmp) {
   for (int64_t i = 0; i < rows; ++i) {
-    const int32_t* row = t.row + point_class(i, w.axis[0].taps) * winograd_outputs;
+    const int32_t* row = t.row + point_class(static_cast<int>(i), static_cast<int>(w.axis[0].taps)) * winograd_outputs;
     const A* from = planes.data + i * w.axis[1].points * planes.pitch + m;
+    int64_t at[winograd_outputs];
+#pragma GCC unroll 4
+    for (int k = 0; k < winograd_outputs; ++k) at[k] = row[k] * planes.ld;
     vector_t<A> x[P::N], y[P::M];
 #pragma GCC unroll 8
-    for (int j = 0; j < P::N; ++j) x[j] = load(from + j * planes.pitch + row[point_class(j, P::R)] * planes.ld);
+    for (int j = 0; j < P::N; ++j, from += planes.pitch) x[j] = load(from + at[point_class(j, P::R)]);
     collect<A, P::M, P::N, P::MOST, false>(x, y);
 #pragma GCC unroll 4
     for (int j = 0; j < P::M; ++j) store(tmp + (i * winograd_points + j) * lanes<A>, y[j]);
@@ -375,16 +446,16 @@ void grad_rows(int64_t rows, const S* from, int64_t row_stride, int64_t stride, 
 template <class P, class A>
 void grad_columns(const Winograd& w, const WinogradTile& t, int64_t columns, const A* tmp, int64_t m,
                   const WinogradPlanes<A>& planes) {
+  const int64_t step = w.axis[1].points * planes.pitch;
   for (int64_t j = 0; j < columns; ++j) {
     vector_t<A> x[P::M], y[P::N];
 #pragma GCC unroll 4
     for (int i = 0; i < P::M; ++i) x[i] = load(tmp + (i * winograd_points + j) * lanes<A>);
     evaluate<A, P::M, P::N, P::MOST, false>(x, y);
-    const int32_t* row = t.row + point_class(j, w.axis[1].taps);
-    A* to = planes.data + j * planes.pitch + m;
+    const TileRows<A> rows(w, t, j, planes, m);
+    A* to = planes.data;
 #pragma GCC unroll 8
-    for (int i = 0; i < P::N; ++i)
-      store(to + i * w.axis[1].points * planes.pitch + row[point_class(i, P::R) * winograd_outputs] * planes.ld, y[i]);
+    for (int i = 0; i < P::N; ++i, to += step) store(to + rows.at[point_class(i, P::R)], y[i]);
   }
 }
 
@@ -405,6 +476,7 @@ void winograd_grad(const Winograd& w, const WinogradBlock& b, int64_t begin, int
   constexpr int64_t L = lanes<A>;
   const Gather& g = w.g;
   const WinogradScratch<T> s(w, b, scratch);
+  const T* end_of_grad = grad + view_end(g.target, g.batch, g.groups * g.m, g.count);
   for (int64_t t = begin; t < end;) {
     const WinogradStrip strip = winograd_strip(w, b, t, end, false);
     const T* map = grad + slice_target(g, b.tiles[t]) + (group * g.m + m_begin) * g.target.c;
@@ -412,7 +484,8 @@ void winograd_grad(const Winograd& w, const WinogradBlock& b, int64_t begin, int
       const int64_t count = m_end - m_begin - m;
       if (!w.channels_last)
         strip_runs(strip, w.axis[1].count, [&](int64_t in_map, int64_t in_strip, int64_t pixels) {
-          gather_channels(map + m * g.target.c + in_map, g.target.c, count, pixels, s.strip + in_strip * L);
+          gather_channels(map + m * g.target.c + in_map, g.target.c, count, pixels, end_of_grad,
+                          s.strip + in_strip * L);
         });
       for (int64_t i = t; i < strip.last; ++i) {
         const WinogradTile& tile = b.tiles[i];
@@ -460,36 +533,61 @@ void weight_rows(int64_t rows, const A* from, int64_t from_row, int64_t from_str
 // Outputs of the largest tile along an axis: with the taps they say how many points its planes have.
 inline int64_t most_outputs(const WinogradAxis& a) { return a.points - a.taps + 1; }
 
+// filters[c][tap][lane] of `count` channels from c on and the L target channels from m on, zeros beyond the last.
+template <class T>
+void gather_filters(const Winograd& w, int64_t slice_tap, const T* weight, const T* end, int64_t c, int64_t count,
+                    int64_t m, accumulator_t<T>* filters) {
+  constexpr int64_t L = lanes<accumulator_t<T>>;
+  const Gather& g = w.g;
+  const int64_t taps = w.axis[0].taps * w.axis[1].taps, *at = w.weight_at + slice_tap * taps;
+  int64_t low = at[0], high = at[0];
+  for (int64_t k = 0; k < taps; ++k) low = at_most(low, at[k]), high = at_least(high, at[k]);
+  const int64_t lanes_here = at_most(L, g.m - m);
+  accumulator_t<T> dense[8 * 25 * L];
+  if (high - low == taps - 1) {  // a filter's points lie together: transpose whole filters
+    const int64_t run = g.weight_c == taps ? count : 1;
+    for (int64_t i = 0; i < count; i += run)
+      gather_channels(weight + m * g.weight_m + (c + i) * g.weight_c + low, g.weight_m, lanes_here, run * taps, end,
+                      dense + i * taps * L);
+    for (int64_t i = 0; i < count; ++i)
+      for (int64_t k = 0; k < taps; ++k) store(filters + (i * taps + k) * L, load(dense + (i * taps + at[k] - low) * L));
+  } else {
+    for (int64_t i = 0; i < count; ++i)
+      for (int64_t k = 0; k < taps; ++k)
+        for (int64_t l = 0; l < L; ++l)
+          filters[(i * taps + k) * L + l] =
+              l < lanes_here ? widen(weight[(m + l) * g.weight_m + (c + i) * g.weight_c + at[k]]) : 0;
+  }
+}
+
 template <class T>
 void winograd_filter(const Winograd& w, int64_t group, int64_t slice_tap, int64_t c_begin, int64_t c_end, int64_t panel,
                      const T* weight, WinogradPlanes<accumulator_t<T>> planes) {
   using A = accumulator_t<T>;
-  constexpr int64_t L = lanes<A>, block = 8, taps_most = 25;
+  constexpr int64_t L = lanes<A>, block = 8;
   const WinogradAxis &v = w.axis[0], &h = w.axis[1];
-  const int64_t taps = v.taps * h.taps, *at = w.weight_at + slice_tap * taps;
-  weight += group * w.g.weight_g;
-  for (int64_t c = c_begin; c < round_up(c_end - c_begin, L) + c_begin; c += block) {
-    A filters[block][taps_most][tile_columns<A>];  // several channels at a time, so that stores have left the buffer
-    const int64_t here = at_most(block, at_least(0, c_end - c));
-    for (int64_t i = 0; i < block; ++i)
-      for (int64_t k = 0; k < tile_columns<A>; ++k) {
-        const int64_t m = panel * tile_columns<A> + k;
-        const T* from = weight + m * w.g.weight_m + (c + i) * w.g.weight_c;
-        for (int64_t tap = 0; tap < taps; ++tap) filters[i][tap][k] = i < here && m < w.g.m ? widen(from[at[tap]]) : 0;
-      }
-    for (int64_t i = 0; i < at_most(block, round_up(c_end - c_begin, L) + c_begin - c); ++i)
-      for (int64_t k = 0; k < tile_columns<A>; k += L) {
-        A tmp[winograd_tmp<A>];  // [tap of axis 0][point][L]
+  const Gather& g = w.g;
+  const int64_t taps = v.taps * h.taps;
+  int64_t last_tap = 0;
+  for (int64_t k = 0; k < g.tap_count; ++k) last_tap = at_least(last_tap, g.taps[k].weight);
+  const T* end = weight + (g.groups - 1) * g.weight_g + (g.m - 1) * g.weight_m + (g.c - 1) * g.weight_c + last_tap + 1;
+  weight += group * g.weight_g;
+  for (int64_t k = 0; k < tile_columns<A>; k += L)
+    for (int64_t c = c_begin; c < c_begin + round_up(c_end - c_begin, L); c += block) {
+      A filters[block * 25 * L] = {};  // [channel][tap][L]
+      A tmp[winograd_tmp<A>];     // [tap of axis 0][point][L]
+      const int64_t m = panel * tile_columns<A> + k, here = at_most(block, c_end - c);
+      if (here > 0 && m < g.m) gather_filters(w, slice_tap, weight, end, c, here, m, filters);
+      for (int64_t i = 0; i < at_most(block, c_begin + round_up(c_end - c_begin, L) - c); ++i) {
         A* to = planes.data + (c - c_begin + i) * planes.ld + k;
         with_pair(h.taps, most_outputs(h), [&](auto p) {
-          filter_rows<decltype(p)>(v.taps, &filters[i][0][k], h.taps * tile_columns<A>, tile_columns<A>, tmp,
-                                   winograd_points * L, L);
+          filter_rows<decltype(p)>(v.taps, filters + i * taps * L, h.taps * L, L, tmp, winograd_points * L, L);
         });
         with_pair(v.taps, most_outputs(v), [&](auto p) {
           filter_rows<decltype(p)>(h.points, tmp, L, winograd_points * L, to, planes.pitch, h.points * planes.pitch);
         });
       }
-  }
+    }
 }
 
 template <class T>
@@ -516,33 +614,38 @@ void winograd_weight(const Winograd& w, int64_t c, int64_t m, WinogradPlanes<acc
 
 template <class A>
 void winograd_multiply(const Winograd& w, const WinogradBlock& b, int64_t depth, int64_t columns,
-                       WinogradPlanes<A> source, WinogradPlanes<A> filter, WinogradPlanes<A> product, bool add) {
+                       WinogradPlanes<A> source, WinogradPlanes<A> filter, WinogradPlanes<A> product, bool add,
+                       WinogradAhead& ahead) {
   for (int64_t i = 0; i < w.axis[0].points; ++i)
     for (int64_t j = 0; j < w.axis[1].points; ++j) {
       const int64_t plane = i * w.axis[1].points + j;
       const int64_t rows = b.rows[point_class(i, w.axis[0].taps) * winograd_outputs + point_class(j, w.axis[1].taps)];
       for (int64_t k = 0; k < depth; k += depth_block)
-        for (int64_t r = 0; r < rows; r += tile_rows)
+        for (int64_t r = 0; r < rows; r += tile_rows) {
+          touch_ahead(ahead);
           run<A, false>(at_most(tile_rows, rows - r), columns,
                         {at_most(depth_block, depth - k), source.data + plane * source.pitch + r * source.ld + k,
                          source.ld, 1, filter.data + plane * filter.pitch + k * filter.ld, filter.ld,
                          product.data + plane * product.pitch + r * product.ld, product.ld, add || k > 0});
+        }
     }
 }
 
 template <class A>
 void winograd_accumulate(const Winograd& w, const WinogradBlock& b, int64_t c, int64_t m, WinogradPlanes<A> source,
-                         WinogradPlanes<A> grad, WinogradPlanes<A> sums, bool add) {
+                         WinogradPlanes<A> grad, WinogradPlanes<A> sums, bool add, WinogradAhead& ahead) {
   for (int64_t i = 0; i < w.axis[0].points; ++i)
     for (int64_t j = 0; j < w.axis[1].points; ++j) {
       const int64_t plane = i * w.axis[1].points + j;
       const int64_t rows = b.rows[point_class(i, w.axis[0].taps) * winograd_outputs + point_class(j, w.axis[1].taps)];
       for (int64_t k = 0; k < m; k += tile_columns<A>)
-        for (int64_t r = 0; r < c; r += tile_rows)
+        for (int64_t r = 0; r < c; r += tile_rows) {
+          touch_ahead(ahead);
           run<A, false>(at_most(tile_rows, c - r), m - k,
                         {rows, source.data + plane * source.pitch + r, 1, source.ld,
                          grad.data + plane * grad.pitch + k, grad.ld,
                          sums.data + plane * sums.pitch + r * sums.ld + k, sums.ld, add});
+        }
     }
 }
 
@@ -550,7 +653,7 @@ template <class T>
 constexpr WinogradKernels<T> winograd_kernels() {
   using A = accumulator_t<T>;
   return {tile_columns<A>,    lanes<A>,
-          winograd_scratch<T>, winograd_source<T>,
+          winograd_scratch<T>, winograd_touches<T>, winograd_source<T>,
           winograd_filter<T>, winograd_multiply<A>,
           winograd_target<T>, winograd_grad<T>,
           winograd_accumulate<A>, winograd_weight<T>};

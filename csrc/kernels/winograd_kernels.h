@@ -51,6 +51,18 @@ struct WinogradPlanes {
   int64_t pitch, ld;
 };
 
+// Memory that a later step will read or write: `count` runs of `bytes`, `stride` bytes apart. While a product keeps the
+// arithmetic busy, multiply and accumulate fetch it, `lines` cache lines between two tiles of theirs.
+struct WinogradTouch {
+  const char* begin;
+  int64_t count, stride, bytes;
+};
+struct WinogradAhead {
+  const WinogradTouch* runs;
+  int64_t run_count, lines;
+  int64_t run, i, byte;  // where it stands
+};
+
 // All for one group; source, target and weight point at the whole tensors.
 template <class T>
 struct WinogradKernels {
@@ -60,6 +72,10 @@ struct WinogradKernels {
   int64_t columns;  // target channels of a panel
   int64_t vector;   // channels handled at once
   int64_t (*scratch)(const Winograd&, const WinogradBlock&);  // elements of A
+  // What the block reads of the source or writes of the target, at most a run for each tile, of `channels` channels from
+  // `base`; returns how many runs.
+  int64_t (*touches)(const Winograd&, const WinogradBlock&, bool in_source, int64_t channels, const T* base,
+                     WinogradTouch* out);
 
   // planes[tile][c - c_begin] = Bᵀ x B of one slice tap, for tiles [begin, end) of the block and channels from c_begin,
   // a multiple of `vector`. Channels up to the next multiple of `vector` are zeros.
@@ -71,7 +87,7 @@ struct WinogradKernels {
                  const T* weight, Planes planes);
   // product[tile][column] (+)= Σ_depth source[tile][depth] · filter[depth][column], columns of one panel at most.
   void (*multiply)(const Winograd&, const WinogradBlock&, int64_t depth, int64_t columns, Planes source, Planes filter,
-                   Planes product, bool add);
+                   Planes product, bool add, WinogradAhead& ahead);
   // target = Aᵀ product A + bias, of target channels [m_begin, m_end), the planes' columns from 0.
   void (*target)(const Winograd&, const WinogradBlock&, int64_t begin, int64_t end, int64_t group, int64_t m_begin,
                  int64_t m_end, Planes product, const T* bias, T* target, A* scratch);
@@ -81,7 +97,7 @@ struct WinogradKernels {
   void (*grad)(const Winograd&, const WinogradBlock&, int64_t begin, int64_t end, int64_t group, int64_t m_begin,
                int64_t m_end, const T* grad, Planes planes, A* scratch);
   void (*accumulate)(const Winograd&, const WinogradBlock&, int64_t c, int64_t m, Planes source, Planes grad,
-                     Planes sums, bool add);
+                     Planes sums, bool add, WinogradAhead& ahead);
   void (*weight)(const Winograd&, int64_t c, int64_t m, Planes sums, A* out, int64_t tap_stride, int64_t ld);
 };
 
