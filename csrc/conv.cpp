@@ -4,7 +4,7 @@
 #include <torch/library.h>
 
 #include "dispatch.h"
-#include "kernels/kernels.h"
+#include "gather.h"
 #include "kernels/reference.h"
 #include "params.h"
 #include "select.h"
@@ -13,117 +13,7 @@
 namespace torchconv {
 namespace {
 
-// ---- from tensors to plain numbers ----
-
-View view(const at::Tensor& t) {
-  View v{t.stride(0), t.stride(1), {0, 0, 0}};
-  for (int64_t a = 2; a < t.dim(); ++a) v.s[3 - t.dim() + a] = t.stride(a);
-  return v;
-}
-
-void copy(const std::array<int64_t, 3>& from, int64_t (&to)[3]) { std::copy(from.begin(), from.end(), to); }
-
-// Every kernel position with where it lies in the weight tensor, offsets still zero.
-std::vector<Tap> all_taps(const ConvParams& p, const View& weight) {
-  std::vector<Tap> taps;
-  for (int64_t k0 = 0; k0 < p.kernel[0]; ++k0)
-    for (int64_t k1 = 0; k1 < p.kernel[1]; ++k1)
-      for (int64_t k2 = 0; k2 < p.kernel[2]; ++k2)
-        taps.push_back({k0 * weight.s[0] + k1 * weight.s[1] + k2 * weight.s[2], {k0, k1, k2}});
-  return taps;
-}
-
-// y of x, and the correlation of ȳ and x: source index = t · stride + (k · dilation − before).
-Gather forward_gather(const ConvParams& p, const View& x, const View& y, const View& weight, std::vector<Tap>& taps) {
-  taps = all_taps(p, weight);
-  for (Tap& tap : taps)
-    for (int a = 0; a < 3; ++a) tap.offset[a] = tap.offset[a] * p.dilation[a] - p.before[a];
-  Gather g{};
-  g.batch = p.batch, g.groups = p.groups, g.m = p.out_per_group(), g.c = p.in_per_group();
-  for (int a = 0; a < 3; ++a) g.spacing[a] = 1;
-  copy(p.output, g.count), copy(p.input, g.extent), copy(p.stride, g.step);
-  g.taps = taps.data(), g.tap_count = static_cast<int64_t>(taps.size());
-  g.source = x, g.target = y;
-  g.weight_g = g.m * weight.n, g.weight_m = weight.n, g.weight_c = weight.c;
-  return g;
-}
-
-// x̄ of ȳ at the input positions i ≡ residue (mod stride): there i = residue + t · stride, and tap k sees ȳ at
-// t + (residue + before − k · dilation) / stride, for the taps where that is whole.
-Gather input_grad_gather(const ConvParams& p, const View& x, const View& y, const View& weight,
-                         const std::array<int64_t, 3>& residue, std::vector<Tap>& taps) {
-  taps.clear();
-  for (Tap tap : all_taps(p, weight)) {
-    bool meets = true;
-    for (int a = 0; a < 3; ++a) {
-      const int64_t from = residue[a] + p.before[a] - tap.offset[a] * p.dilation[a];
-      meets = meets && from % p.stride[a] == 0;
-      tap.offset[a] = from / p.stride[a];
-    }
-    if (meets) taps.push_back(tap);
-  }
-  Gather g{};
-  g.batch = p.batch, g.groups = p.groups, g.m = p.in_per_group(), g.c = p.out_per_group();
-  for (int a = 0; a < 3; ++a) {
-    g.base[a] = residue[a], g.spacing[a] = p.stride[a], g.step[a] = 1;
-    g.count[a] = (p.input[a] - residue[a] + p.stride[a] - 1) / p.stride[a];
-  }
-  copy(p.output, g.extent);
-  g.taps = taps.data(), g.tap_count = static_cast<int64_t>(taps.size());
-  g.source = y, g.target = x;
-  g.weight_g = g.c * weight.n, g.weight_m = weight.c, g.weight_c = weight.n;
-  return g;
-}
-
-// ---- gather and correlate in parallel ----
-
-int64_t blocks_of(int64_t total, int64_t block) { return (total + block - 1) / block; }
-
-template <class A>
-struct Buffer {  // uninitialised, aligned to a cache line
-  explicit Buffer(int64_t size) : storage(at::empty({size * static_cast<int64_t>(sizeof(A))}, at::kByte)) {}
-  A* get() const { return static_cast<A*>(storage.mutable_data_ptr()); }
-  at::Tensor storage;
-};
-
-// The weight of every group, packed: [groups][packed_size].
-template <class T>
-Buffer<accumulator_t<T>> packed_weight(const Gather& g, bool channels_last, const T* weight) {
-  const auto& k = kernels<T>().conv;
-  const int64_t size = k.packed_size(g, channels_last), panels = k.panels(g, channels_last);
-  Buffer<accumulator_t<T>> packed(g.groups * size);
-  at::parallel_for(0, g.groups * panels, 1 + 32768 / (1 + size / panels), [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i)
-      k.pack_weight(g, channels_last, i / panels, weight, i % panels, i % panels + 1, packed.get() + i / panels * size);
-  });
-  return packed;
-}
-
-// Tasks are (group, channels of some panels, 192 positions). How the work is cut changes no result: every output is its
-// own chain of operations (gemm.inl), so the number of threads may have a say in it.
-template <class T>
-void run_gather(const Gather& g, bool channels_last, Algorithm algorithm, const T* source, const T* weight,
-                const T* bias, T* target) {
-  const auto& k = kernels<T>().conv;
-  const bool direct = algorithm == Algorithm::direct;
-  const auto kernel = direct ? k.direct : k.gemm;
-  const auto packed = packed_weight<T>(g, channels_last, weight);
-  const int64_t panels = k.panels(g, channels_last), size = k.packed_size(g, channels_last);
-  const int64_t blocks = blocks_of(g.positions(), gemm_positions);
-  const int64_t most = std::max<int64_t>(1, gemm_channels * panels / std::max<int64_t>(g.m, gemm_channels));
-  int64_t chunks = blocks_of(panels, most);
-  while (chunks < panels && g.groups * blocks * chunks < 2 * at::get_num_threads()) ++chunks;
-  const int64_t scratch_size = direct ? k.direct_scratch(g) : k.gemm_scratch(g);
-  at::parallel_for(0, g.groups * chunks * blocks, 1, [&](int64_t begin, int64_t end) {
-    Buffer<accumulator_t<T>> scratch(scratch_size);
-    for (int64_t task = begin; task < end; ++task) {
-      const int64_t block = task % blocks, chunk = task / blocks % chunks, group = task / blocks / chunks;
-      kernel(g, channels_last, group, source, packed.get() + group * size, bias, target, block * gemm_positions,
-             std::min(g.positions(), (block + 1) * gemm_positions), panels * chunk / chunks,
-             panels * (chunk + 1) / chunks, scratch.get());
-    }
-  });
-}
+// ---- correlate in parallel ----
 
 // How the correlation's sum over positions is split: by the shapes alone, since the split is part of the result.
 struct CorrelationPlan {
@@ -234,12 +124,7 @@ void run_forward(const ConvParams& p, Algorithm algorithm, const at::Tensor& x, 
     }
     case Algorithm::winograd:
     case Algorithm::direct:
-    case Algorithm::gemm: {
-      std::vector<Tap> taps;
-      const Gather g = forward_gather(p, vx, vy, vw, taps);
-      if (algorithm == Algorithm::winograd) return run_winograd<T>(g, p.channels_last, from, w, bias, to);
-      return run_gather<T>(g, p.channels_last, algorithm, from, w, bias, to);
-    }
+      return run_gather<T>({forward_gather(p, vx, vy, vw)}, p.channels_last, algorithm, from, w, bias, to);
   }
 }
 
@@ -264,18 +149,12 @@ void run_input_grad(const ConvParams& p, Algorithm algorithm, const at::Tensor& 
       });
     }
     case Algorithm::winograd:
+      for (const TappedGather& g : input_grad_gathers(p, vx, vy, vw))  // more than one where the first axis has strides
+        run_winograd<T>(g.gather, p.channels_last, from, w, nullptr, to);
+      return;
     case Algorithm::direct:
     case Algorithm::gemm:
-      for (int64_t r0 = 0; r0 < std::min(p.stride[0], p.input[0]); ++r0)
-        for (int64_t r1 = 0; r1 < std::min(p.stride[1], p.input[1]); ++r1)
-          for (int64_t r2 = 0; r2 < std::min(p.stride[2], p.input[2]); ++r2) {
-            std::vector<Tap> taps;
-            const Gather g = input_grad_gather(p, vx, vy, vw, {r0, r1, r2}, taps);
-            if (algorithm == Algorithm::winograd && g.tap_count > 0)
-              run_winograd<T>(g, p.channels_last, from, w, nullptr, to);
-            else
-              run_gather<T>(g, p.channels_last, algorithm, from, w, nullptr, to);
-          }
+      return run_gather<T>(input_grad_gathers(p, vx, vy, vw), p.channels_last, algorithm, from, w, nullptr, to);
   }
 }
 
@@ -302,12 +181,8 @@ void run_weight_grad(const ConvParams& p, Algorithm algorithm, const at::Tensor&
     }
     case Algorithm::direct: TORCH_INTERNAL_ASSERT(false, "direct refuses weight gradients");
     case Algorithm::winograd:
-    case Algorithm::gemm: {
-      std::vector<Tap> taps;
-      const Gather g = forward_gather(p, vx, vy, vw, taps);
-      if (algorithm == Algorithm::winograd) return run_winograd_correlate<T>(g, p.channels_last, from, grad, to);
-      return run_correlate<T>(g, p.channels_last, from, grad, to);
-    }
+      return run_winograd_correlate<T>(forward_gather(p, vx, vy, vw).gather, p.channels_last, from, grad, to);
+    case Algorithm::gemm: return run_correlate<T>(forward_gather(p, vx, vy, vw).gather, p.channels_last, from, grad, to);
   }
 }
 
@@ -412,18 +287,20 @@ int64_t workspace(const ConvParams& p, Direction direction, Algorithm algorithm)
     using A = accumulator_t<T>;
     const auto& k = kernels<T>().conv;
     const View none{};
-    std::vector<Tap> taps;
     if (algorithm == Algorithm::depthwise) {
       bytes = (k.depthwise_scratch(depthwise_of(p, none, none, none)) + p.taps() * p.out_channels) * sizeof(A);
-    } else if (algorithm != Algorithm::reference) {
-      const Gather g = direction == Direction::input_grad ? input_grad_gather(p, none, none, none, {0, 0, 0}, taps)
-                                                          : forward_gather(p, none, none, none, taps);
+    } else if (algorithm != Algorithm::reference && direction == Direction::weight_grad) {
+      const auto forward = forward_gather(p, none, none, none);
+      const Gather& g = forward.gather;
       const int64_t sums = correlation_plan(g).splits * g.groups * g.depth() * k.target_columns(g);
-      const int64_t weight = g.groups * k.packed_size(g, p.channels_last);
-      if (direction == Direction::weight_grad)
-        bytes = (sums + k.correlate_scratch(g)) * sizeof(A);
+      bytes = (sums + k.correlate_scratch(g)) * sizeof(A);
+    } else if (algorithm != Algorithm::reference) {
+      std::vector<TappedGather> gathers;
+      if (direction == Direction::forward)
+        gathers.push_back(forward_gather(p, none, none, none));
       else
-        bytes = (weight + (algorithm == Algorithm::direct ? k.direct_scratch(g) : k.gemm_scratch(g))) * sizeof(A);
+        gathers = input_grad_gathers(p, none, none, none);
+      bytes = gather_workspace<T>(gathers, p.channels_last, algorithm);
     }
   });
   return bytes;

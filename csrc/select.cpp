@@ -24,10 +24,8 @@ Reason refuse_winograd(const ConvParams& p, Direction) {
   return winograd_refusal(p);
 }
 
-Reason refuse_direct(const ConvParams& p, Direction direction) {
-  if (direction == Direction::weight_grad) return "has no weight gradient";
-  if (!p.channels_last) return "needs channels-last activations";
-  return "";
+Reason refuse_direct(const ConvParams&, Direction direction) {
+  return direction == Direction::weight_grad ? "has no weight gradient" : "";
 }
 
 Reason never(const ConvParams&, Direction) { return ""; }

@@ -2,6 +2,7 @@
 #include "tile.inl"
 #include "patch.inl"
 #include "gemm.inl"
+#include "transpose.inl"
 #include "direct.inl"
 #include "correlate.inl"
 #include "depthwise.inl"

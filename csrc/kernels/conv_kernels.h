@@ -26,13 +26,18 @@ struct Gather {
   int64_t count[3];             // target positions
   int64_t base[3], spacing[3];  // target index = base + t · spacing
   int64_t extent[3], step[3];   // source size; source index = t · step + offset
-  const Tap* taps;
-  int64_t tap_count;
+  const Tap* taps;              // [grid], of ascending offsets along every axis
+  int64_t tap_count, grid[3];   // grid[0] · grid[1] · grid[2], or 0
   View source, target;
   int64_t weight_g, weight_m, weight_c;  // element strides of the weight tensor
 
   int64_t positions() const { return batch * count[0] * count[1] * count[2]; }
   int64_t depth() const { return tap_count * c; }  // length of one inner product, k = (tap, channel)
+};
+
+// Target positions that one task handles: samples, and t along each axis; of every residue of the stride those it has.
+struct Box {
+  int64_t n_begin, n_end, begin[3], end[3];
 };
 
 // A depth-wise convolution: filters of one map each, `multiplier` of them a map. Axes as in ConvParams.
@@ -60,8 +65,13 @@ struct ConvKernels {
                                 int64_t panel_end, A* scratch);
   int64_t (*gemm_scratch)(const Gather&);  // in elements of A, like every size here
   GatherKernel gemm;
-  int64_t (*direct_scratch)(const Gather&);
-  GatherKernel direct;  // channels-last alone
+
+  // The gathers of all residues of the stride (one, if the stride is 1 or the direction forward) over a box, for the
+  // channels of some panels. packed: the group's weight in every residue's packing (as for channels-last), in order.
+  int64_t (*direct_scratch)(const Gather* residues, int64_t count, bool channels_last, const Box&);
+  void (*direct)(const Gather* residues, int64_t count, bool channels_last, int64_t group, const T* source,
+                 const A* packed, const T* bias, T* target, const Box&, int64_t panel_begin, int64_t panel_end,
+                 A* scratch);
 
   // sums[k - k_begin][m] = correlation over target positions [begin, end); rows are target_columns long.
   int64_t (*correlate_scratch)(const Gather&);

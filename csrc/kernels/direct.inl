@@ -1,105 +1,378 @@
-// gather on a channels-last source, without patches: a tile of positions points at its source pixels, tap by tap, and
-// broadcasts from there against vectors of target channels. Positions off the map point at zeros.
+// gather without patches: a tile of positions broadcasts from its source pixels against vectors of target channels.
+//
+//   target[n, m, t] = bias[m] + Σ over the taps k that t sees, Σ_c weight[m, c, k] · source[n, c, t·step + offset_k]
+//
+// The positions of a box are put together by the taps they see inside the map, so that padding is never multiplied and a
+// tile has one list of taps. Neighbouring taps of a row whose pixels are adjacent in memory run as one. A source that is
+// not channels-last, or not of accumulators, is first copied so for the box; a contiguous result is put down as pixels,
+// a panel at a time, and transposed to its place.
+//
+// Every output is the same chain of operations whatever box or tile it is in: blocks of at most depth_block products of
+// the taps it sees, each summed in order, then added in order. So neither batch nor threads can change a bit.
 
-// Scratch: segments | zeros of one pixel | target offsets | pointers [tap][position], positions rounded up to the tile.
-constexpr int64_t direct_pitch = (gemm_positions + tile_rows - 1) / tile_rows * tile_rows;
+// `length` products: source elements from `source` on, counted from a position's own, and packed rows from `weight` on.
+struct TapRun {
+  int64_t source, weight, length;
+  bool ends_block;
+};
 
-template <class T>
-int64_t direct_scratch(const Gather& g) {
+// Positions of one axis, [begin, end), that see the same taps [first, last).
+struct Span {
+  int64_t begin, end, first, last;
+};
+
+// Positions that see the same taps: places [first, first + count) of the box.
+struct Alike {
+  int64_t residue, first, count;
+  Span seen[3];
+};
+
+// Where a position's source (tap offset zero, maybe off the map) and its target lie.
+struct Place {
+  int64_t source, target;
+};
+
+// ---- the register tile ----
+
+template <class T, int VECTORS>
+inline __attribute__((always_inline)) void put_pixel(const vector_t<accumulator_t<T>> (&sum)[VECTORS],
+                                                     const accumulator_t<T>* bias, int64_t columns, T* to) {
   using A = accumulator_t<T>;
-  const int64_t bytes = (g.tap_count + 1) * direct_pitch * 8;
-  return segment_space<A> + round_up(g.c, line<A>) +
-         (bytes + static_cast<int64_t>(sizeof(A)) - 1) / static_cast<int64_t>(sizeof(A));
+  constexpr int width = VECTORS * lanes<A>;
+  if (columns >= width) {
+#pragma GCC unroll 4
+    for (int j = 0; j < VECTORS; ++j) store_narrowed(to + j * lanes<A>, sum[j] + load(bias + j * lanes<A>));
+  } else {
+    A row[width];
+    for (int j = 0; j < VECTORS; ++j) store(row + j * lanes<A>, sum[j] + load(bias + j * lanes<A>));
+    for (int64_t l = 0; l < columns; ++l) narrow(row[l], to + l);
+  }
 }
 
-// sum[r][columns] += Σ over `channels` of pixel[r][c] · w[c][columns].
-template <class T, int VECTORS>
-inline __attribute__((always_inline)) void direct_tile(const T* const* pixels, int64_t c_begin, int64_t channels,
-                                                       const accumulator_t<T>* w,
-                                                       vector_t<accumulator_t<T>> (&sum)[tile_rows][VECTORS]) {
+// ROWS positions, VECTORS vectors of channels. w: [depth][tile_columns]; bias: [tile_columns]; total: zeros
+// [tile_rows][tile_columns], or null if there is but one block.
+template <class T, int ROWS, int VECTORS>
+void direct_tile(const accumulator_t<T>* source, const Place* places, const TapRun* run, const TapRun* runs_end,
+                 const accumulator_t<T>* w, const accumulator_t<T>* bias, accumulator_t<T>* total, int64_t columns,
+                 T* target) {
   using A = accumulator_t<T>;
-  const T* pixel[tile_rows];
+  const A* pixel[ROWS];
 #pragma GCC unroll 16
-  for (int r = 0; r < tile_rows; ++r) pixel[r] = pixels[r] + c_begin;
-  for (int64_t c = 0; c < channels; ++c, w += tile_columns<A>) {
-    vector_t<A> column[VECTORS];
+  for (int r = 0; r < ROWS; ++r) pixel[r] = source + places[r].source;
+  vector_t<A> sum[ROWS][VECTORS] = {};
+  while (run < runs_end) {
+    for (bool ends_block = false; !ends_block; ++run) {
+      const A* row = w + run->weight * tile_columns<A>;
+      const int64_t end = run->source + run->length;
+      for (int64_t k = run->source; k < end; ++k, row += tile_columns<A>) {
+        vector_t<A> column[VECTORS];
 #pragma GCC unroll 4
-    for (int j = 0; j < VECTORS; ++j) column[j] = load(w + j * lanes<A>);
+        for (int j = 0; j < VECTORS; ++j) column[j] = load(row + j * lanes<A>);
 #pragma GCC unroll 16
-    for (int r = 0; r < tile_rows; ++r) {
-      const A x = widen(pixel[r][c]);
+        for (int r = 0; r < ROWS; ++r) {
+          const A x = pixel[r][k];
 #pragma GCC unroll 4
-      for (int j = 0; j < VECTORS; ++j) sum[r][j] += x * column[j];
+          for (int j = 0; j < VECTORS; ++j) sum[r][j] += x * column[j];
+        }
+      }
+      ends_block = run->ends_block;
+    }
+    if (!total) break;  // a single block
+#pragma GCC unroll 16
+    for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 4
+      for (int j = 0; j < VECTORS; ++j) {
+        A* t = total + (r * VECTORS + j) * lanes<A>;
+        store(t, load(t) + sum[r][j]);
+        sum[r][j] = run < runs_end ? vector_t<A>{} : load(t);
+      }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < ROWS; ++r) put_pixel<T, VECTORS>(sum[r], bias, columns, target + places[r].target);
+}
+
+template <class T, int VECTORS, int ROWS = tile_rows>
+void direct_rows(int64_t rows, const accumulator_t<T>* source, const Place* places, const TapRun* run,
+                 const TapRun* runs_end, const accumulator_t<T>* w, const accumulator_t<T>* bias,
+                 accumulator_t<T>* total, int64_t columns, T* target) {
+  if (rows == ROWS)
+    return direct_tile<T, ROWS, VECTORS>(source, places, run, runs_end, w, bias, total, columns, target);
+  if constexpr (ROWS > 1)
+    direct_rows<T, VECTORS, ROWS - 1>(rows, source, places, run, runs_end, w, bias, total, columns, target);
+}
+
+// ---- who sees what ----
+
+inline int64_t box_positions(const Gather* g, int64_t residues, const Box& box) {
+  int64_t total = 0;
+  for (int64_t r = 0; r < residues; ++r) {
+    int64_t positions = box.n_end - box.n_begin;
+    for (int a = 0; a < 3; ++a) positions *= at_least(0, at_most(box.end[a], g[r].count[a]) - box.begin[a]);
+    total += positions;
+  }
+  return total;
+}
+
+// The offset of tap j along one axis; they ascend with j.
+inline int64_t tap_offset(const Gather& g, int axis, int64_t j) {
+  const int64_t inner = axis == 0 ? g.grid[1] * g.grid[2] : axis == 1 ? g.grid[2] : 1;
+  return g.taps[j * inner].offset[axis];
+}
+
+inline int64_t find_spans(const Gather& g, const Box& box, int axis, Span* out) {
+  int64_t count = 0;
+  for (int64_t t = box.begin[axis]; t < at_most(box.end[axis], g.count[axis]); ++t) {
+    int64_t first = 0, last = g.tap_count > 0 ? g.grid[axis] : 0;
+    while (first < last && t * g.step[axis] + tap_offset(g, axis, first) < 0) ++first;
+    while (last > first && t * g.step[axis] + tap_offset(g, axis, last - 1) >= g.extent[axis]) --last;
+    if (first == last) first = last = 0;
+    if (count == 0 || out[count - 1].first != first || out[count - 1].last != last)
+      out[count++] = {t, t, first, last};
+    out[count - 1].end = t + 1;
+  }
+  return count;
+}
+
+// The runs of the taps [first, last) along each axis; returns how many.
+inline int64_t find_runs(const Gather& g, const View& source, const Span (&seen)[3], TapRun* out) {
+  int64_t count = 0, block = 0;
+  for (int64_t j0 = seen[0].first; j0 < seen[0].last; ++j0)
+    for (int64_t j1 = seen[1].first; j1 < seen[1].last; ++j1)
+      for (int64_t j2 = seen[2].first; j2 < seen[2].last;) {
+        const int64_t k = (j0 * g.grid[1] + j1) * g.grid[2] + j2;
+        const Tap* tap = g.taps + k;
+        int64_t offset = 0, taps = 1;
+        for (int a = 0; a < 3; ++a) offset += tap->offset[a] * source.s[a];
+        while (j2 + taps < seen[2].last && (taps + 1) * g.c <= depth_block &&
+               (tap[taps].offset[2] - tap->offset[2]) * source.s[2] == taps * g.c)
+          ++taps;
+        for (int64_t c = 0; c < taps * g.c; c += depth_block) {
+          const int64_t length = at_most(depth_block, taps * g.c - c);
+          if (count > 0 && block + length > depth_block) {
+            out[count - 1].ends_block = true;
+            block = 0;
+          }
+          block += length;
+          out[count++] = {offset + c, k * g.c + c, length, false};
+        }
+        j2 += taps;
+      }
+  if (count > 0) out[count - 1].ends_block = true;
+  return count;
+}
+
+// ---- one box ----
+
+// The map's rows that a box reads, along each axis.
+inline void source_box(const Gather* g, int64_t residues, const Box& box, int64_t (&begin)[3], int64_t (&end)[3]) {
+  for (int a = 0; a < 3; ++a) {
+    begin[a] = g->extent[a], end[a] = 0;
+    for (int64_t r = 0; r < residues; ++r) {
+      const int64_t last = at_most(box.end[a], g[r].count[a]) - 1;
+      if (g[r].tap_count == 0 || last < box.begin[a]) continue;
+      begin[a] = at_most(begin[a], box.begin[a] * g[r].step[a] + tap_offset(g[r], a, 0));
+      end[a] = at_least(end[a], last * g[r].step[a] + tap_offset(g[r], a, g[r].grid[a] - 1) + 1);
+    }
+    begin[a] = at_least(0, begin[a]), end[a] = at_least(begin[a], at_most(g->extent[a], end[a]));
+  }
+}
+
+// out[n][i0][i1][i2][c] = source[n, c, i] over the box.
+template <class T, class A>
+void copy_source(const Gather& g, bool channels_last, const Box& box, const int64_t (&begin)[3], const int64_t (&end)[3],
+                 const T* source, A* out) {
+  const int64_t width = end[2] - begin[2], height = end[1] - begin[1];
+  const bool whole_rows = width == g.extent[2] && !channels_last;  // then rows follow one another in memory
+  const int64_t length = whole_rows ? height * width : width, lines = whole_rows ? at_most(1, height) : height;
+  for (int64_t n = box.n_begin; n < box.n_end; ++n)
+    for (int64_t i0 = begin[0]; i0 < end[0]; ++i0)
+      for (int64_t i1 = begin[1]; i1 < begin[1] + lines; ++i1, out += length * g.c) {
+        const T* from = source + n * g.source.n + i0 * g.source.s[0] + i1 * g.source.s[1] + begin[2] * g.source.s[2];
+        if (!channels_last)
+          transpose(from, g.source.c, g.c, length, out, g.c);
+        else
+          for (int64_t l = 0; l < length; ++l) copy_strided(from + l * g.source.s[2], 1, g.c, out + l * g.c);
+      }
+}
+
+// Results [n][position of the target's box][tile_columns] to a contiguous target; to points at the panel's first map.
+template <class T, class A>
+void store_box(const Gather& g, const Box& box, const int64_t (&begin)[3], const int64_t (&size)[3], const A* results,
+               int64_t columns, T* target) {
+  const bool whole_rows = size[2] * g.target.s[2] == g.target.s[1];
+  const int64_t length = whole_rows ? size[1] * size[2] : size[2], lines = whole_rows ? at_most(1, size[1]) : size[1];
+  for (int64_t n = box.n_begin; n < box.n_end; ++n)
+    for (int64_t i0 = begin[0]; i0 < begin[0] + size[0]; ++i0)
+      for (int64_t i1 = begin[1]; i1 < begin[1] + lines; ++i1, results += length * tile_columns<A>)
+        transpose(results, tile_columns<A>, length, columns,
+                  target + n * g.target.n + i0 * g.target.s[0] + i1 * g.target.s[1] + begin[2] * g.target.s[2],
+                  g.target.c);
+}
+
+inline int64_t volume(const int64_t (&begin)[3], const int64_t (&end)[3]) {
+  return (end[0] - begin[0]) * (end[1] - begin[1]) * (end[2] - begin[2]);
+}
+
+// A pixel-by-pixel copy of the part [begin, end) of the maps.
+inline View pixels_of(int64_t channels, const int64_t (&begin)[3], const int64_t (&end)[3]) {
+  const int64_t row = (end[2] - begin[2]) * channels, slice = (end[1] - begin[1]) * row;
+  return {(end[0] - begin[0]) * slice, 1, {slice, row, channels}};
+}
+
+inline int64_t offset_of(const View& v, int64_t n, const int64_t (&i)[3]) {
+  return n * v.n + i[0] * v.s[0] + i[1] * v.s[1] + i[2] * v.s[2];
+}
+
+// The target's part of a box, of all residues together.
+inline void target_box(const Gather* g, int64_t residues, const Box& box, int64_t (&begin)[3], int64_t (&end)[3]) {
+  for (int a = 0; a < 3; ++a) {
+    begin[a] = box.begin[a] * g->spacing[a], end[a] = 0;
+    for (int64_t r = 0; r < residues; ++r)
+      if (g[r].count[a] > box.begin[a])
+        end[a] = at_least(end[a], g[r].base[a] + (at_most(box.end[a], g[r].count[a]) - 1) * g[r].spacing[a] + 1);
+  }
+}
+
+// The box's positions, those alike together: offsets into the source as read and the target as written.
+inline int64_t find_alike(const Gather* g, int64_t residues, const Box& box, const View& read, const View& write,
+                          Span* spans, Alike* alike, Place* places) {
+  int64_t count = 0, place = 0;
+  for (int64_t r = 0; r < residues; ++r) {
+    Span* axis[3];
+    int64_t n_spans[3];
+    for (int a = 0; a < 3; ++a) {
+      axis[a] = a == 0 ? spans : axis[a - 1] + n_spans[a - 1];
+      n_spans[a] = find_spans(g[r], box, a, axis[a]);
+    }
+    for (int64_t i0 = 0; i0 < n_spans[0]; ++i0)
+      for (int64_t i1 = 0; i1 < n_spans[1]; ++i1)
+        for (int64_t i2 = 0; i2 < n_spans[2]; ++i2) {
+          const Span s0 = axis[0][i0], s1 = axis[1][i1], s2 = axis[2][i2];
+          const int64_t first = place;
+          for (int64_t n = box.n_begin; n < box.n_end; ++n)
+            for (int64_t t0 = s0.begin; t0 < s0.end; ++t0)
+              for (int64_t t1 = s1.begin; t1 < s1.end; ++t1) {
+                int64_t i[3] = {t0, t1, s2.begin}, o[3] = {t0, t1, s2.begin};
+                for (int a = 0; a < 3; ++a) i[a] *= g[r].step[a], o[a] = g[r].base[a] + o[a] * g[r].spacing[a];
+                Place p{offset_of(read, n, i), offset_of(write, n, o)};
+                const int64_t in = g[r].step[2] * read.s[2], out = g[r].spacing[2] * write.s[2];
+                for (int64_t t2 = s2.begin; t2 < s2.end; ++t2, p.source += in, p.target += out) places[place++] = p;
+              }
+          if (place > first) alike[count++] = {r, first, place - first, {s0, s1, s2}};
+        }
+  }
+  return count;
+}
+
+// Scratch: places | alike | spans | runs | copied source | results of a panel.
+struct DirectScratch {
+  int64_t places, alike, spans, runs, source, results, end;  // offsets in bytes
+};
+
+template <class A>
+DirectScratch direct_layout(const Gather* g, int64_t residues, bool copies, bool pixels_out, const Box& box) {
+  int64_t begin[3], end[3], spans = 0, runs = 0;
+  const int64_t positions = box_positions(g, residues, box), samples = box.n_end - box.n_begin;
+  for (int a = 0; a < 3; ++a) spans += box.end[a] - box.begin[a];
+  for (int64_t r = 0; r < residues; ++r)
+    runs = at_least(runs, g[r].tap_count * ((g->c + depth_block - 1) / depth_block));
+  const auto next = [](int64_t at, int64_t bytes) { return round_up(at + bytes, 64); };
+  DirectScratch s{};
+  s.alike = next(s.places, positions * sizeof(Place));
+  s.spans = next(s.alike, positions * sizeof(Alike));
+  s.runs = next(s.spans, spans * sizeof(Span));
+  s.source = next(s.runs, runs * sizeof(TapRun));
+  source_box(g, residues, box, begin, end);
+  s.results = next(s.source, copies ? samples * volume(begin, end) * g->c * sizeof(A) : 0);
+  target_box(g, residues, box, begin, end);
+  s.end = next(s.results, pixels_out ? 0 : samples * volume(begin, end) * tile_columns<A> * sizeof(A));
+  return s;
+}
+
+template <class T>
+constexpr bool narrow_type = sizeof(T) < sizeof(accumulator_t<T>);
+
+template <class T>
+int64_t direct_scratch(const Gather* g, int64_t residues, bool channels_last, const Box& box) {
+  using A = accumulator_t<T>;
+  return direct_layout<A>(g, residues, !channels_last || narrow_type<T>, channels_last, box).end / sizeof(A);
+}
+
+// All positions of the box for one panel's channels; `to` as the places' targets count.
+template <class T>
+void direct_panel(const Gather* g, const View& read, const accumulator_t<T>* source, const Alike* alike, int64_t count,
+                  const Place* places, TapRun* runs, const accumulator_t<T>* const packed, int64_t panel,
+                  int64_t panels, const accumulator_t<T>* bias, int64_t columns, T* to) {
+  using A = accumulator_t<T>;
+  for (const Alike* a = alike; a < alike + count; ++a) {
+    const Gather& residue = g[a->residue];
+    int64_t blocks = 0;
+    const TapRun* end = runs + find_runs(residue, read, a->seen, runs);
+    for (const TapRun* run = runs; run < end; ++run) blocks += run->ends_block;
+    const A* w = packed + panel * residue.depth() * tile_columns<A>;
+    for (int64_t r = 0; r < a->residue; ++r) w += panels * g[r].depth() * tile_columns<A>;
+    const int64_t tiles = (a->count + tile_rows - 1) / tile_rows;
+    for (int64_t i = 0; i < tiles; ++i) {
+      const int64_t first = a->count * i / tiles, rows = a->count * (i + 1) / tiles - first;
+      const Place* at = places + a->first + first;
+      A totals[tile_rows * tile_columns<A>], *total = blocks > 1 ? totals : nullptr;
+      if (total) zero(total, tile_rows * tile_columns<A>);
+      if (columns > lanes<A>)
+        direct_rows<T, 2>(rows, source, at, runs, end, w, bias, total, columns, to);
+      else
+        direct_rows<T, 1>(rows, source, at, runs, end, w, bias, total, columns, to);
     }
   }
 }
 
-// One tile of positions and one panel of channels; the depth runs in blocks of at most depth_block products or one
-// pixel, whichever is longer, so that the rounding error does not grow with the depth.
-template <class T, int VECTORS>
-void direct_panel(const Gather& g, const T* const* pixels, const accumulator_t<T>* w, accumulator_t<T>* out) {
-  using A = accumulator_t<T>;
-  vector_t<A> total[tile_rows][VECTORS] = {};
-  const int64_t taps = at_least(1, depth_block / at_least(g.c, 1));
-  for (int64_t tap = 0; tap < g.tap_count; tap += taps)
-    for (int64_t c = 0; c < g.c; c += depth_block) {
-      vector_t<A> sum[tile_rows][VECTORS] = {};
-      for (int64_t k = tap; k < at_most(tap + taps, g.tap_count); ++k)
-        direct_tile<T, VECTORS>(pixels + k * direct_pitch, c, at_most(depth_block, g.c - c),
-                                w + (k * g.c + c) * tile_columns<A>, sum);
-      for (int r = 0; r < tile_rows; ++r)
-        for (int j = 0; j < VECTORS; ++j) total[r][j] += sum[r][j];
-    }
-  for (int r = 0; r < tile_rows; ++r)
-    for (int j = 0; j < VECTORS; ++j) store(out + (r * VECTORS + j) * lanes<A>, total[r][j]);
-}
-
 template <class T>
-void direct_pointers(const Gather& g, const Segment* runs, int64_t run_count, int64_t positions, const T* source,
-                     const T* zeros, const T** pixels) {
-  const int64_t stride = g.step[2] * g.source.s[2];
-  for (int64_t tap = 0; tap < g.tap_count; ++tap) {
-    const T** row = pixels + tap * direct_pitch;
-    for (int64_t i = 0; i < run_count; ++i) {
-      const Reach r = reach(g, runs[i], g.taps[tap]);
-      for (int64_t l = 0; l < runs[i].length; ++l)
-        row[runs[i].first + l] = l < r.low || l >= r.high ? zeros : source + r.origin + l * stride;
-    }
-    for (int64_t p = positions; p < round_up(positions, tile_rows); ++p) row[p] = zeros;
-  }
-}
-
-template <class T>
-void direct(const Gather& g, bool, int64_t group, const T* source, const accumulator_t<T>* packed, const T* bias,
-            T* target, int64_t begin, int64_t end, int64_t panel_begin, int64_t panel_end, accumulator_t<T>* scratch) {
+void direct(const Gather* g, int64_t residues, bool channels_last, int64_t group, const T* source,
+            const accumulator_t<T>* packed, const T* bias, T* target, const Box& box, int64_t panel_begin,
+            int64_t panel_end, accumulator_t<T>* scratch) {
   using A = accumulator_t<T>;
   constexpr int64_t width = tile_columns<A>;
-  Segment* runs = reinterpret_cast<Segment*>(scratch);
-  T* zeros = reinterpret_cast<T*>(scratch + segment_space<A>);
-  int64_t* offsets = reinterpret_cast<int64_t*>(scratch + segment_space<A> + round_up(g.c, line<A>));
-  const T** pixels = reinterpret_cast<const T**>(offsets + direct_pitch);
-  std::memset(static_cast<void*>(zeros), 0, g.c * sizeof(T));
-  const int64_t positions = end - begin, run_count = segments(g, begin, end, runs);
-  direct_pointers<T>(g, runs, run_count, positions, source + group * g.c, zeros, pixels);
-  for (int64_t i = 0; i < run_count; ++i)
-    for (int64_t l = 0; l < runs[i].length; ++l)
-      offsets[runs[i].first + l] = target_offset(g, runs[i]) + l * g.spacing[2] * g.target.s[2] + group * g.m;
+  const bool copies = !channels_last || narrow_type<T>;
+  const DirectScratch at = direct_layout<A>(g, residues, copies, channels_last, box);
+  char* memory = reinterpret_cast<char*>(scratch);
+  Place* places = reinterpret_cast<Place*>(memory + at.places);
+  Alike* alike = reinterpret_cast<Alike*>(memory + at.alike);
+  TapRun* runs = reinterpret_cast<TapRun*>(memory + at.runs);
+  A* results = reinterpret_cast<A*>(memory + at.results);
+  source += group * g->c * g->source.c;
+  target += group * g->m * g->target.c;
 
+  int64_t begin[3], end[3], target_begin[3], target_end[3];
+  source_box(g, residues, box, begin, end);
+  target_box(g, residues, box, target_begin, target_end);
+  View read = g->source, write = g->target;
+  const A* pixels = reinterpret_cast<const A*>(source);
+  if (copies) {
+    A* copy = reinterpret_cast<A*>(memory + at.source);
+    copy_source(*g, channels_last, box, begin, end, source, copy);
+    read = pixels_of(g->c, begin, end);
+    pixels = copy - offset_of(read, box.n_begin, begin);
+  }
+  if (!channels_last) {
+    write = pixels_of(width, target_begin, target_end);
+    results -= offset_of(write, box.n_begin, target_begin);
+  }
+  const int64_t count =
+      find_alike(g, residues, box, read, write, reinterpret_cast<Span*>(memory + at.spans), alike, places);
+
+  const int64_t panels = (g->m + width - 1) / width;
   for (int64_t panel = panel_begin; panel < panel_end; ++panel) {
-    const int64_t m = panel * width, columns = at_most(width, g.m - m);
-    const bool narrow_panel = columns <= lanes<A>;
-    const int64_t ldc = narrow_panel ? lanes<A> : width;
-    for (int64_t p = 0; p < positions; p += tile_rows) {
-      A out[tile_rows * width];
-      if (narrow_panel)
-        direct_panel<T, 1>(g, pixels + p, packed + panel * g.depth() * width, out);
-      else
-        direct_panel<T, 2>(g, pixels + p, packed + panel * g.depth() * width, out);
-      for (int64_t r = 0; r < at_most(tile_rows, positions - p); ++r)
-        for (int64_t j = 0; j < columns; ++j) {
-          const A y = out[r * ldc + j];
-          narrow(bias ? y + widen(bias[group * g.m + m + j]) : y, target + offsets[p + r] + m + j);
-        }
+    const int64_t m = panel * width, columns = at_most(width, g->m - m);
+    A panel_bias[width] = {};
+    for (int64_t j = 0; bias && j < columns; ++j) panel_bias[j] = widen(bias[group * g->m + m + j]);
+    if (channels_last) {
+      direct_panel<T>(g, read, pixels, alike, count, places, runs, packed, panel, panels, panel_bias, columns,
+                      target + m);
+      continue;
     }
+    direct_panel<A>(g, read, pixels, alike, count, places, runs, packed, panel, panels, panel_bias,
+                    round_up(columns, lanes<A>), results);
+    const int64_t size[3] = {target_end[0] - target_begin[0], target_end[1] - target_begin[1],
+                             target_end[2] - target_begin[2]};
+    store_box(*g, box, target_begin, size, reinterpret_cast<A*>(memory + at.results), columns, target + m * g->target.c);
   }
 }

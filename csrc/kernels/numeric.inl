@@ -48,3 +48,19 @@ template <class A>
 inline void store(A* p, vector_t<A> v) {
   *reinterpret_cast<typename Vector<A>::unaligned*>(p) = v;
 }
+
+// A register of accumulators from and to what the tensors hold.
+template <class T>
+inline vector_t<accumulator_t<T>> load_widened(const T* p) {
+  using A = accumulator_t<T>;
+  A wide[lanes<A>];
+  for (int l = 0; l < lanes<A>; ++l) wide[l] = widen(p[l]);
+  return load(wide);
+}
+template <class T>
+inline void store_narrowed(T* p, vector_t<accumulator_t<T>> v) {
+  using A = accumulator_t<T>;
+  A wide[lanes<A>];
+  store(wide, v);
+  for (int l = 0; l < lanes<A>; ++l) narrow(wide[l], p + l);
+}

@@ -1,0 +1,244 @@
+#include "gather.h"
+
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+
+namespace torchconv {
+
+View view(const at::Tensor& t) {
+  View v{t.stride(0), t.stride(1), {0, 0, 0}};
+  for (int64_t a = 2; a < t.dim(); ++a) v.s[3 - t.dim() + a] = t.stride(a);
+  return v;
+}
+
+void copy(const std::array<int64_t, 3>& from, int64_t (&to)[3]) { std::copy(from.begin(), from.end(), to); }
+
+namespace {
+
+// One axis: the kernel positions that take part, and where each looks.
+struct AxisTap {
+  int64_t k, offset;
+};
+using AxisTaps = std::array<std::vector<AxisTap>, 3>;
+
+// The axes' taps multiplied out, with where each lies in the weight tensor.
+void set_taps(TappedGather& to, const AxisTaps& axes, const View& weight) {
+  auto taps = std::make_shared<std::vector<Tap>>();
+  for (const AxisTap& a0 : axes[0])
+    for (const AxisTap& a1 : axes[1])
+      for (const AxisTap& a2 : axes[2])
+        taps->push_back({a0.k * weight.s[0] + a1.k * weight.s[1] + a2.k * weight.s[2],
+                           {a0.offset, a1.offset, a2.offset}});
+  to.gather.taps = taps->data(), to.gather.tap_count = static_cast<int64_t>(taps->size());
+  to.taps = std::move(taps);
+  for (int a = 0; a < 3; ++a) to.gather.grid[a] = static_cast<int64_t>(axes[a].size());
+}
+
+// x̄ of ȳ at the input positions i ≡ residue (mod stride): there i = residue + t · stride, and tap k sees ȳ at
+// t + (residue + before − k · dilation) / stride, for the taps where that is whole.
+TappedGather input_grad_gather(const ConvParams& p, const View& x, const View& y, const View& weight,
+                               const std::array<int64_t, 3>& residue) {
+  TappedGather result{};
+  AxisTaps axes;
+  for (int a = 0; a < 3; ++a)
+    for (int64_t k = p.kernel[a] - 1; k >= 0; --k) {
+      const int64_t from = residue[a] + p.before[a] - k * p.dilation[a];
+      if (from % p.stride[a] == 0) axes[a].push_back({k, from / p.stride[a]});
+    }
+  set_taps(result, axes, weight);
+  Gather& g = result.gather;
+  g.batch = p.batch, g.groups = p.groups, g.m = p.in_per_group(), g.c = p.out_per_group();
+  for (int a = 0; a < 3; ++a) {
+    g.base[a] = residue[a], g.spacing[a] = p.stride[a], g.step[a] = 1;
+    g.count[a] = (p.input[a] - residue[a] + p.stride[a] - 1) / p.stride[a];
+  }
+  copy(p.output, g.extent);
+  g.source = y, g.target = x;
+  g.weight_g = g.c * weight.n, g.weight_m = weight.c, g.weight_c = weight.n;
+  return result;
+}
+
+}  // namespace
+
+// Source index = t · stride + (k · dilation − before).
+TappedGather forward_gather(const ConvParams& p, const View& x, const View& y, const View& weight) {
+  TappedGather result{};
+  AxisTaps axes;
+  for (int a = 0; a < 3; ++a)
+    for (int64_t k = 0; k < p.kernel[a]; ++k) axes[a].push_back({k, k * p.dilation[a] - p.before[a]});
+  set_taps(result, axes, weight);
+  Gather& g = result.gather;
+  g.batch = p.batch, g.groups = p.groups, g.m = p.out_per_group(), g.c = p.in_per_group();
+  for (int a = 0; a < 3; ++a) g.spacing[a] = 1;
+  copy(p.output, g.count), copy(p.input, g.extent), copy(p.stride, g.step);
+  g.source = x, g.target = y;
+  g.weight_g = g.m * weight.n, g.weight_m = weight.n, g.weight_c = weight.c;
+  return result;
+}
+
+std::vector<TappedGather> input_grad_gathers(const ConvParams& p, const View& x, const View& y, const View& weight) {
+  std::vector<TappedGather> gathers;
+  for (int64_t r0 = 0; r0 < std::min(p.stride[0], p.input[0]); ++r0)
+    for (int64_t r1 = 0; r1 < std::min(p.stride[1], p.input[1]); ++r1)
+      for (int64_t r2 = 0; r2 < std::min(p.stride[2], p.input[2]); ++r2)
+        gathers.push_back(input_grad_gather(p, x, y, weight, {r0, r1, r2}));
+  return gathers;
+}
+
+namespace {
+
+// The weight of every group, packed: [groups][packed_size].
+template <class T>
+Buffer<accumulator_t<T>> packed_weight(const Gather& g, bool channels_last, const T* weight) {
+  const auto& k = kernels<T>().conv;
+  const int64_t size = k.packed_size(g, channels_last), panels = k.panels(g, channels_last);
+  Buffer<accumulator_t<T>> packed(g.groups * size);
+  at::parallel_for(0, g.groups * panels, 1 + 32768 / (1 + size / panels), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i)
+      k.pack_weight(g, channels_last, i / panels, weight, i % panels, i % panels + 1, packed.get() + i / panels * size);
+  });
+  return packed;
+}
+
+// Tasks are (group, channels of some panels, 192 positions). How the work is cut changes no result: every output is its
+// own chain of operations (gemm.inl), so the number of threads may have a say in it.
+template <class T>
+void run_gemm(const Gather& g, bool channels_last, const T* source, const T* weight, const T* bias, T* target) {
+  const auto& k = kernels<T>().conv;
+  const auto packed = packed_weight<T>(g, channels_last, weight);
+  const int64_t panels = k.panels(g, channels_last), size = k.packed_size(g, channels_last);
+  const int64_t blocks = blocks_of(g.positions(), gemm_positions);
+  const int64_t most = std::max<int64_t>(1, gemm_channels * panels / std::max<int64_t>(g.m, gemm_channels));
+  int64_t chunks = blocks_of(panels, most);
+  while (chunks < panels && g.groups * blocks * chunks < 2 * at::get_num_threads()) ++chunks;
+  const int64_t scratch_size = k.gemm_scratch(g);
+  at::parallel_for(0, g.groups * chunks * blocks, 1, [&](int64_t begin, int64_t end) {
+    Buffer<accumulator_t<T>> scratch(scratch_size);
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t block = task % blocks, chunk = task / blocks % chunks, group = task / blocks / chunks;
+      k.gemm(g, channels_last, group, source, packed.get() + group * size, bias, target, block * gemm_positions,
+             std::min(g.positions(), (block + 1) * gemm_positions), panels * chunk / chunks,
+             panels * (chunk + 1) / chunks, scratch.get());
+    }
+  });
+}
+
+// ---- direct ----
+
+// How the targets of all residues are cut into boxes: sizes of one, and how many.
+struct Boxes {
+  int64_t samples, size[3], count[4];
+  int64_t total() const { return count[0] * count[1] * count[2] * count[3]; }
+};
+
+// About 1,536 positions, fewer where their source pixels would outgrow a second-level cache.
+Boxes boxes_of(const std::vector<TappedGather>& gathers, int64_t element) {
+  const Gather& g = gathers.front().gather;  // the first residue has the most positions
+  const int64_t residues = static_cast<int64_t>(gathers.size());
+  int64_t room = std::clamp<int64_t>((1 << 20) / std::max<int64_t>(1, g.c * element), 96, 1536);
+  room = std::max<int64_t>(room / residues, std::min<int64_t>(room, 48));
+  Boxes b{};
+  for (int a = 2; a >= 0; --a) {
+    b.size[a] = std::clamp<int64_t>(g.count[a], 1, std::max<int64_t>(1, room));
+    room /= b.size[a];
+    b.count[a + 1] = blocks_of(g.count[a], b.size[a]);
+  }
+  b.samples = std::clamp<int64_t>(room, 1, std::max<int64_t>(1, g.batch));
+  b.count[0] = blocks_of(g.batch, b.samples);
+  return b;
+}
+
+Box box_at(const Boxes& b, const Gather& g, int64_t index) {
+  Box box{};
+  for (int a = 2; a >= 0; --a) {
+    box.begin[a] = index % b.count[a + 1] * b.size[a];
+    box.end[a] = std::min(g.count[a], box.begin[a] + b.size[a]);
+    index /= b.count[a + 1];
+  }
+  box.n_begin = index * b.samples;
+  box.n_end = std::min(g.batch, box.n_begin + b.samples);
+  return box;
+}
+
+std::vector<Gather> plain(const std::vector<TappedGather>& gathers) {
+  std::vector<Gather> result;
+  for (const TappedGather& g : gathers) result.push_back(g.gather);
+  return result;
+}
+
+template <class T>
+int64_t largest_scratch(const std::vector<Gather>& g, bool channels_last, const Boxes& boxes) {
+  int64_t size = 0;
+  for (int64_t i = 0; i < boxes.count[1] * boxes.count[2] * boxes.count[3]; ++i)
+    size = std::max(size, kernels<T>().conv.direct_scratch(g.data(), g.size(), channels_last, box_at(boxes, g[0], i)));
+  return size;
+}
+
+// Tasks are (group, channels of some panels, box). As above, how the work is cut changes no result.
+template <class T>
+void run_direct(const std::vector<TappedGather>& gathers, bool channels_last, const T* source, const T* weight,
+                const T* bias, T* target) {
+  const auto& k = kernels<T>().conv;
+  const std::vector<Gather> g = plain(gathers);
+  const int64_t groups = g[0].groups, panels = k.panels(g[0], true), residues = g.size();
+  int64_t size = 0;  // of one group's packed weight: [residue][panel][depth][panel width]
+  for (const Gather& r : g) size += k.packed_size(r, true);
+  Buffer<accumulator_t<T>> packed(groups * size);
+  at::parallel_for(0, groups * panels, 1 + 32768 / (1 + size / panels), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      auto* to = packed.get() + i / panels * size;
+      for (const Gather& r : g) {
+        k.pack_weight(r, true, i / panels, weight, i % panels, i % panels + 1, to);
+        to += k.packed_size(r, true);
+      }
+    }
+  });
+  const Boxes boxes = boxes_of(gathers, sizeof(accumulator_t<T>));
+  const int64_t blocks = boxes.total(), scratch_size = largest_scratch<T>(g, channels_last, boxes);
+  int64_t chunks = 1;
+  while (chunks < panels && groups * blocks * chunks < 2 * at::get_num_threads()) ++chunks;
+  at::parallel_for(0, groups * chunks * blocks, 1, [&](int64_t begin, int64_t end) {
+    Buffer<accumulator_t<T>> scratch(scratch_size);
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t chunk = task / blocks % chunks, group = task / blocks / chunks;
+      k.direct(g.data(), residues, channels_last, group, source, packed.get() + group * size, bias, target,
+               box_at(boxes, g[0], task % blocks), panels * chunk / chunks, panels * (chunk + 1) / chunks,
+               scratch.get());
+    }
+  });
+}
+
+}  // namespace
+
+template <class T>
+void run_gather(const std::vector<TappedGather>& gathers, bool channels_last, Algorithm algorithm, const T* source,
+                const T* weight, const T* bias, T* target) {
+  if (algorithm == Algorithm::direct) return run_direct<T>(gathers, channels_last, source, weight, bias, target);
+  for (const TappedGather& g : gathers) run_gemm<T>(g.gather, channels_last, source, weight, bias, target);
+}
+
+template <class T>
+int64_t gather_workspace(const std::vector<TappedGather>& gathers, bool channels_last, Algorithm algorithm) {
+  const auto& k = kernels<T>().conv;
+  const bool direct = algorithm == Algorithm::direct;
+  int64_t weight = 0;
+  for (const TappedGather& g : gathers) {
+    const int64_t size = g.gather.groups * k.packed_size(g.gather, direct || channels_last);
+    weight = direct ? weight + size : std::max(weight, size);
+  }
+  const int64_t scratch =
+      direct ? largest_scratch<T>(plain(gathers), channels_last, boxes_of(gathers, sizeof(accumulator_t<T>)))
+             : k.gemm_scratch(gathers.front().gather);
+  return (weight + scratch) * sizeof(accumulator_t<T>);
+}
+
+#define INSTANTIATE(T)                                                                                            \
+  template void run_gather<T>(const std::vector<TappedGather>&, bool, Algorithm, const T*, const T*, const T*, T*); \
+  template int64_t gather_workspace<T>(const std::vector<TappedGather>&, bool, Algorithm);
+INSTANTIATE(float)
+INSTANTIATE(double)
+INSTANTIATE(bfloat16)
+#undef INSTANTIATE
+
+}  // namespace torchconv
