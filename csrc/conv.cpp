@@ -3,6 +3,7 @@
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
+#include "correlate.h"
 #include "dispatch.h"
 #include "gather.h"
 #include "kernels/reference.h"
@@ -13,47 +14,6 @@
 namespace torchconv {
 namespace {
 
-// ---- correlate in parallel ----
-
-// How the correlation's sum over positions is split: by the shapes alone, since the split is part of the result.
-struct CorrelationPlan {
-  int64_t row_blocks, splits;
-};
-constexpr int64_t correlate_rows = 2 * depth_block;
-
-CorrelationPlan correlation_plan(const Gather& g) {
-  const int64_t row_blocks = blocks_of(g.depth(), correlate_rows), tasks = 16, floats = 4 << 20;
-  const int64_t wanted = blocks_of(tasks, std::max<int64_t>(1, g.groups * row_blocks));
-  const int64_t room = floats / std::max<int64_t>(1, g.groups * g.depth() * g.m);
-  return {row_blocks, std::max<int64_t>(1, std::min({wanted, room, g.positions() / (4 * gemm_positions)}))};
-}
-
-template <class T>
-void run_correlate(const Gather& g, bool channels_last, const T* source, const T* target, T* weight) {
-  using A = accumulator_t<T>;
-  const auto& k = kernels<T>().conv;
-  const CorrelationPlan plan = correlation_plan(g);
-  const int64_t depth = g.depth(), columns = k.target_columns(g), split_stride = g.groups * depth * columns;
-  const int64_t blocks = blocks_of(g.positions(), gemm_positions);
-  Buffer<A> sums(plan.splits * split_stride);  // [splits][groups][depth][columns]
-  at::parallel_for(0, g.groups * plan.splits * plan.row_blocks, 1, [&](int64_t begin, int64_t end) {
-    Buffer<A> scratch(k.correlate_scratch(g));
-    for (int64_t task = begin; task < end; ++task) {
-      const int64_t group = task / plan.row_blocks % g.groups, split = task / plan.row_blocks / g.groups;
-      const int64_t row = task % plan.row_blocks * correlate_rows;
-      k.correlate(g, channels_last, group, source, target, blocks * split / plan.splits * gemm_positions,
-                  std::min(g.positions(), blocks * (split + 1) / plan.splits * gemm_positions), row,
-                  std::min(depth, row + correlate_rows),
-                  sums.get() + split * split_stride + (group * depth + row) * columns, scratch.get());
-    }
-  });
-  const int64_t m_block = 16, m_blocks = blocks_of(g.m, m_block);
-  at::parallel_for(0, g.groups * m_blocks, 1 + 16384 / (1 + depth * m_block), [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i)
-      k.store_weight(g, i / m_blocks, sums.get() + i / m_blocks * depth * columns, plan.splits, split_stride,
-                     i % m_blocks * m_block, std::min(g.m, (i % m_blocks + 1) * m_block), weight);
-  });
-}
 
 // ---- depth-wise and reference in parallel ----
 
@@ -123,7 +83,9 @@ void run_forward(const ConvParams& p, Algorithm algorithm, const at::Tensor& x, 
       });
     }
     case Algorithm::winograd:
+      return run_winograd<T>(forward_gather(p, vx, vy, vw).gather, p.channels_last, from, w, bias, to);
     case Algorithm::direct:
+    case Algorithm::gemm:
       return run_gather<T>({forward_gather(p, vx, vy, vw)}, p.channels_last, algorithm, from, w, bias, to);
   }
 }
@@ -149,8 +111,11 @@ void run_input_grad(const ConvParams& p, Algorithm algorithm, const at::Tensor& 
       });
     }
     case Algorithm::winograd:
-      for (const TappedGather& g : input_grad_gathers(p, vx, vy, vw))  // more than one where the first axis has strides
-        run_winograd<T>(g.gather, p.channels_last, from, w, nullptr, to);
+      for (const TappedGather& g : input_grad_gathers(p, vx, vy, vw))  // several where the first axis has strides
+        if (g.gather.tap_count > 0)
+          run_winograd<T>(g.gather, p.channels_last, from, w, nullptr, to);
+        else
+          run_gather<T>({g}, p.channels_last, Algorithm::direct, from, w, nullptr, to);
       return;
     case Algorithm::direct:
     case Algorithm::gemm:
@@ -265,14 +230,9 @@ at::Tensor convolution_bias_grad(const at::Tensor& grad) {
   const at::Tensor gy = grad.contiguous(format);
   at::Tensor out = at::empty({grad.size(1)}, grad.options());
   const int64_t channels = grad.size(1), positions = grad.numel() / std::max<int64_t>(1, grad.size(0) * channels);
-  const int64_t items = channels_last ? blocks_of(channels, bias_block) : channels;
   for_dtype("convolution", grad.scalar_type(), [&](auto t) {
     using T = decltype(t);
-    at::parallel_for(0, items, 1 + 32768 / (1 + grad.size(0) * positions), [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i)
-        kernels<T>().conv.bias_grad(channels_last, grad.size(0), channels, positions, i, data<T>(gy),
-                                    mutable_data<T>(out));
-    });
+    run_bias_grad(channels_last, grad.size(0), channels, positions, data<T>(gy), mutable_data<T>(out));
   });
   return out;
 }
@@ -291,16 +251,17 @@ int64_t workspace(const ConvParams& p, Direction direction, Algorithm algorithm)
       bytes = (k.depthwise_scratch(depthwise_of(p, none, none, none)) + p.taps() * p.out_channels) * sizeof(A);
     } else if (algorithm != Algorithm::reference && direction == Direction::weight_grad) {
       const auto forward = forward_gather(p, none, none, none);
-      const Gather& g = forward.gather;
-      const int64_t sums = correlation_plan(g).splits * g.groups * g.depth() * k.target_columns(g);
-      bytes = (sums + k.correlate_scratch(g)) * sizeof(A);
+      bytes = algorithm == Algorithm::winograd ? winograd_workspace<T>(forward.gather, p.channels_last, true)
+                                               : correlate_workspace<T>(forward.gather, p.channels_last);
     } else if (algorithm != Algorithm::reference) {
       std::vector<TappedGather> gathers;
       if (direction == Direction::forward)
         gathers.push_back(forward_gather(p, none, none, none));
       else
         gathers = input_grad_gathers(p, none, none, none);
-      bytes = gather_workspace<T>(gathers, p.channels_last, algorithm);
+      bytes = algorithm == Algorithm::winograd
+                  ? winograd_workspace<T>(gathers.front().gather, p.channels_last, false)
+                  : gather_workspace<T>(gathers, p.channels_last, algorithm);
     }
   });
   return bytes;

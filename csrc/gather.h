@@ -1,24 +1,14 @@
 // The forward pass and the input gradient as gathers (kernels/conv_kernels.h), run over blocks in parallel.
 #pragma once
-#include <ATen/ops/empty.h>
-
 #include <memory>
 #include <vector>
 
+#include "buffer.h"
 #include "kernels/kernels.h"
 #include "params.h"
 #include "select.h"
 
 namespace torchconv {
-
-inline int64_t blocks_of(int64_t total, int64_t block) { return (total + block - 1) / block; }
-
-template <class A>
-struct Buffer {  // uninitialised, aligned to a cache line
-  explicit Buffer(int64_t size) : storage(at::empty({size * static_cast<int64_t>(sizeof(A))}, at::kByte)) {}
-  A* get() const { return static_cast<A*>(storage.mutable_data_ptr()); }
-  at::Tensor storage;
-};
 
 // The strides of a tensor lifted to three spatial axes.
 View view(const at::Tensor& t);

@@ -3,29 +3,21 @@
 #include "winograd.h"
 
 #include <ATen/Parallel.h>
-#include <ATen/ops/empty.h>
 
 #include <cstdlib>
 
+#include "buffer.h"
 #include "kernels/kernels.h"
 
 namespace torchconv {
 namespace {
 
-int64_t blocks_of(int64_t total, int64_t block) { return (total + block - 1) / block; }
 int64_t rounded(int64_t value, int64_t multiple) { return blocks_of(value, multiple) * multiple; }
 
 int64_t tune(const char* name, int64_t value) {
   const char* s = std::getenv(name);
   return s ? std::atoll(s) : value;
 }
-
-template <class A>
-struct Buffer {  // uninitialised, aligned to a cache line
-  explicit Buffer(int64_t size) : storage(at::empty({size * static_cast<int64_t>(sizeof(A))}, at::kByte)) {}
-  A* get() const { return static_cast<A*>(storage.mutable_data_ptr()); }
-  at::Tensor storage;
-};
 
 // Planes of rows × columns one after the other, each an odd number of cache lines further: no two of them on one set.
 template <class A>
@@ -364,6 +356,14 @@ template <class T>
 void run_winograd_correlate(const Gather& g, bool channels_last, const T* source, const T* target, T* weight) {
   correlate<T>(problem_of(g, channels_last), source, target, weight);
 }
+
+template <class T>
+int64_t winograd_workspace(const Gather&, bool, bool) {
+  return 0;
+}
+template int64_t winograd_workspace<float>(const Gather&, bool, bool);
+template int64_t winograd_workspace<double>(const Gather&, bool, bool);
+template int64_t winograd_workspace<bfloat16>(const Gather&, bool, bool);
 
 template <>
 void run_winograd_correlate(const Gather&, bool, const double*, const double*, double*) {

@@ -48,6 +48,24 @@ struct Depthwise {
   int64_t weight_m, weight_k[3];  // strides of the weight [channels * multiplier, 1, kernel]
 };
 
+// What counts as one tap of a correlation: each; those in a row of the kernel; all of them, copied as patches.
+enum class CorrelationMode { plain, row, patch };
+
+// How the weight gradient is summed; see correlate.inl. Chosen by shape alone: the order of a sum is part of its result.
+struct CorrelationPlan {
+  CorrelationMode mode;
+  bool source_lanes;             // the vectors hold source channels, and the rows target channels; or the reverse
+  bool copy_source, copy_target; // as pixels of accumulators, a block at a time; or read where they lie
+  int64_t run, merged, taps;     // taps in a row of the kernel; taps that count as one; how many such
+  int64_t rows, lanes;           // of one tap's sums
+  int64_t row_chunk, row_chunks, lane_chunk, lane_chunks;  // a task's share of them, and how many shares
+  int64_t group_block, group_blocks;                       // groups a task handles at once, and how many such
+  int64_t extent[4], boxes[4];   // positions (sample, then three axes) summed in registers at once; how many such
+  int64_t splits;                // parts of the sum, added at the end
+  int64_t ld;                    // the sums are [splits][groups][chunks][taps][row_chunk][ld]
+  int64_t chunk_sums, group_sums, split_sums;
+};
+
 // Source and target of gather and correlate point at the whole tensors; a group's channels are found from `group`.
 template <class T>
 struct ConvKernels {
@@ -73,18 +91,25 @@ struct ConvKernels {
                  const A* packed, const T* bias, T* target, const Box&, int64_t panel_begin, int64_t panel_end,
                  A* scratch);
 
-  // sums[k - k_begin][m] = correlation over target positions [begin, end); rows are target_columns long.
-  int64_t (*correlate_scratch)(const Gather&);
+  CorrelationPlan (*correlation_plan)(const Gather&, bool channels_last);
+  int64_t (*correlate_scratch)(const Gather&, const CorrelationPlan&);
+  // The sums of one chunk of a block of groups, over boxes [box_begin, box_end).
+  void (*correlate)(const Gather&, const CorrelationPlan&, int64_t group_block, int64_t lane_chunk, int64_t row_chunk,
+                    int64_t box_begin, int64_t box_end, const T* source, const T* target, A* sums, A* scratch);
+  // weight[m, c, tap], m in [m_begin, m_end), from all sums.
+  void (*store_correlation)(const Gather&, const CorrelationPlan&, int64_t group, const A* sums, int64_t m_begin,
+                            int64_t m_end, T* weight);
   int64_t (*target_columns)(const Gather&);
-  void (*correlate)(const Gather&, bool channels_last, int64_t group, const T* source, const T* target, int64_t begin,
-                    int64_t end, int64_t k_begin, int64_t k_end, A* sums, A* scratch);
   // weight[m, c, tap], m in [m_begin, m_end), from partial sums [splits][depth][target_columns], added in order.
   void (*store_weight)(const Gather&, int64_t group, const A* sums, int64_t splits, int64_t split_stride,
                        int64_t m_begin, int64_t m_end, T* weight);
 
-  // Sum of grad [batch, channels, positions] over batch and positions; an item is a channel, or a block of bias_block.
-  void (*bias_grad)(bool channels_last, int64_t batch, int64_t channels, int64_t positions, int64_t item, const T* grad,
-                    T* out);
+  // totals[c] = sum of grad over rows [begin, end) of [batch · positions][channels] (channels-last), or of the samples
+  // [begin, end) of [batch][channels][positions], for channels [c_begin, c_end).
+  void (*bias_grad)(bool channels_last, int64_t channels, int64_t positions, int64_t begin, int64_t end,
+                    int64_t c_begin, int64_t c_end, const T* grad, double* totals);
+  // out[c] = totals [parts][channels], added in order.
+  void (*store_bias)(int64_t parts, int64_t channels, const double* totals, T* out);
 
   // Depth-wise, on a weight packed as [tap][output channel]. One item is a map of a sample (contiguous) or a row of
   // pixels of a sample (channels-last); of the weight gradient, an output channel or a block of depthwise_block.
@@ -98,12 +123,17 @@ struct ConvKernels {
                                 A* scratch);
 };
 
-constexpr int64_t bias_block = 16;       // channels of one item of a channels-last bias gradient
-constexpr int64_t bias_run = 1024;       // positions summed before the sum goes to a double
+constexpr int64_t bias_block = 512;      // channels of one task of a bias gradient
+constexpr int64_t bias_run = 64;         // terms summed in float before the sum goes to a double
 constexpr int64_t depthwise_block = 16;  // channels of one item of a channels-last weight gradient
 // Tuning that the callers share with the kernels.
 constexpr int64_t gemm_channels = 576;   // target channels one gemm task handles at the most: whole panels of any width
 constexpr int64_t gemm_positions = 192;  // target positions one gemm or direct task handles
 constexpr int64_t depth_block = 256;     // products summed in registers before the sum goes to memory: bounds the error
+constexpr int64_t correlate_positions = 128;   // positions a tap sees, summed in registers: bounds the error
+constexpr int64_t correlate_room = 96 << 10;   // sums of one task: in the second-level cache
+constexpr int64_t correlate_channels = 64;     // the groups of one task have about as many: whole cache lines
+constexpr int64_t correlate_tasks = 16;        // tasks wanted
+constexpr int64_t correlate_sums = 4 << 20;    // partial sums there is room for
 
 }  // namespace torchconv

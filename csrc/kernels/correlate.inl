@@ -1,62 +1,552 @@
-// The weight gradient as a blocked matrix product over positions: sums[k][m] = Σ_p patch[k][p] · target[p][m], 192
-// positions at a time; the target's block is packed as [panel of m][position][columns], the patches as in gemm.
+// The weight gradient: per tap, the products of what stands at meeting places, a target position and the source pixel it
+// sees through that tap,
+//   sums[tap][r][l] = Σ_meetings row_side[r] · lane_side[l],
+// where one side, target maps or source channels, is broadcast and the other fills vectors: all sums of a tile in
+// registers while a block of positions runs. A tap that falls off the map meets nothing, so padding costs nothing.
+//
+// Both sides are read as [place][channel]: where they lie if the tensor is channels-last, of the accumulator's type and
+// whole vectors wide; else from a copy of the block. With few source channels the taps of a row, next to each other in
+// the copy, count as channels ("row"), or all taps, copied as patches ("patch"), so that vectors are filled.
 
-template <class T>
-int64_t correlate_scratch(const Gather& g) {
-  using A = accumulator_t<T>;
-  return segment_space<A> + patch_space<A> + round_up(g.m, tile_columns<A>) * gemm_positions;
+// A place where target and source meet: their channels.
+template <class A>
+struct Meeting {
+  const A* row;   // the broadcast side
+  const A* lane;  // the vector side
+};
+
+// Rows of a tile two vectors and one vector wide: 24 or 12 sums in registers.
+constexpr int correlate_rows = TORCHCONV_VECTOR_BYTES == 64 ? 12 : 6;
+constexpr int correlate_single_rows = 2 * correlate_rows;
+
+template <class A, int ROWS, int VECTORS>
+void correlate_tile(const Meeting<A>* at, int64_t count, int64_t row, int64_t lane, A* sums, int64_t ld, bool add) {
+  vector_t<A> sum[ROWS][VECTORS] = {};
+  for (int64_t i = 0; i < count; ++i) {
+    const A* a = at[i].row + row;
+    const A* b = at[i].lane + lane;
+    asm("" : "+r"(a));  // one address for all rows: left alone, GCC keeps the sum row + r of each in a register
+    vector_t<A> column[VECTORS];
+#pragma GCC unroll 4
+    for (int j = 0; j < VECTORS; ++j) column[j] = load(b + j * lanes<A>);
+#pragma GCC unroll 24
+    for (int r = 0; r < ROWS; ++r) {
+      const A x = a[r];
+#pragma GCC unroll 4
+      for (int j = 0; j < VECTORS; ++j) sum[r][j] += x * column[j];
+    }
+  }
+#pragma GCC unroll 24
+  for (int r = 0; r < ROWS; ++r) {
+#pragma GCC unroll 4
+    for (int j = 0; j < VECTORS; ++j) {
+      A* c = sums + r * ld + j * lanes<A>;
+      store(c, add ? load(c) + sum[r][j] : sum[r][j]);
+    }
+  }
 }
 
-// out[panel][position][column] = target[n, panel · columns + column, t], zero-padded columns.
+template <class A, int VECTORS, int ROWS>
+void correlate_tile_of(int64_t rows, const Meeting<A>* at, int64_t count, int64_t row, int64_t lane, A* sums,
+                       int64_t ld, bool add) {
+  if (rows == ROWS) return correlate_tile<A, ROWS, VECTORS>(at, count, row, lane, sums, ld, add);
+  if constexpr (ROWS > 1) correlate_tile_of<A, VECTORS, ROWS - 1>(rows, at, count, row, lane, sums, ld, add);
+}
+
+// sums[rows][lane_count], in tiles of equal heights as far as may be.
+template <class A>
+void correlate_tiles(const Meeting<A>* at, int64_t count, int64_t rows, int64_t row, int64_t lane_count, int64_t lane,
+                     A* sums, int64_t ld, bool add) {
+  for (int64_t l = 0; l < lane_count; l += 2 * lanes<A>) {
+    const bool two = lane_count - l > lanes<A>;
+    const int64_t height = two ? correlate_rows : correlate_single_rows, tiles = (rows + height - 1) / height;
+    for (int64_t t = 0; t < tiles; ++t) {
+      const int64_t r = rows * t / tiles, some = rows * (t + 1) / tiles - r;
+      if (two)
+        correlate_tile_of<A, 2, correlate_rows>(some, at, count, row + r, lane + l, sums + r * ld + l, ld, add);
+      else
+        correlate_tile_of<A, 1, correlate_single_rows>(some, at, count, row + r, lane + l, sums + r * ld + l, ld, add);
+    }
+  }
+}
+
+// ---- the plan ----
+
+// Multiplications and loads one place costs under the tiles above, in instructions of the busier kind.
+template <class A>
+int64_t correlate_tiles_cost(int64_t rows, int64_t lane_count) {
+  const int64_t vectors = (lane_count + lanes<A> - 1) / lanes<A>;
+  const int64_t tiles = (rows + correlate_rows - 1) / correlate_rows;
+  const int64_t single = (rows + correlate_single_rows - 1) / correlate_single_rows;
+  return vectors / 2 * at_least(2 * rows, rows + 3 * tiles) + vectors % 2 * (rows + 2 * single);
+}
+
+// Taps next to each other along the last axis, one source pixel apart: how many count as one in the row mode.
+inline int64_t row_taps(const Gather& g) {
+  int64_t run = 1;
+  const auto follows = [&](int64_t k) {
+    const int64_t *a = g.taps[k - 1].offset, *b = g.taps[k].offset;
+    return a[0] == b[0] && a[1] == b[1] && a[2] + 1 == b[2];
+  };
+  while (run < g.tap_count && follows(run)) ++run;
+  for (int64_t k = run; k < g.tap_count; ++k)
+    if (follows(k) != (k % run != 0)) return 1;
+  return g.tap_count % run == 0 ? run : 1;
+}
+
+// Positions over all taps, and the share of them that see the map, of one axis: [lowest, highest] tap offset.
+struct TapSpan {
+  int64_t low, high;
+};
+inline TapSpan tap_span(const Gather& g, int axis) {
+  TapSpan s{g.taps[0].offset[axis], g.taps[0].offset[axis]};
+  for (int64_t k = 1; k < g.tap_count; ++k) {
+    s.low = at_most(s.low, g.taps[k].offset[axis]);
+    s.high = at_least(s.high, g.taps[k].offset[axis]);
+  }
+  return s;
+}
+
+// How many of an axis's positions a tap offset sees inside the map: t in [first, last).
+struct Seen {
+  int64_t first, last;
+};
+inline Seen seen(const Gather& g, int axis, int64_t offset, int64_t begin, int64_t end) {
+  const int64_t step = g.step[axis], inside = g.extent[axis] - offset;
+  const int64_t first = at_least(begin, offset < 0 ? (-offset + step - 1) / step : 0);
+  return {first, at_least(first, at_most(end, inside > 0 ? (inside + step - 1) / step : 0))};
+}
+
+template <class T>
+CorrelationPlan correlation_plan(const Gather& g, bool channels_last) {
+  using A = accumulator_t<T>;
+  CorrelationPlan p{};
+  const int64_t run = row_taps(g);
+  const int64_t pixel = g.c * g.step[0] * g.step[1] * g.step[2];  // source elements a position, about
+  // What a position costs each way: the tiles, two instructions a meeting, the copies.
+  struct Way {
+    CorrelationMode mode;
+    int64_t merged;
+    bool source_lanes;
+    int64_t cost;
+  } best{};
+  for (int way = 0; way < 5; ++way) {
+    const bool source_lanes = way % 2 == 0;
+    const CorrelationMode mode = static_cast<CorrelationMode>(way / 2);
+    const int64_t merged = mode == CorrelationMode::plain ? 1 : mode == CorrelationMode::row ? run : g.tap_count;
+    if (mode == CorrelationMode::row && run == 1) continue;
+    const int64_t width = merged * g.c, taps = g.tap_count / merged;
+    int64_t cost = taps * (2 + (source_lanes ? correlate_tiles_cost<A>(g.m, width)
+                                             : correlate_tiles_cost<A>(width, g.m)));
+    if (mode != CorrelationMode::plain) cost += pixel;
+    if (mode == CorrelationMode::patch)
+      cost += g.tap_count / run * (2 + 2 * ((run * g.c + lanes<A> - 1) / lanes<A>));
+    if (way == 0 || cost < best.cost) best = {mode, merged, source_lanes, cost};
+  }
+  p.mode = best.mode, p.merged = best.merged, p.run = run, p.source_lanes = best.source_lanes;
+  p.taps = g.tap_count / p.merged;
+  const int64_t width = p.merged * g.c, all_rows = p.source_lanes ? g.m : width;
+  const int64_t all_lanes = p.source_lanes ? width : g.m;
+
+  // Chunks of the filter: the sums of one, taps × rows × lanes, stay in the second-level cache.
+  const int64_t room = correlate_room / p.taps, panel = 2 * lanes<A>;
+  int64_t side = panel;
+  while ((side + panel) * (side + panel) <= room) side += panel;
+  const int64_t most_lanes = all_rows < side ? at_least(panel, room / all_rows / panel * panel) : side;
+  p.lane_chunks = (all_lanes + most_lanes - 1) / most_lanes;
+  p.lane_chunk = round_up((all_lanes + p.lane_chunks - 1) / p.lane_chunks, panel);
+  p.lane_chunks = (all_lanes + p.lane_chunk - 1) / p.lane_chunk;
+  p.ld = at_most(p.lane_chunk, round_up(all_lanes, lanes<A>));
+  const int64_t most_rows = at_least(correlate_rows, room / p.ld);
+  p.row_chunks = (all_rows + most_rows - 1) / most_rows;
+  p.row_chunk = (all_rows + p.row_chunks - 1) / p.row_chunks;
+  p.rows = all_rows, p.lanes = all_lanes;
+  p.group_block = at_most(g.groups, at_least(1, correlate_channels / at_least(g.c, g.m)));
+  p.group_blocks = (g.groups + p.group_block - 1) / p.group_block;
+  p.chunk_sums = p.taps * p.row_chunk * p.ld;
+  p.group_sums = p.lane_chunks * p.row_chunks * p.chunk_sums;
+  p.split_sums = g.groups * p.group_sums;
+
+  // Boxes of positions: about correlate_positions of them seen by a tap.
+  int64_t pairs = 1, all = 1;
+  for (int a = 0; a < 3; ++a) {
+    int64_t sum = 0;
+    for (int64_t k = 0; k < g.tap_count; ++k) {
+      const Seen s = seen(g, a, g.taps[k].offset[a], 0, g.count[a]);
+      sum += s.last - s.first;
+    }
+    pairs *= at_least(1, sum), all *= g.tap_count * g.count[a];
+  }
+  int64_t left = at_most(4 * correlate_positions, static_cast<int64_t>(correlate_positions * (double(all) / double(pairs))));
+  const int64_t counts[4] = {g.batch, g.count[0], g.count[1], g.count[2]};
+  for (int a = 3; a >= 0; --a) {
+    const int64_t most = at_least(1, at_most(counts[a], left)), boxes = (counts[a] + most - 1) / most;
+    p.extent[a] = boxes ? (counts[a] + boxes - 1) / boxes : 1;
+    p.boxes[a] = (counts[a] + p.extent[a] - 1) / p.extent[a];
+    left /= p.extent[a];
+    if (p.boxes[a] > 1) left = 1;
+  }
+
+  // Parts of the sum over boxes, for parallel work: as few as give enough tasks, and no more than there is room for.
+  const int64_t tasks = p.group_blocks * p.lane_chunks * p.row_chunks;
+  const int64_t boxes = p.boxes[0] * p.boxes[1] * p.boxes[2] * p.boxes[3];
+  p.splits = at_most((correlate_tasks + tasks - 1) / tasks, correlate_sums / p.split_sums);
+  p.splits = at_least(1, at_most(p.splits, boxes / 4));
+
+  // Where each side lies.
+  const bool in_place = channels_last && sizeof(T) == sizeof(A);
+  p.copy_source = !in_place || p.mode != CorrelationMode::plain || (p.source_lanes && g.c % lanes<A> != 0);
+  p.copy_target = !in_place || (!p.source_lanes && g.m % lanes<A> != 0);
+  return p;
+}
+
+// ---- copies of a block ----
+
+template <class A>
+inline vector_t<A> load_sums(const A* p) {
+  return load(p);
+}
+inline vector_t<float> load_sums(const bfloat16* p) {
+  vector_t<float> v;
+  for (int l = 0; l < lanes<float>; ++l) v[l] = widen(p[l]);
+  return v;
+}
+
+// Lanes of an interleaving of two vectors, for the shuffle.
+template <class A>
+struct Interleave {
+  typedef decltype(vector_t<A>{} < vector_t<A>{}) mask;
+  static mask of(int half) {
+    mask m;
+    for (int l = 0; l < lanes<A>; ++l) m[l] = half * (lanes<A> / 2) + l / 2 + (l % 2) * lanes<A>;
+    return m;
+  }
+};
+
+// to[l · ld + r] = from[r · stride + l] for a square of lanes × lanes, rows past `rows` zero: as many interleavings of
+// the first half of the rows with the second as halve the number of rows to one.
 template <class T, class A>
-void pack_target(const Gather& g, bool channels_last, const Segment* runs, int64_t run_count, int64_t positions,
-                 const T* target, A* out) {
-  constexpr int64_t width = tile_columns<A>;
-  const int64_t stride = g.spacing[2] * g.target.s[2];
-  for (int64_t m = 0; m < g.m; m += width, out += positions * width) {
-    const int64_t columns = at_most(width, g.m - m);
-    for (int64_t i = 0; i < run_count; ++i) {
-      const T* from = target + target_offset(g, runs[i]) + m * g.target.c;
-      A* to = out + runs[i].first * width;
-      if (channels_last)
-        for (int64_t l = 0; l < runs[i].length; ++l) copy_strided(from + l * stride, 1, columns, to + l * width);
-      else
-        for (int64_t j = 0; j < columns; ++j)
-          for (int64_t l = 0; l < runs[i].length; ++l) to[l * width + j] = widen(from[j * g.target.c + l * stride]);
-      for (int64_t l = 0; l < runs[i].length && columns < width; ++l) zero(to + l * width + columns, width - columns);
+inline void transpose_square(const T* from, int64_t stride, int64_t rows, A* to, int64_t ld) {
+  constexpr int n = lanes<A>;
+  const auto low = Interleave<A>::of(0), high = Interleave<A>::of(1);
+  vector_t<A> v[n], w[n];
+#pragma GCC unroll 16
+  for (int r = 0; r < n; ++r) v[r] = r < rows ? load_sums(from + r * stride) : vector_t<A>{};
+#pragma GCC unroll 4
+  for (int done = 1; done < n; done *= 2) {
+#pragma GCC unroll 16
+    for (int r = 0; r < n / 2; ++r) {
+      w[2 * r] = __builtin_shuffle(v[r], v[r + n / 2], low);
+      w[2 * r + 1] = __builtin_shuffle(v[r], v[r + n / 2], high);
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < n; ++r) v[r] = w[r];
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < n; ++r) store(to + r * ld, v[r]);
+}
+
+// to[l · ld + c] = from[c · from_c + l · from_l], and zeros in channels [channels, fill).
+template <class T, class A>
+void copy_run(const T* from, int64_t from_l, int64_t from_c, int64_t channels, int64_t length, A* to, int64_t ld,
+              int64_t fill) {
+  constexpr int64_t n = lanes<A>;
+  if (from_l == ld && channels == ld && (from_c == 1 || channels == 1)) {
+    for (int64_t i = 0; i < length * ld; ++i) to[i] = widen(from[i]);
+    return;
+  }
+  if (from_c == 1) {
+    for (int64_t l = 0; l < length; ++l) {
+      for (int64_t c = 0; c < channels; ++c) to[l * ld + c] = widen(from[l * from_l + c]);
+      zero(to + l * ld + channels, fill - channels);
+    }
+    return;
+  }
+  const bool squares = from_l == 1 && length >= n && round_up(channels, n) <= ld;
+  if (squares)
+    for (int64_t c = 0; c < channels; c += n)
+      for (int64_t l = 0; l < length; l += n) {
+        const int64_t at = at_most(l, length - n);  // the last square overlaps the one before
+        transpose_square(from + c * from_c + at, from_c, channels - c, to + at * ld + c, ld);
+      }
+  else
+    for (int64_t c = 0; c < channels; ++c)
+      for (int64_t l = 0; l < length; ++l) to[l * ld + c] = widen(from[c * from_c + l * from_l]);
+  const int64_t written = squares ? round_up(channels, n) : channels;
+  for (int64_t l = 0; l < length && written < fill; ++l) zero(to + l * ld + written, fill - written);
+}
+
+// A box of positions or of pixels: samples, then the three axes.
+struct Box {
+  int64_t low[4], high[4];
+  int64_t size(int a) const { return high[a] - low[a]; }
+};
+
+// A box of a tensor's pixels as [n][i0][i1][i2][ld]; along the last axis it may reach over the map, into zeros.
+template <class T, class A>
+void copy_box(const View& v, int64_t last_extent, const Box& box, const T* from, int64_t channels, A* to, int64_t ld,
+              int64_t fill) {
+  const int64_t width = box.size(3), low = at_most(at_least(box.low[3], 0), box.high[3]);
+  const int64_t high = at_least(low, at_most(box.high[3], last_extent));
+  const bool whole = width == last_extent && low == box.low[3] && high == box.high[3] && v.s[1] == width * v.s[2];
+  const int64_t at_once = whole ? at_least(1, box.size(2)) : 1;
+  for (int64_t n = box.low[0]; n < box.high[0]; ++n)
+    for (int64_t i0 = box.low[1]; i0 < box.high[1]; ++i0)
+      for (int64_t i1 = box.low[2]; i1 < box.high[2]; i1 += at_once, to += at_once * width * ld) {
+        if (low > box.low[3]) zero(to, (low - box.low[3]) * ld);
+        copy_run(from + n * v.n + i0 * v.s[0] + i1 * v.s[1] + low * v.s[2], v.s[2], v.c, channels,
+                 at_once * (high - low), to + (low - box.low[3]) * ld, ld, fill);
+        if (high < box.high[3]) zero(to + (high - box.low[3]) * ld, (box.high[3] - high) * ld);
+      }
+}
+
+// ---- one task ----
+
+// Where a side's channels stand: place (n, i0, i1, i2) of group 0 of the block at `at` + n · step[0] + i · step[1..3].
+template <class A>
+struct Side {
+  const A* at;
+  int64_t group, step[4];
+
+  const A* row(int64_t n, int64_t i0, int64_t i1) const { return at + n * step[0] + i0 * step[1] + i1 * step[2]; }
+};
+
+template <class A>
+Side<A> in_place(const View& v, const A* at, int64_t group) {
+  return {at, group, {v.n, v.s[0], v.s[1], v.s[2]}};
+}
+template <class A>
+Side<A> in_copy(const Box& box, int64_t ld, const A* at, int64_t group) {
+  Side<A> s{at, group, {}};
+  s.step[3] = ld;
+  for (int a = 2; a >= 0; --a) s.step[a] = s.step[a + 1] * box.size(a + 1);
+  for (int a = 0; a < 4; ++a) s.at -= box.low[a] * s.step[a];
+  return s;
+}
+
+// The meetings of a box's positions, through the tap whose offset is given; how many there are.
+template <class A>
+int64_t meet(const Gather& g, const CorrelationPlan& p, const Box& box, const int64_t* offset, const Side<A>& source,
+             const Side<A>& target, Meeting<A>* out) {
+  const bool patch = p.mode == CorrelationMode::patch;  // the source has been copied to where the positions are
+  const auto range = [&](int axis) {
+    const int64_t begin = box.low[axis + 1], end = box.high[axis + 1];
+    return patch || (axis == 2 && p.mode == CorrelationMode::row) ? Seen{begin, end} : seen(g, axis, offset[axis], begin, end);
+  };
+  const auto pixel = [&](int axis, int64_t t) { return patch ? t : t * g.step[axis] + offset[axis]; };
+  const Seen s0 = range(0), s1 = range(1), s2 = range(2);
+  const int64_t source_step = (patch ? 1 : g.step[2]) * source.step[3], target_step = target.step[3];
+  Meeting<A>* to = out;
+  for (int64_t n = box.low[0]; n < box.high[0]; ++n)
+    for (int64_t t0 = s0.first; t0 < s0.last; ++t0)
+      for (int64_t t1 = s1.first; t1 < s1.last; ++t1) {
+        const A* x = source.row(n, pixel(0, t0), pixel(1, t1)) + pixel(2, s2.first) * source.step[3];
+        const A* y = target.row(n, t0, t1) + s2.first * target_step;
+        for (int64_t t2 = s2.first; t2 < s2.last; ++t2, x += source_step, y += target_step)
+          *to++ = p.source_lanes ? Meeting<A>{y, x} : Meeting<A>{x, y};
+      }
+  return to - out;
+}
+
+// The source pixels that a box of positions sees; along the last axis, `whole`, those off the map too.
+inline Box source_box(const Gather& g, const Box& box, bool whole) {
+  Box s = box;
+  for (int a = 0; a < 3; ++a) {
+    const TapSpan span = tap_span(g, a);
+    s.low[a + 1] = box.low[a + 1] * g.step[a] + span.low;
+    s.high[a + 1] = (box.high[a + 1] - 1) * g.step[a] + span.high + 1;
+    if (a == 2 && whole) continue;
+    s.low[a + 1] = at_most(at_least(s.low[a + 1], 0), g.extent[a]);
+    s.high[a + 1] = at_least(s.low[a + 1], at_most(s.high[a + 1], g.extent[a]));
+  }
+  return s;
+}
+
+// Patches out[position][tap][channel] from rows copied by copy_box. A run of taps is copied in whole vectors: what is
+// too much is overwritten by the next run, and the last one has room for it.
+template <class A>
+void copy_patches(const Gather& g, const CorrelationPlan& p, const Box& box, const Box& pixels, const Side<A>& rows,
+                  A* out, int64_t ld) {
+  const int64_t run = p.run * g.c, width = box.size(3), step = g.step[2] * g.c;
+  for (int64_t n = box.low[0]; n < box.high[0]; ++n)
+    for (int64_t t0 = box.low[1]; t0 < box.high[1]; ++t0)
+      for (int64_t t1 = box.low[2]; t1 < box.high[2]; ++t1, out += width * ld)
+        for (int64_t k = 0; k < g.tap_count; k += p.run) {
+          const int64_t* offset = g.taps[k].offset;
+          const int64_t i0 = t0 * g.step[0] + offset[0], i1 = t1 * g.step[1] + offset[1];
+          const bool inside = i0 >= pixels.low[1] && i0 < pixels.high[1] && i1 >= pixels.low[2] && i1 < pixels.high[2];
+          const A* from = rows.row(n, i0, i1) + box.low[3] * step + offset[2] * g.c;
+          A* to = out + k * g.c;
+          for (int64_t l = 0; l < width; ++l, from += step, to += ld)
+            if (!inside)
+              zero(to, run);
+            else
+              for (int64_t i = 0; i < run; i += lanes<A>) store(to + i, load(from + i));
+        }
+}
+
+// Elements of the pieces of a task's scratch: meetings | copied target | copied source | patches.
+struct CorrelateScratch {
+  int64_t meetings, target, source, patches;
+  int64_t target_ld, source_ld, patch_ld;  // elements from a place to the next
+  int64_t target_group, source_group, patch_group;
+};
+
+template <class A>
+CorrelateScratch correlate_pieces(const Gather& g, const CorrelationPlan& p) {
+  constexpr int64_t line = 64 / sizeof(A);
+  Box box{};
+  for (int a = 0; a < 4; ++a) box.high[a] = p.extent[a];
+  int64_t places = 1, pixels = p.extent[0];
+  for (int a = 0; a < 4; ++a) places *= p.extent[a];
+  for (int a = 0; a < 3; ++a) {
+    const TapSpan span = tap_span(g, a);
+    const int64_t most = (p.extent[a + 1] - 1) * g.step[a] + span.high - span.low + 1;
+    pixels *= a == 2 && p.mode != CorrelationMode::plain ? most : at_most(most, g.extent[a]);
+  }
+  // Side by side, the groups' channels and room for the vectors of the last one; an odd number of cache lines.
+  const auto beside = [&](int64_t channels) {
+    return round_up((p.group_block - 1) * channels + round_up(channels, lanes<A>), line) / line / 2 * 2 * line + line;
+  };
+  CorrelateScratch s{};
+  s.meetings = round_up(places * static_cast<int64_t>(sizeof(Meeting<A>)), 64) / static_cast<int64_t>(sizeof(A));
+  s.target_group = p.source_lanes ? p.row_chunk : p.lane_chunk;
+  s.target_ld = beside(s.target_group);
+  s.target = p.copy_target ? places * s.target_ld : 0;
+  const bool plain = p.mode == CorrelationMode::plain;
+  s.source_group = plain ? (p.source_lanes ? p.lane_chunk : p.row_chunk) : round_up(pixels * g.c + lanes<A>, line);
+  s.source_ld = plain ? beside(s.source_group) : g.c;
+  s.source = !p.copy_source ? 0 : plain ? pixels * s.source_ld : p.group_block * s.source_group;
+  const int64_t run = p.run * g.c;
+  s.patch_ld = round_up(g.depth() - run + round_up(run, lanes<A>), line);
+  s.patch_group = places * s.patch_ld;
+  s.patches = p.mode == CorrelationMode::patch ? p.group_block * s.patch_group : 0;
+  return s;
+}
+
+template <class T>
+int64_t correlate_scratch(const Gather& g, const CorrelationPlan& p) {
+  const CorrelateScratch s = correlate_pieces<accumulator_t<T>>(g, p);
+  return s.meetings + s.target + s.source + s.patches;
+}
+
+template <class A>
+inline const A* same_type(const A* at) {
+  return at;
+}
+inline const float* same_type(const bfloat16*) { return nullptr; }  // bfloat16 is copied, never read in place
+
+// A side in plain mode: channels [first, first + channels) of the block's groups, in place or copied.
+template <class T, class A>
+Side<A> plain_side(const View& v, const Box& box, int64_t last_extent, const T* from, int64_t per_group, int64_t groups,
+                   int64_t first, int64_t channels, bool copy, A* to, int64_t ld, int64_t group) {
+  if (!copy) return in_place(v, same_type(from) + first * v.c, per_group * v.c);
+  if (channels == per_group && group == per_group) {
+    copy_box(v, last_extent, box, from, groups * channels, to, ld,
+             (groups - 1) * channels + round_up(channels, lanes<A>));
+  } else {
+    for (int64_t i = 0; i < groups; ++i)
+      copy_box(v, last_extent, box, from + (i * per_group + first) * v.c, channels, to + i * group, ld,
+               round_up(channels, lanes<A>));
+  }
+  return in_copy(box, ld, static_cast<const A*>(to), group);
+}
+
+// sums of one chunk of the filter, over boxes [box_begin, box_end): [group of the block][tap][row][ld], from one group
+// to the next p.group_sums.
+template <class T>
+void correlate(const Gather& g, const CorrelationPlan& p, int64_t group_block, int64_t lane_chunk, int64_t row_chunk,
+               int64_t box_begin, int64_t box_end, const T* source, const T* target, accumulator_t<T>* sums,
+               accumulator_t<T>* scratch) {
+  using A = accumulator_t<T>;
+  const CorrelateScratch s = correlate_pieces<A>(g, p);
+  Meeting<A>* meetings = reinterpret_cast<Meeting<A>*>(scratch);
+  A* copied_target = scratch + s.meetings;
+  A* copied_source = copied_target + s.target;
+  A* patches = copied_source + s.source;
+  const int64_t first_group = group_block * p.group_block, groups = at_most(p.group_block, g.groups - first_group);
+  const int64_t row = row_chunk * p.row_chunk, rows = at_most(p.row_chunk, p.rows - row);
+  const int64_t lane = lane_chunk * p.lane_chunk, lane_count = at_most(p.lane_chunk, p.lanes - lane);
+  const int64_t x_first = p.source_lanes ? lane : row, y_first = p.source_lanes ? row : lane;
+  const int64_t x_count = p.source_lanes ? lane_count : rows, y_count = p.source_lanes ? rows : lane_count;
+  source += first_group * g.c * g.source.c;
+  target += first_group * g.m * g.target.c;
+  if (box_begin == box_end) zero(sums, (groups - 1) * p.group_sums + p.chunk_sums);
+  for (int64_t b = box_begin; b < box_end; ++b) {
+    Box box;
+    for (int64_t a = 3, rest = b; a >= 0; rest /= p.boxes[a--]) {
+      box.low[a] = rest % p.boxes[a] * p.extent[a];
+      box.high[a] = at_most(box.low[a] + p.extent[a], a == 0 ? g.batch : g.count[a - 1]);
+    }
+    const Side<A> y = plain_side(g.target, box, g.count[2], target, g.m, groups, y_first, y_count, p.copy_target,
+                                 copied_target, s.target_ld, s.target_group);
+    const Box pixels = source_box(g, box, p.mode != CorrelationMode::plain);
+    Side<A> x;
+    if (p.mode == CorrelationMode::plain) {
+      x = plain_side(g.source, pixels, g.extent[2], source, g.c, groups, x_first, x_count, p.copy_source, copied_source,
+                     s.source_ld, s.source_group);
+    } else {
+      int64_t copied = g.c;
+      for (int a = 0; a < 4; ++a) copied *= pixels.size(a);
+      x = in_copy<A>(pixels, g.c, copied_source, s.source_group);
+      for (int64_t i = 0; i < groups; ++i) {
+        A* to = copied_source + i * s.source_group;
+        copy_box(g.source, g.extent[2], pixels, source + i * g.c * g.source.c, g.c, to, g.c, g.c);
+        zero(to + copied, lanes<A>);
+        if (p.mode == CorrelationMode::patch) {
+          Side<A> group = x;
+          group.at += i * s.source_group;
+          copy_patches(g, p, box, pixels, group, patches + i * s.patch_group, s.patch_ld);
+        }
+      }
+      if (p.mode == CorrelationMode::patch) x = in_copy<A>(box, s.patch_ld, patches, s.patch_group);
+      x.at += x_first;
+    }
+    const int64_t row_group = p.source_lanes ? y.group : x.group, lane_group = p.source_lanes ? x.group : y.group;
+    for (int64_t tap = 0; tap < p.taps; ++tap) {
+      const int64_t count = meet(g, p, box, g.taps[tap * p.merged].offset, x, y, meetings);
+      if (count == 0 && b > box_begin) continue;
+      for (int64_t i = 0; i < groups; ++i)
+        correlate_tiles(meetings, count, rows, i * row_group, lane_count, i * lane_group,
+                        sums + i * p.group_sums + tap * p.row_chunk * p.ld, p.ld, b > box_begin);
     }
   }
 }
 
+// to[i · step] = the sum at lane + i, i < count, of this tap and row: its parts added in order.
 template <class T>
-void correlate(const Gather& g, bool channels_last, int64_t group, const T* source, const T* target, int64_t begin,
-               int64_t end, int64_t k_begin, int64_t k_end, accumulator_t<T>* sums, accumulator_t<T>* scratch) {
+void store_lanes(const CorrelationPlan& p, const accumulator_t<T>* sums, int64_t tap, int64_t row, int64_t lane,
+                 int64_t count, T* to, int64_t step) {
   using A = accumulator_t<T>;
-  constexpr int64_t width = tile_columns<A>;
-  Segment* runs = reinterpret_cast<Segment*>(scratch);
-  A* patches = scratch + segment_space<A>;
-  A* packed = patches + patch_space<A>;
-  const int64_t ldm = round_up(g.m, width);  // sums is [k][ldm]
-  source += group * g.c * g.source.c;
-  target += group * g.m * g.target.c;
-  if (begin == end) zero(sums, (k_end - k_begin) * ldm);
-  for (int64_t p = begin; p < end; p += gemm_positions) {
-    const int64_t positions = at_most(gemm_positions, end - p), run_count = segments(g, p, p + positions, runs);
-    pack_target(g, channels_last, runs, run_count, positions, target, packed);
-    for (int64_t k = k_begin; k < k_end; k += depth_block) {
-      const int64_t rows = at_most(depth_block, k_end - k);
-      if (channels_last)
-        pack_rows(g, runs, run_count, source, k, k + rows, patches, depth_stride<A>);
-      else
-        pack_columns(g, runs, run_count, source, k, k + rows, positions, positions, patches, patch_stride<A>);
-      const int64_t a_row = channels_last ? 1 : patch_stride<A>, a_k = channels_last ? depth_stride<A> : 1;
-      for (int64_t m = 0; m < g.m; m += width)
-        for (int64_t r = 0; r < rows; r += tile_rows)
-          run<A, false>(at_most(tile_rows, rows - r), g.m - m,
-                        {positions, patches + r * a_row, a_row, a_k, packed + m * positions, width,
-                         sums + (k - k_begin + r) * ldm + m, ldm, p > begin});
+  while (count > 0) {
+    const int64_t chunk = lane / p.lane_chunk * p.row_chunks + row / p.row_chunk, l = lane % p.lane_chunk;
+    const A* from = sums + chunk * p.chunk_sums + (tap * p.row_chunk + row % p.row_chunk) * p.ld + l;
+    const int64_t some = at_most(count, p.lane_chunk - l);
+    for (int64_t i = 0; i < some; ++i) {
+      A sum = from[i];
+      for (int64_t s = 1; s < p.splits; ++s) sum += from[s * p.split_sums + i];
+      narrow(sum, to + i * step);
     }
+    lane += some, count -= some, to += some * step;
   }
+}
+
+// weight[m, c, tap] of channels [m_begin, m_end) from the sums of correlate.
+template <class T>
+void store_correlation(const Gather& g, const CorrelationPlan& p, int64_t group, const accumulator_t<T>* sums,
+                       int64_t m_begin, int64_t m_end, T* weight) {
+  weight += group * g.weight_g;
+  sums += group * p.group_sums;
+  for (int64_t m = m_begin; m < m_end; m += p.source_lanes ? 1 : m_end - m_begin)
+    for (int64_t k = 0; k < g.tap_count; ++k) {
+      T* to = weight + m * g.weight_m + g.taps[k].weight;
+      const int64_t tap = k / p.merged, x = k % p.merged * g.c;
+      if (p.source_lanes)
+        store_lanes(p, sums, tap, m, x, g.c, to, g.weight_c);
+      else
+        for (int64_t c = 0; c < g.c; ++c)
+          store_lanes(p, sums, tap, x + c, m, m_end - m, to + c * g.weight_c, g.weight_m);
+    }
 }
 
 // weight[m, c, tap] of channels [m_begin, m_end) from the partial sums [splits][depth][target columns], added in order.
@@ -78,31 +568,62 @@ void store_weight(const Gather& g, int64_t group, const accumulator_t<T>* sums, 
     }
 }
 
-// Σ over samples and positions of one channel (contiguous) or of a block of bias_block channels (channels-last) of
-// [batch, channels, positions]; totals in double, in an order that only the shape decides.
+// Σ of `count` elements in a row.
 template <class T>
-void bias_grad(bool channels_last, int64_t batch, int64_t channels, int64_t positions, int64_t item, const T* grad,
-               T* out) {
+double sum_row(const T* from, int64_t count) {
   using A = accumulator_t<T>;
-  const int64_t first = channels_last ? item * bias_block : item;
-  const int64_t width = channels_last ? at_most(bias_block, channels - first) : 1;
-  double total[bias_block] = {};
-  for (int64_t n = 0; n < batch; ++n) {
-    const T* from = grad + n * channels * positions + (channels_last ? first : first * positions);
-    for (int64_t p = 0; p < positions; p += bias_run) {
-      const int64_t length = at_most(bias_run, positions - p);
-      A partial[bias_block] = {};
-      if (channels_last && width == bias_block)
-        for (int64_t i = 0; i < length; ++i)
-          for (int64_t l = 0; l < bias_block; ++l) partial[l] += widen(from[(p + i) * channels + l]);
-      else if (channels_last)
-        for (int64_t i = 0; i < length; ++i)
-          for (int64_t l = 0; l < width; ++l) partial[l] += widen(from[(p + i) * channels + l]);
-      else
-        for (int64_t i = 0; i < length; i += bias_block)
-          for (int64_t l = 0; l < at_most(bias_block, length - i); ++l) partial[l] += widen(from[p + i + l]);
-      for (int64_t l = 0; l < bias_block; ++l) total[channels_last ? l : 0] += partial[l];
-    }
+  constexpr int width = 4 * lanes<A>;
+  double total = 0;
+  int64_t i = 0;
+  for (; i + width <= count;) {
+    A partial[width] = {};
+    for (const int64_t end = at_most(count - width + 1, i + bias_run * width); i < end; i += width)
+      for (int l = 0; l < width; ++l) partial[l] += widen(from[i + l]);
+    for (int l = 0; l < width; ++l) total += partial[l];
   }
-  for (int64_t l = 0; l < width; ++l) narrow(static_cast<A>(total[l]), out + first + l);
+  for (; i < count; ++i) total += widen(from[i]);
+  return total;
+}
+
+// totals[c] += Σ of `count` rows of `channels` elements, a vector of channels for each.
+template <class T>
+void sum_rows(const T* from, int64_t count, int64_t stride, int64_t channels, double* totals) {
+  using A = accumulator_t<T>;
+  A partial[bias_block];
+  for (int64_t p = 0; p < count; p += bias_run) {
+    zero(partial, channels);
+    for (int64_t i = p; i < at_most(count, p + bias_run); ++i)
+      for (int64_t c = 0; c < channels; ++c) partial[c] += widen(from[i * stride + c]);
+    for (int64_t c = 0; c < channels; ++c) totals[c] += partial[c];
+  }
+}
+
+template <class T>
+void bias_grad(bool channels_last, int64_t channels, int64_t positions, int64_t begin, int64_t end, int64_t c_begin,
+               int64_t c_end, const T* grad, double* totals) {
+  for (int64_t c = c_begin; c < c_end; ++c) totals[c] = 0;
+  if (!channels_last) {
+    for (int64_t n = begin; n < end; ++n)
+      for (int64_t c = c_begin; c < c_end; ++c) totals[c] += sum_row(grad + (n * channels + c) * positions, positions);
+    return;
+  }
+  // Few channels: as many rows at a time as make a long one.
+  const int64_t together = channels < 64 ? 128 / channels : 1, wide = (end - begin) / together;
+  if (together > 1) {
+    double folded[128] = {};
+    sum_rows(grad + begin * channels, wide, together * channels, together * channels, folded);
+    for (int64_t i = 0; i < together * channels; ++i) totals[i % channels] += folded[i];
+    begin += wide * together;
+  }
+  sum_rows(grad + begin * channels + c_begin, end - begin, channels, c_end - c_begin, totals + c_begin);
+}
+
+// out[c] = totals of [parts][channels], added in order.
+template <class T>
+void store_bias(int64_t parts, int64_t channels, const double* totals, T* out) {
+  for (int64_t c = 0; c < channels; ++c) {
+    double total = 0;
+    for (int64_t i = 0; i < parts; ++i) total += totals[i * channels + c];
+    narrow(static_cast<accumulator_t<T>>(total), out + c);
+  }
 }
