@@ -144,10 +144,11 @@ void run_weight_grad(const ConvParams& p, Algorithm algorithm, const at::Tensor&
           kernels<T>().conv.depthwise_weight_grad(d, p.channels_last, i, grad, from, to, scratch.get());
       });
     }
-    case Algorithm::direct: TORCH_INTERNAL_ASSERT(false, "direct refuses weight gradients");
+    case Algorithm::gemm: TORCH_INTERNAL_ASSERT(false, "gemm refuses weight gradients");
     case Algorithm::winograd:
       return run_winograd_correlate<T>(forward_gather(p, vx, vy, vw).gather, p.channels_last, from, grad, to);
-    case Algorithm::gemm: return run_correlate<T>(forward_gather(p, vx, vy, vw).gather, p.channels_last, from, grad, to);
+    case Algorithm::direct:
+      return run_correlate<T>(forward_gather(p, vx, vy, vw).gather, p.channels_last, from, grad, to);
   }
 }
 
@@ -171,7 +172,7 @@ at::Tensor convolution(const at::Tensor& input, const at::Tensor& weight, const 
     TORCH_CHECK(bias->dim() == 1 && bias->size(0) == p.out_channels, "conv", p.dims, "d: weight of shape ",
                 weight.sizes(), " expects a bias of shape [", p.out_channels, "], got ", bias->sizes());
   }
-  const Choice choice = select(p, Direction::forward, std::string(algorithm));
+  const Choice choice = select(p, Direction::forward, algorithm);
   const at::Tensor x = input.contiguous(p.memory_format());
   const at::Tensor b = has_bias ? bias->contiguous() : at::Tensor();
   at::Tensor y = at::empty(p.output_sizes(), input.options().memory_format(p.memory_format()));
@@ -196,7 +197,7 @@ at::Tensor convolution_input_grad(const at::Tensor& grad, const at::Tensor& weig
                                    answers_channels_last(grad, weight));
   check_same_dtype(p, grad, "output gradient", weight, "weight");
   check_grad(p, grad);
-  const Choice choice = select(p, Direction::input_grad, std::string(algorithm));
+  const Choice choice = select(p, Direction::input_grad, algorithm);
   const at::Tensor gy = grad.contiguous(p.memory_format());
   at::Tensor gx = at::empty(p.input_sizes(), grad.options().memory_format(p.memory_format()));
   if (gx.numel() > 0)
@@ -212,7 +213,7 @@ at::Tensor convolution_weight_grad(const at::Tensor& grad, const at::Tensor& inp
                                    answers_channels_last(input, grad));
   check_same_dtype(p, grad, "output gradient", input, "input");
   check_grad(p, grad);
-  const Choice choice = select(p, Direction::weight_grad, std::string(algorithm));
+  const Choice choice = select(p, Direction::weight_grad, algorithm);
   const at::Tensor x = input.contiguous(p.memory_format()), gy = grad.contiguous(p.memory_format());
   at::Tensor gw = at::empty(weight_size, grad.options().memory_format(memory_format));
   if (gw.numel() > 0)
@@ -267,7 +268,7 @@ int64_t workspace(const ConvParams& p, Direction direction, Algorithm algorithm)
   return bytes;
 }
 
-std::tuple<std::string, std::vector<std::string>, int64_t> explain(std::string_view direction,
+std::tuple<std::string, std::vector<std::string>, int64_t, double> explain(std::string_view direction,
                                                                    at::IntArrayRef input_size,
                                                                    at::IntArrayRef weight_size, at::IntArrayRef stride,
                                                                    at::IntArrayRef padding, at::IntArrayRef dilation,
@@ -279,8 +280,8 @@ std::tuple<std::string, std::vector<std::string>, int64_t> explain(std::string_v
                       : direction == "input_grad" ? Direction::input_grad
                                                   : Direction::weight_grad;
   const ConvParams p = conv_params(input_size, weight_size, {stride, padding, dilation, groups}, dtype, channels_last);
-  const Choice choice = select(p, d, std::string(algorithm));
-  return {choice.name, choice.refusals, workspace(p, d, choice.algorithm)};
+  const Choice choice = select(p, d, algorithm);
+  return {choice.name, refusals(p, d, choice), workspace(p, d, choice.algorithm), choice.cost};
 }
 
 }  // namespace

@@ -40,7 +40,7 @@ TORCH_LIBRARY(torchconv, m) {
   m.def("_algorithms() -> str[]", torchconv::algorithm_names);
   m.def(
       "_explain(str direction, int[] input_size, int[] weight_size, int[] stride, int[] padding, int[] dilation,"
-      " int groups, ScalarType dtype, bool channels_last, str algorithm) -> (str, str[], int)");
+      " int groups, ScalarType dtype, bool channels_last, str algorithm) -> (str, str[], int, float)");
 
   // Pooling. Windows are described by kernel_size, stride, padding (one number an axis) and dilation, or are adaptive
   // where kernel_size is empty; the output's spatial size is always given, so that ceil mode needs no flag.

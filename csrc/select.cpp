@@ -3,13 +3,17 @@
 #include <c10/util/Exception.h>
 
 #include <atomic>
+#include <cmath>
 
+#include "kernels/kernels.h"
 #include "winograd.h"
 
 namespace torchconv {
 namespace {
 
 std::atomic<bool> highest_precision{false};
+
+// ---- what can run ----
 
 using Reason = std::string;  // why a candidate refuses; empty where it can run
 
@@ -24,25 +28,108 @@ Reason refuse_winograd(const ConvParams& p, Direction) {
   return winograd_refusal(p);
 }
 
-Reason refuse_direct(const ConvParams&, Direction direction) {
+Reason refuse_gemm(const ConvParams&, Direction direction) {
   return direction == Direction::weight_grad ? "has no weight gradient" : "";
 }
 
 Reason never(const ConvParams&, Direction) { return ""; }
 
+// ---- what it costs: multiply-adds of a sample that would take as long, at the processor's peak ----
+
+// Channels on either side of one group, and how many lie in a vector: a kernel works on whole vectors.
+struct Channels {
+  double source, target, filled_source, filled_target;  // filled: rounded up to whole vectors
+};
+
+double filled(double channels) {
+  const double vector = static_cast<double>(kernel_table().f32.winograd.vector);
+  return std::ceil(channels / vector) * vector;
+}
+
+Channels channels(const ConvParams& p, Direction direction) {
+  const bool back = direction == Direction::input_grad;
+  const double c = static_cast<double>(back ? p.out_per_group() : p.in_per_group());
+  const double m = static_cast<double>(back ? p.in_per_group() : p.out_per_group());
+  return {c, m, filled(c), filled(m)};
+}
+
+// Positions along an axis times the filter taps that each meets inside the map, of the output.
+double meetings(const ConvParams& p, int axis) {
+  double total = 0;
+  for (int64_t k = 0; k < p.kernel[axis]; ++k) {
+    const int64_t offset = k * p.dilation[axis] - p.before[axis], stride = p.stride[axis];
+    const int64_t first = offset < 0 ? (-offset + stride - 1) / stride : 0;
+    const int64_t last = offset < p.input[axis] ? (p.input[axis] - 1 - offset) / stride + 1 : 0;
+    total += static_cast<double>(std::max<int64_t>(0, std::min(last, p.output[axis]) - first));
+  }
+  return total;
+}
+
+double volume(const std::array<int64_t, 3>& sides) { return static_cast<double>(sides[0] * sides[1] * sides[2]); }
+
+// Measured in multiply-adds of one vector: what comes with every product, position or point beside the products.
+constexpr double direct_product = 1.1, direct_position = 6;
+constexpr double correlate_product = 1.2, correlate_position = 4;
+constexpr double winograd_product = 1.1, winograd_point = 12, winograd_contiguous = 3, winograd_sum = 8;
+
+double cost_direct(const ConvParams& p, Direction direction) {
+  const Channels c = channels(p, direction);
+  const double groups = static_cast<double>(p.groups), products = meetings(p, 0) * meetings(p, 1) * meetings(p, 2);
+  if (direction == Direction::weight_grad)
+    return groups * (products * std::min(c.source * c.filled_target, c.filled_source * c.target) * correlate_product +
+                     volume(p.output) * (c.filled_source + c.filled_target) * correlate_position);
+  const double targets = direction == Direction::forward ? volume(p.output) : volume(p.input);
+  return groups * (products * c.source * c.filled_target * direct_product + targets * c.filled_target * direct_position);
+}
+
+double cost_winograd(const ConvParams& p, Direction direction) {
+  const Channels c = channels(p, direction);
+  const auto& target = direction == Direction::input_grad ? p.input : p.output;
+  double points = static_cast<double>(target[0]), kernel = 1;  // points of all tiles
+  for (int a = 1; a < 3; ++a) {
+    const int64_t tiles = p.kernel[a] == 1 ? target[a] : (target[a] + winograd_outputs - 1) / winograd_outputs;
+    points *= static_cast<double>(target[a] + tiles * (p.kernel[a] - 1));
+    kernel *= static_cast<double>(p.kernel[a] + (p.kernel[a] == 1 ? 0 : winograd_outputs - 1));
+  }
+  const double slices = static_cast<double>(p.kernel[0]), point = winograd_point + (p.channels_last ? 0 : winograd_contiguous);
+  double sides = slices * c.filled_source + c.filled_target;  // transformed at every point
+  double sums = c.filled_target;                              // loaded and stored at every point
+  if (direction == Direction::weight_grad) {
+    // Each side is transformed again for each block of 64 channels of the other.
+    sides = slices * (c.filled_source * std::ceil(c.target / 64) + c.filled_target * std::ceil(c.source / 64));
+    sums = 0;
+  }
+  return static_cast<double>(p.groups) *
+         (points * (slices * c.source * c.filled_target * winograd_product + sides * point + sums * winograd_sum));
+}
+
+double cost_gemm(const ConvParams& p, Direction direction) {  // patches besides
+  return 1.3 * cost_direct(p, direction);
+}
+
+// Its kernels are memory's, not arithmetic's: a vector in and a vector out for every few products.
+double cost_depthwise(const ConvParams& p, Direction) {
+  const double products = meetings(p, 0) * meetings(p, 1) * meetings(p, 2);
+  return static_cast<double>(p.out_channels) * (products + 4 * volume(p.output));
+}
+
+double cost_reference(const ConvParams& p, Direction direction) { return 100 * cost_direct(p, direction); }
+
 struct Candidate {
   const char* name;
   Algorithm algorithm;
   Reason (*refuse)(const ConvParams&, Direction);
+  double (*cost)(const ConvParams&, Direction);
 };
 
-// In the order tried. A new algorithm takes its place here, its kernel in kernels/, its call in conv.cpp's run_*.
+// The cheapest that can run is taken. A new algorithm takes its place here, its kernel in kernels/, its call in
+// conv.cpp's run_*.
 constexpr Candidate candidates[] = {
-    {"depthwise", Algorithm::depthwise, refuse_depthwise},
-    {"winograd", Algorithm::winograd, refuse_winograd},
-    {"direct", Algorithm::direct, refuse_direct},
-    {"gemm", Algorithm::gemm, never},
-    {"reference", Algorithm::reference, never},
+    {"depthwise", Algorithm::depthwise, refuse_depthwise, cost_depthwise},
+    {"winograd", Algorithm::winograd, refuse_winograd, cost_winograd},
+    {"direct", Algorithm::direct, never, cost_direct},
+    {"gemm", Algorithm::gemm, refuse_gemm, cost_gemm},
+    {"reference", Algorithm::reference, never, cost_reference},
 };
 
 }  // namespace
@@ -53,20 +140,32 @@ std::vector<std::string> algorithm_names() {
   return names;
 }
 
-Choice select(const ConvParams& params, Direction direction, const std::string& asked) {
-  Choice choice;
+Choice select(const ConvParams& params, Direction direction, std::string_view asked) {
+  const Candidate* best = nullptr;
+  Choice choice{};
   for (const Candidate& c : candidates) {
     if (asked != "auto" && asked != c.name) continue;
     const Reason reason = c.refuse(params, direction);
-    if (reason.empty()) {
-      choice.algorithm = c.algorithm;
-      choice.name = c.name;
-      return choice;
-    }
-    TORCH_CHECK(asked == "auto", "algorithm '", asked, "' cannot run this convolution: ", reason);
-    choice.refusals.push_back(std::string(c.name) + ": " + reason);
+    TORCH_CHECK(reason.empty() || asked == "auto", "algorithm '", asked, "' cannot run this convolution: ", reason);
+    if (!reason.empty()) continue;
+    const double cost = c.cost(params, direction);
+    if (!best || cost < choice.cost) best = &c, choice = {c.algorithm, c.name, cost};
   }
-  TORCH_CHECK_VALUE(false, "algorithm '", asked, "' is none of auto, ", c10::Join(", ", algorithm_names()));
+  TORCH_CHECK_VALUE(best, "algorithm '", asked, "' is none of auto, ", c10::Join(", ", algorithm_names()));
+  return choice;
+}
+
+std::vector<std::string> refusals(const ConvParams& params, Direction direction, const Choice& choice) {
+  std::vector<std::string> reasons;
+  for (const Candidate& c : candidates) {
+    if (c.algorithm == choice.algorithm || c.algorithm == Algorithm::reference) continue;
+    const Reason reason = c.refuse(params, direction);
+    const double times = c.cost(params, direction) / choice.cost;
+    reasons.push_back(std::string(c.name) + ": " +
+                      (reason.empty() ? c10::str("estimated at ", std::round(times * 100) / 100, " times the cost")
+                                      : reason));
+  }
+  return reasons;
 }
 
 void set_conv_precision(std::string precision) {

@@ -2,6 +2,7 @@
 // so that a sample's result depends on neither.
 #pragma once
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "params.h"
@@ -12,14 +13,17 @@ enum class Algorithm { depthwise, winograd, direct, gemm, reference };
 
 struct Choice {
   Algorithm algorithm;
-  std::string name;
-  std::vector<std::string> refusals;  // "name: reason" of the candidates before it
+  const char* name;
+  double cost;  // estimated, of one sample: the multiply-adds that take as long at the processor's peak
 };
 
-// `asked` is "auto" for the first candidate that can run, or a candidate's name; raises where that one cannot.
-Choice select(const ConvParams& params, Direction direction, const std::string& asked);
+// `asked` is "auto" for the cheapest candidate that can run, or a candidate's name; raises where that one cannot.
+Choice select(const ConvParams& params, Direction direction, std::string_view asked);
 
-std::vector<std::string> algorithm_names();  // in the order they are tried
+// "name: reason" for the candidates that were not chosen: why they cannot run, or what they would cost.
+std::vector<std::string> refusals(const ConvParams& params, Direction direction, const Choice& choice);
+
+std::vector<std::string> algorithm_names();
 
 // "highest" forbids algorithms whose error exceeds direct summation's, "high" allows them.
 void set_conv_precision(std::string precision);

@@ -7,6 +7,7 @@
 #include <cstdlib>
 
 #include "buffer.h"
+#include "correlate.h"
 #include "kernels/kernels.h"
 
 namespace torchconv {
@@ -354,6 +355,7 @@ void run_winograd(const Gather& g, bool channels_last, const T* source, const T*
 
 template <class T>
 void run_winograd_correlate(const Gather& g, bool channels_last, const T* source, const T* target, T* weight) {
+  if (g.positions() == 0) return run_correlate<T>(g, channels_last, source, target, weight);
   correlate<T>(problem_of(g, channels_last), source, target, weight);
 }
 

@@ -33,6 +33,7 @@ _ERROR_BOUNDS = {
     "direct": (2e-6, 1e-5),
     "gemm": (2e-6, 1e-5),
     "depthwise": (2e-6, 1e-5),
+    "winograd": (5e-6, 1.5e-5),
 }
 
 
@@ -53,8 +54,13 @@ class Row:
     layer: str  # its class
     direction: str  # one of DIRECTIONS
     algorithm: str  # "built-in" for PyTorch's own operator
-    refused: tuple[str, ...] = ()  # "algorithm: reason" for each candidate before it
+    refused: tuple[
+        str, ...
+    ] = ()  # "algorithm: reason" for each other candidate: what hinders it, or what it would cost
     multiply_adds: int | None = None  # of the definition, zeros of the padding included
+    estimate: int | None = (
+        None  # what the selection expects: the multiply-adds that take as long at the processor's peak
+    )
     bytes_moved: int | None = None  # operands read once and results written once
     workspace_bytes: int | None = None  # beside operands and results, with one thread
     error_bound: float | None = None  # on the relative L2 error
@@ -77,10 +83,21 @@ class Explanation:
         return self.rows[index]
 
     def __str__(self) -> str:
-        head = ("layer", "direction", "algorithm", "mult-adds", "moved", "workspace", "error", "kept", "refused")
+        head = (
+            "layer",
+            "direction",
+            "algorithm",
+            "mult-adds",
+            "estimate",
+            "moved",
+            "workspace",
+            "error",
+            "kept",
+            "refused",
+        )
         cells = [head, *(_cells(row) for row in self.rows), _totals(self.rows)]
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        left = (0, 1, 2, 8)  # the columns of text; the others are of numbers
+        left = (0, 1, 2, 9)  # the columns of text; the others are of numbers
         lines = []
         for line in cells:
             pad = (cell.ljust if i in left else cell.rjust for i, cell in enumerate(line))
@@ -238,13 +255,19 @@ def _chosen(module: Any, output: Tensor, direction: str, *asked: Any) -> dict[st
         return dict(algorithm=fallback[0], refused=fallback[1])
     channels_last = _is_channels_last(output, len(module.kernel_size))
     try:
-        algorithm, refused, workspace = torch.ops.torchconv._explain(
+        algorithm, refused, workspace, cost = torch.ops.torchconv._explain(
             *asked, module.dilation, module.groups, output.dtype, channels_last, module.algorithm
         )
     except RuntimeError as error:  # the layer asks by name for one that cannot run in this direction
         return dict(algorithm="none", refused=(str(error).partition("\n")[0],))
     bound = error_bound(algorithm, direction, output.dtype)
-    return dict(algorithm=algorithm, refused=tuple(refused), workspace_bytes=workspace, error_bound=bound)
+    return dict(
+        algorithm=algorithm,
+        refused=tuple(refused),
+        workspace_bytes=workspace,
+        error_bound=bound,
+        estimate=round(cost * output.shape[: output.dim() - len(module.kernel_size) - 1].numel()),
+    )
 
 
 def _is_channels_last(tensor: Tensor, n: int) -> bool:
@@ -265,6 +288,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         row.direction.replace("_", " "),
         row.algorithm,
         _short(row.multiply_adds),
+        _short(row.estimate),
         _short(row.bytes_moved, "B"),
         _short(row.workspace_bytes, "B"),
         "-" if row.error_bound is None else f"{row.error_bound:.1e}" if row.error_bound else "0",
@@ -275,9 +299,10 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 def _totals(rows: list[Row]) -> tuple[str, ...]:
     multiply_adds = sum(row.multiply_adds or 0 for row in rows)
+    estimate = sum(row.estimate or 0 for row in rows)
     moved = sum(row.bytes_moved or 0 for row in rows)
     kept = sum(row.kept_bytes for row in rows)
-    return ("total", "", "", _short(multiply_adds), _short(moved, "B"), "", "", _short(kept, "B"), "")
+    return ("total", "", "", _short(multiply_adds), _short(estimate), _short(moved, "B"), "", "", _short(kept, "B"), "")
 
 
 def _short(number: int | None, unit: str = "") -> str:

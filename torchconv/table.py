@@ -16,10 +16,19 @@ OPERATORS = {
 }
 
 
-def _runs(direction: str, algorithm: str, dtype: torch.dtype, channels_last: bool, depthwise: bool) -> bool:
-    """Whether the algorithm takes a plain 3×3 convolution of 8 maps under these conditions."""
-    size, weight, groups = ([2, 8, 9, 9], [8, 1, 3, 3], 8) if depthwise else ([2, 8, 9, 9], [8, 8, 3, 3], 1)
-    window = ([1, 1], [1, 1, 1, 1], [1, 1], groups, dtype, channels_last, algorithm)
+def _runs(
+    direction: str,
+    algorithm: str,
+    dtype: torch.dtype,
+    channels_last: bool,
+    depthwise: bool,
+    side: int = 3,
+    stride: int = 1,
+) -> bool:
+    """Whether the algorithm takes a convolution of 8 maps under these conditions."""
+    channels, groups = (1, 8) if depthwise else (8, 1)
+    size, weight = [2, 8, 9, 9], [8, channels, side, side]
+    window = ([stride] * 2, [1, 1, 1, 1], [1, 1], groups, dtype, channels_last, algorithm)
     try:
         torch.ops.torchconv._explain(direction, size, weight, *window)
     except RuntimeError:
@@ -30,8 +39,9 @@ def _runs(direction: str, algorithm: str, dtype: torch.dtype, channels_last: boo
 def _where(direction: str, algorithm: str, dtype: torch.dtype) -> str:
     """One cell: any convolution, or the conditions under which it runs, or a dash."""
     runs = {pair: _runs(direction, algorithm, dtype, *pair) for pair in product((False, True), repeat=2)}
+    free = all(_runs(direction, algorithm, dtype, False, True, *window) for window in ((3, 2), (2, 1), (1, 1)))
     if all(runs.values()):
-        return "any"
+        return "any" if free else "sides of 1, 3 or 5, stride 1"
     if not any(runs.values()):
         return "–"
     words = []
