@@ -34,6 +34,9 @@ struct Place {
 
 // ---- the register tile ----
 
+// Panels side by side in one tile, with as many fewer rows: broadcasts are fewer, and pixels' addresses stay in registers.
+constexpr int tile_panels = TORCHCONV_VECTOR_BYTES == 64 ? 2 : 1;
+
 template <class T, int VECTORS>
 inline __attribute__((always_inline)) void put_pixel(const vector_t<accumulator_t<T>> (&sum)[VECTORS],
                                                      const accumulator_t<T>* bias, int64_t columns, T* to) {
@@ -53,12 +56,16 @@ inline __attribute__((always_inline)) void put_pixel(const vector_t<accumulator_
 // [tile_rows][tile_columns], or null if there is but one block.
 template <class T, int ROWS, int VECTORS>
 void direct_tile(const accumulator_t<T>* source, const Place* places, const TapRun* run, const TapRun* runs_end,
-                 const accumulator_t<T>* w, const accumulator_t<T>* bias, accumulator_t<T>* total, int64_t columns,
+                 const accumulator_t<T>* w, int64_t next_panel, const accumulator_t<T>* bias, accumulator_t<T>* total, int64_t columns,
                  T* target) {
   using A = accumulator_t<T>;
   const A* pixel[ROWS];
 #pragma GCC unroll 16
-  for (int r = 0; r < ROWS; ++r) pixel[r] = source + places[r].source;
+  for (int r = 0; r < ROWS; ++r) {
+    pixel[r] = source + places[r].source;
+#pragma GCC unroll 4
+    for (int j = 0; j < VECTORS; ++j) __builtin_prefetch(target + places[r].target + j * lanes<A>, 1);
+  }
   vector_t<A> sum[ROWS][VECTORS] = {};
   while (run < runs_end) {
     for (bool ends_block = false; !ends_block; ++run) {
@@ -67,7 +74,7 @@ void direct_tile(const accumulator_t<T>* source, const Place* places, const TapR
       for (int64_t k = run->source; k < end; ++k, row += tile_columns<A>) {
         vector_t<A> column[VECTORS];
 #pragma GCC unroll 4
-        for (int j = 0; j < VECTORS; ++j) column[j] = load(row + j * lanes<A>);
+        for (int j = 0; j < VECTORS; ++j) column[j] = load(row + j / 2 * next_panel + j % 2 * lanes<A>);
 #pragma GCC unroll 16
         for (int r = 0; r < ROWS; ++r) {
           const A x = pixel[r][k];
@@ -91,14 +98,14 @@ void direct_tile(const accumulator_t<T>* source, const Place* places, const TapR
   for (int r = 0; r < ROWS; ++r) put_pixel<T, VECTORS>(sum[r], bias, columns, target + places[r].target);
 }
 
-template <class T, int VECTORS, int ROWS = tile_rows>
+template <class T, int VECTORS, int ROWS = (VECTORS > 2 ? tile_rows / tile_panels : tile_rows)>
 void direct_rows(int64_t rows, const accumulator_t<T>* source, const Place* places, const TapRun* run,
-                 const TapRun* runs_end, const accumulator_t<T>* w, const accumulator_t<T>* bias,
+                 const TapRun* runs_end, const accumulator_t<T>* w, int64_t next_panel, const accumulator_t<T>* bias,
                  accumulator_t<T>* total, int64_t columns, T* target) {
   if (rows == ROWS)
-    return direct_tile<T, ROWS, VECTORS>(source, places, run, runs_end, w, bias, total, columns, target);
+    return direct_tile<T, ROWS, VECTORS>(source, places, run, runs_end, w, next_panel, bias, total, columns, target);
   if constexpr (ROWS > 1)
-    direct_rows<T, VECTORS, ROWS - 1>(rows, source, places, run, runs_end, w, bias, total, columns, target);
+    direct_rows<T, VECTORS, ROWS - 1>(rows, source, places, run, runs_end, w, next_panel, bias, total, columns, target);
 }
 
 // ---- who sees what ----
@@ -189,22 +196,23 @@ void copy_source(const Gather& g, bool channels_last, const Box& box, const int6
       for (int64_t i1 = begin[1]; i1 < begin[1] + lines; ++i1, out += length * g.c) {
         const T* from = source + n * g.source.n + i0 * g.source.s[0] + i1 * g.source.s[1] + begin[2] * g.source.s[2];
         if (!channels_last)
-          transpose(from, g.source.c, g.c, length, out, g.c);
+          transpose<false>(from, g.source.c, g.c, length, out, g.c);
         else
           for (int64_t l = 0; l < length; ++l) copy_strided(from + l * g.source.s[2], 1, g.c, out + l * g.c);
       }
 }
 
-// Results [n][position of the target's box][tile_columns] to a contiguous target; to points at the panel's first map.
+// Results [n][position of the target's box][tile_panels · tile_columns] to a contiguous target; to points at the panel's first map.
 template <class T, class A>
 void store_box(const Gather& g, const Box& box, const int64_t (&begin)[3], const int64_t (&size)[3], const A* results,
                int64_t columns, T* target) {
+  constexpr int64_t ld = tile_panels * tile_columns<A>;
   const bool whole_rows = size[2] * g.target.s[2] == g.target.s[1];
   const int64_t length = whole_rows ? size[1] * size[2] : size[2], lines = whole_rows ? at_most(1, size[1]) : size[1];
   for (int64_t n = box.n_begin; n < box.n_end; ++n)
     for (int64_t i0 = begin[0]; i0 < begin[0] + size[0]; ++i0)
-      for (int64_t i1 = begin[1]; i1 < begin[1] + lines; ++i1, results += length * tile_columns<A>)
-        transpose(results, tile_columns<A>, length, columns,
+      for (int64_t i1 = begin[1]; i1 < begin[1] + lines; ++i1, results += length * ld)
+        transpose<true>(results, ld, length, columns,
                   target + n * g.target.n + i0 * g.target.s[0] + i1 * g.target.s[1] + begin[2] * g.target.s[2],
                   g.target.c);
 }
@@ -285,7 +293,7 @@ DirectScratch direct_layout(const Gather* g, int64_t residues, bool copies, bool
   source_box(g, residues, box, begin, end);
   s.results = next(s.source, copies ? samples * volume(begin, end) * g->c * sizeof(A) : 0);
   target_box(g, residues, box, begin, end);
-  s.end = next(s.results, pixels_out ? 0 : samples * volume(begin, end) * tile_columns<A> * sizeof(A));
+  s.end = next(s.results, pixels_out ? 0 : samples * volume(begin, end) * tile_panels * tile_columns<A> * sizeof(A));
   return s;
 }
 
@@ -311,16 +319,19 @@ void direct_panel(const Gather* g, const View& read, const accumulator_t<T>* sou
     for (const TapRun* run = runs; run < end; ++run) blocks += run->ends_block;
     const A* w = packed + panel * residue.depth() * tile_columns<A>;
     for (int64_t r = 0; r < a->residue; ++r) w += panels * g[r].depth() * tile_columns<A>;
-    const int64_t tiles = (a->count + tile_rows - 1) / tile_rows;
+    const int64_t most = columns > tile_columns<A> ? tile_rows / tile_panels : tile_rows, next_panel = residue.depth() * tile_columns<A>;
+    const int64_t tiles = (a->count + most - 1) / most;
     for (int64_t i = 0; i < tiles; ++i) {
       const int64_t first = a->count * i / tiles, rows = a->count * (i + 1) / tiles - first;
       const Place* at = places + a->first + first;
       A totals[tile_rows * tile_columns<A>], *total = blocks > 1 ? totals : nullptr;
       if (total) zero(total, tile_rows * tile_columns<A>);
-      if (columns > lanes<A>)
-        direct_rows<T, 2>(rows, source, at, runs, end, w, bias, total, columns, to);
+      if (columns > tile_columns<A>)
+        direct_rows<T, 2 * tile_panels>(rows, source, at, runs, end, w, next_panel, bias, total, columns, to);
+      else if (columns > lanes<A>)
+        direct_rows<T, 2>(rows, source, at, runs, end, w, next_panel, bias, total, columns, to);
       else
-        direct_rows<T, 1>(rows, source, at, runs, end, w, bias, total, columns, to);
+        direct_rows<T, 1>(rows, source, at, runs, end, w, next_panel, bias, total, columns, to);
     }
   }
 }
@@ -353,16 +364,17 @@ void direct(const Gather* g, int64_t residues, bool channels_last, int64_t group
     pixels = copy - offset_of(read, box.n_begin, begin);
   }
   if (!channels_last) {
-    write = pixels_of(width, target_begin, target_end);
+    write = pixels_of(tile_panels * width, target_begin, target_end);
     results -= offset_of(write, box.n_begin, target_begin);
   }
   const int64_t count =
       find_alike(g, residues, box, read, write, reinterpret_cast<Span*>(memory + at.spans), alike, places);
 
   const int64_t panels = (g->m + width - 1) / width;
-  for (int64_t panel = panel_begin; panel < panel_end; ++panel) {
-    const int64_t m = panel * width, columns = at_most(width, g->m - m);
-    A panel_bias[width] = {};
+  for (int64_t panel = panel_begin, together; panel < panel_end; panel += together) {
+    together = at_most(tile_panels, panel_end - panel);
+    const int64_t m = panel * width, columns = at_most(together * width, g->m - m);
+    A panel_bias[tile_panels * width] = {};
     for (int64_t j = 0; bias && j < columns; ++j) panel_bias[j] = widen(bias[group * g->m + m + j]);
     if (channels_last) {
       direct_panel<T>(g, read, pixels, alike, count, places, runs, packed, panel, panels, panel_bias, columns,

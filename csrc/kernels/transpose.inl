@@ -24,23 +24,33 @@ inline __attribute__((always_inline)) void transpose_square(V (&rows)[N]) {
   }
 }
 
-// to[j][i] = from[i][j] for i < rows, j < columns; row strides ld_from and ld_to; conversions as the types ask.
 template <class From, class To>
-void transpose(const From* from, int64_t ld_from, int64_t rows, int64_t columns, To* to, int64_t ld_to) {
+void transpose_part(const From* from, int64_t ld_from, int64_t rows, int64_t columns, To* to, int64_t ld_to) {
   using A = accumulator_t<From>;
   constexpr int n = lanes<A>;
-  for (int64_t i = 0; i < rows; i += n)
-    for (int64_t j = 0; j < columns; j += n) {
-      if (rows - i < n || columns - j < n) {
-        for (int64_t r = i; r < at_most(i + n, rows); ++r)
-          for (int64_t c = j; c < at_most(j + n, columns); ++c) narrow(widen(from[r * ld_from + c]), to + c * ld_to + r);
-        continue;
-      }
-      vector_t<A> square[n];
+  if (rows < n || columns < n) {
+    for (int64_t i = 0; i < rows; ++i)
+      for (int64_t j = 0; j < columns; ++j) narrow(widen(from[i * ld_from + j]), to + j * ld_to + i);
+    return;
+  }
+  vector_t<A> square[n];
 #pragma GCC unroll 16
-      for (int r = 0; r < n; ++r) square[r] = load_widened(from + (i + r) * ld_from + j);
-      transpose_square<1>(square);
+  for (int i = 0; i < n; ++i) square[i] = load_widened(from + i * ld_from);
+  transpose_square<1>(square);
 #pragma GCC unroll 16
-      for (int r = 0; r < n; ++r) store_narrowed(to + (j + r) * ld_to + i, square[r]);
+  for (int j = 0; j < n; ++j) store_narrowed(to + j * ld_to, square[j]);
+}
+
+// to[j][i] = from[i][j] for i < rows, j < columns; row strides ld_from and ld_to; conversions as the types ask. The
+// planes' side is walked along: the rows of `to` if PLANES_OUT, else those of `from`.
+template <bool PLANES_OUT, class From, class To>
+void transpose(const From* from, int64_t ld_from, int64_t rows, int64_t columns, To* to, int64_t ld_to) {
+  constexpr int n = lanes<accumulator_t<From>>;
+  const int64_t outer = PLANES_OUT ? columns : rows, inner = PLANES_OUT ? rows : columns;
+  for (int64_t u = 0; u < outer; u += n)
+    for (int64_t v = 0; v < inner; v += n) {
+      const int64_t i = PLANES_OUT ? v : u, j = PLANES_OUT ? u : v;
+      transpose_part(from + i * ld_from + j, ld_from, at_most(n, rows - i), at_most(n, columns - j),
+                     to + j * ld_to + i, ld_to);
     }
 }
