@@ -672,16 +672,21 @@ void store_weight(const Gather& g, int64_t group, const accumulator_t<T>* sums, 
 template <class T>
 double sum_row(const T* from, int64_t count) {
   using A = accumulator_t<T>;
-  constexpr int width = 4 * lanes<A>;
+  constexpr int n = lanes<A>;
   double total = 0;
-  int64_t i = 0;
-  for (; i + width <= count;) {
-    A partial[width] = {};
-    for (const int64_t end = at_most(count - width + 1, i + bias_run * width); i < end; i += width)
-      for (int l = 0; l < width; ++l) partial[l] += widen(from[i + l]);
-    for (int l = 0; l < width; ++l) total += partial[l];
+  for (int64_t i = 0; i < count;) {
+    const int64_t end = at_most(count, i + bias_run * 4 * n);
+    vector_t<A> sum[4] = {};
+    for (; i + 4 * n <= end; i += 4 * n)
+      for (int j = 0; j < 4; ++j) sum[j] += load_sums(from + i + j * n);
+    for (; i + n <= end; i += n) sum[0] += load_sums(from + i);
+    A lane[n], rest = 0;
+    store(lane, (sum[0] + sum[1]) + (sum[2] + sum[3]));
+    for (int half = n / 2; half > 0; half /= 2)
+      for (int l = 0; l < half; ++l) lane[l] += lane[l + half];
+    for (; i < end; ++i) rest += widen(from[i]);
+    total += lane[0] + rest;
   }
-  for (; i < count; ++i) total += widen(from[i]);
   return total;
 }
 
@@ -698,24 +703,36 @@ void sum_rows(const T* from, int64_t count, int64_t stride, int64_t channels, do
   }
 }
 
+// The same for `channels` channels of `positions` elements each, all of a row: as many terms of a channel in a row.
+template <class T>
+void sum_wide_rows(const T* from, int64_t count, int64_t stride, int64_t channels, int64_t positions, double* totals) {
+  double wide[bias_block] = {};
+  sum_rows(from, count, stride, channels * positions, wide);
+  for (int64_t c = 0; c < channels; ++c)
+    for (int64_t i = 0; i < positions; ++i) totals[c] += wide[c * positions + i];
+}
+
 template <class T>
 void bias_grad(bool channels_last, int64_t channels, int64_t positions, int64_t begin, int64_t end, int64_t c_begin,
                int64_t c_end, const T* grad, double* totals) {
   for (int64_t c = c_begin; c < c_end; ++c) totals[c] = 0;
-  if (!channels_last) {
+  if (channels_last) {
+    // Few channels: as many rows at a time as make a long one.
+    const int64_t together = channels < 64 ? 128 / channels : 1, long_rows = (end - begin) / together;
+    if (together > 1) {
+      double wide[128] = {};
+      sum_rows(grad + begin * channels, long_rows, together * channels, together * channels, wide);
+      for (int64_t i = 0; i < together * channels; ++i) totals[i % channels] += wide[i];
+      begin += long_rows * together;
+    }
+    sum_rows(grad + begin * channels + c_begin, end - begin, channels, c_end - c_begin, totals + c_begin);
+  } else if ((c_end - c_begin) * positions <= bias_block) {
+    sum_wide_rows(grad + (begin * channels + c_begin) * positions, end - begin, channels * positions, c_end - c_begin,
+                  positions, totals + c_begin);
+  } else {
     for (int64_t n = begin; n < end; ++n)
       for (int64_t c = c_begin; c < c_end; ++c) totals[c] += sum_row(grad + (n * channels + c) * positions, positions);
-    return;
   }
-  // Few channels: as many rows at a time as make a long one.
-  const int64_t together = channels < 64 ? 128 / channels : 1, wide = (end - begin) / together;
-  if (together > 1) {
-    double folded[128] = {};
-    sum_rows(grad + begin * channels, wide, together * channels, together * channels, folded);
-    for (int64_t i = 0; i < together * channels; ++i) totals[i % channels] += folded[i];
-    begin += wide * together;
-  }
-  sum_rows(grad + begin * channels + c_begin, end - begin, channels, c_end - c_begin, totals + c_begin);
 }
 
 // out[c] = totals of [parts][channels], added in order.
