@@ -43,9 +43,11 @@ int64_t correlate_workspace(const Gather& g, bool channels_last) {
 // Tasks are (part of the rows or samples, block of channels), the parts fixed by the shape.
 template <class T>
 void run_bias_grad(bool channels_last, int64_t batch, int64_t channels, int64_t positions, const T* grad, T* out) {
-  const int64_t width = channels_last ? bias_block : 16, blocks = blocks_of(channels, width);
+  // A block is whole rows of channels, maps that make a row of that length, or some larger maps.
+  const int64_t width = channels_last ? bias_block : positions <= 64 ? bias_block / std::max<int64_t>(1, positions) : 16;
+  const int64_t blocks = blocks_of(channels, width);
   const int64_t rows = channels_last ? batch * positions : batch, tasks = 16;
-  const int64_t parts = std::max<int64_t>(1, std::min(tasks, rows / (channels_last ? 256 : 1)));
+  const int64_t parts = std::max<int64_t>(1, std::min(blocks_of(tasks, blocks), rows / (channels_last ? 256 : 1)));
   Buffer<double> totals(parts * channels);  // [parts][channels]
   const int64_t grain = 1 + 32768 / (1 + batch * positions * channels / (parts * blocks));
   at::parallel_for(0, parts * blocks, grain, [&](int64_t begin, int64_t end) {

@@ -11,8 +11,25 @@
 // A place where target and source meet: their channels.
 template <class A>
 struct Meeting {
-  const A* row;   // the broadcast side
-  const A* lane;  // the vector side
+  const A* side[2];  // the broadcast side, rows of a tile; the vector side, its lanes
+};
+
+// Memory that the next block will read, fetched into the cache a line a step while the tiles of this one run: `runs`
+// runs of `lines` cache lines, `jump` bytes from the end of one to the next. Then the last line again and again.
+struct Fetch {
+  const char* at;
+  int64_t runs, lines, jump;
+  int64_t left;  // lines of this run
+
+  void step() {
+    __builtin_prefetch(at);
+    at += runs > 0 ? 64 : 0;
+    if (--left > 0) return;
+    if (--runs > 0)
+      at += jump, left = lines;
+    else
+      at -= 64, left = INT64_MAX;
+  }
 };
 
 // Rows of a tile two vectors and one vector wide: 24 or 12 sums in registers.
@@ -20,11 +37,14 @@ constexpr int correlate_rows = TORCHCONV_VECTOR_BYTES == 64 ? 12 : 6;
 constexpr int correlate_single_rows = 2 * correlate_rows;
 
 template <class A, int ROWS, int VECTORS>
-void correlate_tile(const Meeting<A>* at, int64_t count, int64_t row, int64_t lane, A* sums, int64_t ld, bool add) {
+void correlate_tile(const Meeting<A>* at, int64_t count, int64_t row, int64_t lane, Fetch& fetch, A* sums, int64_t ld,
+                    bool add) {
   vector_t<A> sum[ROWS][VECTORS] = {};
+  Fetch ahead = fetch;
   for (int64_t i = 0; i < count; ++i) {
-    const A* a = at[i].row + row;
-    const A* b = at[i].lane + lane;
+    const A* a = at[i].side[0] + row;
+    const A* b = at[i].side[1] + lane;
+    ahead.step();
     asm("" : "+r"(a));  // one address for all rows: left alone, GCC keeps the sum row + r of each in a register
     vector_t<A> column[VECTORS];
 #pragma GCC unroll 4
@@ -36,6 +56,7 @@ void correlate_tile(const Meeting<A>* at, int64_t count, int64_t row, int64_t la
       for (int j = 0; j < VECTORS; ++j) sum[r][j] += x * column[j];
     }
   }
+  fetch = ahead;
 #pragma GCC unroll 24
   for (int r = 0; r < ROWS; ++r) {
 #pragma GCC unroll 4
@@ -47,25 +68,27 @@ void correlate_tile(const Meeting<A>* at, int64_t count, int64_t row, int64_t la
 }
 
 template <class A, int VECTORS, int ROWS>
-void correlate_tile_of(int64_t rows, const Meeting<A>* at, int64_t count, int64_t row, int64_t lane, A* sums,
-                       int64_t ld, bool add) {
-  if (rows == ROWS) return correlate_tile<A, ROWS, VECTORS>(at, count, row, lane, sums, ld, add);
-  if constexpr (ROWS > 1) correlate_tile_of<A, VECTORS, ROWS - 1>(rows, at, count, row, lane, sums, ld, add);
+void correlate_tile_of(int64_t rows, const Meeting<A>* at, int64_t count, int64_t row, int64_t lane, Fetch& fetch,
+                       A* sums, int64_t ld, bool add) {
+  if (rows == ROWS) return correlate_tile<A, ROWS, VECTORS>(at, count, row, lane, fetch, sums, ld, add);
+  if constexpr (ROWS > 1) correlate_tile_of<A, VECTORS, ROWS - 1>(rows, at, count, row, lane, fetch, sums, ld, add);
 }
 
 // sums[rows][lane_count], in tiles of equal heights as far as may be.
 template <class A>
 void correlate_tiles(const Meeting<A>* at, int64_t count, int64_t rows, int64_t row, int64_t lane_count, int64_t lane,
-                     A* sums, int64_t ld, bool add) {
+                     Fetch (&fetch)[2], A* sums, int64_t ld, bool add) {
   for (int64_t l = 0; l < lane_count; l += 2 * lanes<A>) {
     const bool two = lane_count - l > lanes<A>;
     const int64_t height = two ? correlate_rows : correlate_single_rows, tiles = (rows + height - 1) / height;
     for (int64_t t = 0; t < tiles; ++t) {
       const int64_t r = rows * t / tiles, some = rows * (t + 1) / tiles - r;
+      A* to = sums + r * ld + l;
+      Fetch& next = fetch[fetch[0].runs <= 0];
       if (two)
-        correlate_tile_of<A, 2, correlate_rows>(some, at, count, row + r, lane + l, sums + r * ld + l, ld, add);
+        correlate_tile_of<A, 2, correlate_rows>(some, at, count, row + r, lane + l, next, to, ld, add);
       else
-        correlate_tile_of<A, 1, correlate_single_rows>(some, at, count, row + r, lane + l, sums + r * ld + l, ld, add);
+        correlate_tile_of<A, 1, correlate_single_rows>(some, at, count, row + r, lane + l, next, to, ld, add);
     }
   }
 }
@@ -123,7 +146,12 @@ CorrelationPlan correlation_plan(const Gather& g, bool channels_last) {
   CorrelationPlan p{};
   const int64_t run = row_taps(g);
   const int64_t pixel = g.c * g.step[0] * g.step[1] * g.step[2];  // source elements a position, about
-  // What a position costs each way: the tiles, two instructions a meeting, the copies.
+  int64_t met = 0;  // positions of the last axis, over all taps, that see the map
+  for (int64_t k = 0; k < g.tap_count; ++k) {
+    const Seen s = seen(g, 2, g.taps[k].offset[2], 0, g.count[2]);
+    met += s.last - s.first;
+  }
+  // What a row of positions costs each way: the tiles, two instructions a meeting, the copies.
   struct Way {
     CorrelationMode mode;
     int64_t merged;
@@ -136,11 +164,11 @@ CorrelationPlan correlation_plan(const Gather& g, bool channels_last) {
     const int64_t merged = mode == CorrelationMode::plain ? 1 : mode == CorrelationMode::row ? run : g.tap_count;
     if (mode == CorrelationMode::row && run == 1) continue;
     const int64_t width = merged * g.c, taps = g.tap_count / merged;
-    int64_t cost = taps * (2 + (source_lanes ? correlate_tiles_cost<A>(g.m, width)
-                                             : correlate_tiles_cost<A>(width, g.m)));
-    if (mode != CorrelationMode::plain) cost += pixel;
+    int64_t cost = (mode == CorrelationMode::plain ? met : taps * g.count[2]) *
+                   (2 + (source_lanes ? correlate_tiles_cost<A>(g.m, width) : correlate_tiles_cost<A>(width, g.m)));
+    if (mode != CorrelationMode::plain) cost += g.count[2] * pixel;
     if (mode == CorrelationMode::patch)
-      cost += g.tap_count / run * (2 + 2 * ((run * g.c + lanes<A> - 1) / lanes<A>));
+      cost += g.count[2] * g.tap_count / run * (2 + 2 * ((run * g.c + lanes<A> - 1) / lanes<A>));
     if (way == 0 || cost < best.cost) best = {mode, merged, source_lanes, cost};
   }
   p.mode = best.mode, p.merged = best.merged, p.run = run, p.source_lanes = best.source_lanes;
@@ -225,13 +253,16 @@ struct Interleave {
 
 // to[l · ld + r] = from[r · stride + l] for a square of lanes × lanes, rows past `rows` zero: as many interleavings of
 // the first half of the rows with the second as halve the number of rows to one.
-template <class T, class A>
+template <class T, class A, bool ALL>
 inline void transpose_square(const T* from, int64_t stride, int64_t rows, A* to, int64_t ld) {
   constexpr int n = lanes<A>;
   const auto low = Interleave<A>::of(0), high = Interleave<A>::of(1);
   vector_t<A> v[n], w[n];
 #pragma GCC unroll 16
-  for (int r = 0; r < n; ++r) v[r] = r < rows ? load_sums(from + r * stride) : vector_t<A>{};
+  for (int r = 0; r < n; ++r) {
+    const bool there = ALL || r < rows;
+    v[r] = there ? load_sums(from + r * stride) : vector_t<A>{};
+  }
 #pragma GCC unroll 4
   for (int done = 1; done < n; done *= 2) {
 #pragma GCC unroll 16
@@ -246,6 +277,17 @@ inline void transpose_square(const T* from, int64_t stride, int64_t rows, A* to,
   for (int r = 0; r < n; ++r) store(to + r * ld, v[r]);
 }
 
+// `length` runs of `size` elements, to_l apart. SIZE of each are copied, the least power of 2 that is enough, or all if
+// that is no more than a vector: what is too much is overwritten by the next run, or stands where nothing is read.
+template <int SIZE, class T, class A>
+inline void copy_runs_of(const T* from, int64_t from_l, int64_t length, A* to, int64_t to_l) {
+  for (int64_t l = 0; l < length; ++l) {
+    A run[SIZE];
+    for (int i = 0; i < SIZE; ++i) run[i] = widen(from[l * from_l + i]);
+    for (int i = 0; i < SIZE; ++i) to[l * to_l + i] = run[i];
+  }
+}
+
 // to[l · ld + c] = from[c · from_c + l · from_l], and zeros in channels [channels, fill).
 template <class T, class A>
 void copy_run(const T* from, int64_t from_l, int64_t from_c, int64_t channels, int64_t length, A* to, int64_t ld,
@@ -254,6 +296,11 @@ void copy_run(const T* from, int64_t from_l, int64_t from_c, int64_t channels, i
   if (from_l == ld && channels == ld && (from_c == 1 || channels == 1)) {
     for (int64_t i = 0; i < length * ld; ++i) to[i] = widen(from[i]);
     return;
+  }
+  if (from_c == 1 && fill <= channels) {
+    if (channels == 4) return copy_runs_of<4>(from, from_l, length, to, ld);
+    if (channels == 8) return copy_runs_of<8>(from, from_l, length, to, ld);
+    if (channels == 16) return copy_runs_of<16>(from, from_l, length, to, ld);
   }
   if (from_c == 1) {
     for (int64_t l = 0; l < length; ++l) {
@@ -267,7 +314,10 @@ void copy_run(const T* from, int64_t from_l, int64_t from_c, int64_t channels, i
     for (int64_t c = 0; c < channels; c += n)
       for (int64_t l = 0; l < length; l += n) {
         const int64_t at = at_most(l, length - n);  // the last square overlaps the one before
-        transpose_square(from + c * from_c + at, from_c, channels - c, to + at * ld + c, ld);
+        if (channels - c >= n)
+          transpose_square<T, A, true>(from + c * from_c + at, from_c, n, to + at * ld + c, ld);
+        else
+          transpose_square<T, A, false>(from + c * from_c + at, from_c, channels - c, to + at * ld + c, ld);
       }
   else
     for (int64_t c = 0; c < channels; ++c)
@@ -362,6 +412,8 @@ inline Box source_box(const Gather& g, const Box& box, bool whole) {
   return s;
 }
 
+constexpr int64_t patch_piece = 16;  // elements of a run of taps copied at once, at the most
+
 // Patches out[position][tap][channel] from rows copied by copy_box. A run of taps is copied in whole vectors: what is
 // too much is overwritten by the next run, and the last one has room for it.
 template <class A>
@@ -377,11 +429,14 @@ void copy_patches(const Gather& g, const CorrelationPlan& p, const Box& box, con
           const bool inside = i0 >= pixels.low[1] && i0 < pixels.high[1] && i1 >= pixels.low[2] && i1 < pixels.high[2];
           const A* from = rows.row(n, i0, i1) + box.low[3] * step + offset[2] * g.c;
           A* to = out + k * g.c;
-          for (int64_t l = 0; l < width; ++l, from += step, to += ld)
-            if (!inside)
-              zero(to, run);
-            else
-              for (int64_t i = 0; i < run; i += lanes<A>) store(to + i, load(from + i));
+          if (!inside)
+            for (int64_t l = 0; l < width; ++l) zero(to + l * ld, run);
+          else if (run <= 4)
+            copy_runs_of<4>(from, step, width, to, ld);
+          else if (run <= 8)
+            copy_runs_of<8>(from, step, width, to, ld);
+          else
+            for (int64_t i = 0; i < run; i += patch_piece) copy_runs_of<patch_piece>(from + i, step, width, to + i, ld);
         }
 }
 
@@ -395,8 +450,6 @@ struct CorrelateScratch {
 template <class A>
 CorrelateScratch correlate_pieces(const Gather& g, const CorrelationPlan& p) {
   constexpr int64_t line = 64 / sizeof(A);
-  Box box{};
-  for (int a = 0; a < 4; ++a) box.high[a] = p.extent[a];
   int64_t places = 1, pixels = p.extent[0];
   for (int a = 0; a < 4; ++a) places *= p.extent[a];
   for (int a = 0; a < 3; ++a) {
@@ -414,11 +467,11 @@ CorrelateScratch correlate_pieces(const Gather& g, const CorrelationPlan& p) {
   s.target_ld = beside(s.target_group);
   s.target = p.copy_target ? places * s.target_ld : 0;
   const bool plain = p.mode == CorrelationMode::plain;
-  s.source_group = plain ? (p.source_lanes ? p.lane_chunk : p.row_chunk) : round_up(pixels * g.c + lanes<A>, line);
+  s.source_group = plain ? (p.source_lanes ? p.lane_chunk : p.row_chunk) : round_up(pixels * g.c + at_least(patch_piece, lanes<A>), line);
   s.source_ld = plain ? beside(s.source_group) : g.c;
   s.source = !p.copy_source ? 0 : plain ? pixels * s.source_ld : p.group_block * s.source_group;
   const int64_t run = p.run * g.c;
-  s.patch_ld = round_up(g.depth() - run + round_up(run, lanes<A>), line);
+  s.patch_ld = round_up(g.depth() - run + round_up(run, patch_piece), line);
   s.patch_group = places * s.patch_ld;
   s.patches = p.mode == CorrelationMode::patch ? p.group_block * s.patch_group : 0;
   return s;
@@ -452,6 +505,36 @@ Side<A> plain_side(const View& v, const Box& box, int64_t last_extent, const T* 
   return in_copy(box, ld, static_cast<const A*>(to), group);
 }
 
+// The memory of `channels` of `all` channels in a box. What it leaves out, or has too much, costs time alone.
+template <class T>
+Fetch fetch_of(const View& v, const Box& box, const T* from, int64_t channels, int64_t all) {
+  int64_t first = box.low[0] * v.n, last = (box.high[0] - 1) * v.n;
+  for (int a = 0; a < 3; ++a) first += box.low[a + 1] * v.s[a], last += (box.high[a + 1] - 1) * v.s[a];
+  const auto lines = [](int64_t elements) { return (elements * static_cast<int64_t>(sizeof(T)) + 63) / 64; };
+  const bool pixels = v.c == 1, most = 2 * channels > all;
+  Fetch f{reinterpret_cast<const char*>(from + first), 1, 1, 0, 0};
+  int64_t stride = 0;
+  if (pixels && most)
+    f.lines = lines(last - first + all);
+  else if (pixels)
+    f.runs = (last - first) / v.s[2] + 1, f.lines = lines(channels), stride = v.s[2];
+  else if (box.size(0) == 1)
+    f.runs = channels, f.lines = lines(last - first + 1), stride = v.c;
+  else if (most)
+    f.lines = lines(last - first + all * v.c);
+  f.lines = at_least(1, f.lines), f.left = f.lines, f.jump = stride * static_cast<int64_t>(sizeof(T)) - f.lines * 64;
+  return f;
+}
+
+inline Box box_of(const Gather& g, const CorrelationPlan& p, int64_t index) {
+  Box box;
+  for (int a = 3; a >= 0; index /= p.boxes[a--]) {
+    box.low[a] = index % p.boxes[a] * p.extent[a];
+    box.high[a] = at_most(box.low[a] + p.extent[a], a == 0 ? g.batch : g.count[a - 1]);
+  }
+  return box;
+}
+
 // sums of one chunk of the filter, over boxes [box_begin, box_end): [group of the block][tap][row][ld], from one group
 // to the next p.group_sums.
 template <class T>
@@ -473,16 +556,13 @@ void correlate(const Gather& g, const CorrelationPlan& p, int64_t group_block, i
   target += first_group * g.m * g.target.c;
   if (box_begin == box_end) zero(sums, (groups - 1) * p.group_sums + p.chunk_sums);
   for (int64_t b = box_begin; b < box_end; ++b) {
-    Box box;
-    for (int64_t a = 3, rest = b; a >= 0; rest /= p.boxes[a--]) {
-      box.low[a] = rest % p.boxes[a] * p.extent[a];
-      box.high[a] = at_most(box.low[a] + p.extent[a], a == 0 ? g.batch : g.count[a - 1]);
-    }
+    const Box box = box_of(g, p, b);
     const Side<A> y = plain_side(g.target, box, g.count[2], target, g.m, groups, y_first, y_count, p.copy_target,
                                  copied_target, s.target_ld, s.target_group);
-    const Box pixels = source_box(g, box, p.mode != CorrelationMode::plain);
+    const bool plain = p.mode == CorrelationMode::plain;
+    const Box pixels = source_box(g, box, !plain);
     Side<A> x;
-    if (p.mode == CorrelationMode::plain) {
+    if (plain) {
       x = plain_side(g.source, pixels, g.extent[2], source, g.c, groups, x_first, x_count, p.copy_source, copied_source,
                      s.source_ld, s.source_group);
     } else {
@@ -492,7 +572,7 @@ void correlate(const Gather& g, const CorrelationPlan& p, int64_t group_block, i
       for (int64_t i = 0; i < groups; ++i) {
         A* to = copied_source + i * s.source_group;
         copy_box(g.source, g.extent[2], pixels, source + i * g.c * g.source.c, g.c, to, g.c, g.c);
-        zero(to + copied, lanes<A>);
+        zero(to + copied, at_least(patch_piece, lanes<A>));
         if (p.mode == CorrelationMode::patch) {
           Side<A> group = x;
           group.at += i * s.source_group;
@@ -502,51 +582,71 @@ void correlate(const Gather& g, const CorrelationPlan& p, int64_t group_block, i
       if (p.mode == CorrelationMode::patch) x = in_copy<A>(box, s.patch_ld, patches, s.patch_group);
       x.at += x_first;
     }
+    Fetch fetch[2];
+    for (Fetch& f : fetch) f = {reinterpret_cast<const char*>(scratch), 0, 0, 0, INT64_MAX};
+    if (b + 1 < box_end) {
+      const Box next = box_of(g, p, b + 1);
+      fetch[0] = fetch_of(g.target, next, target + y_first * g.target.c, y_count, g.m * groups);
+      fetch[1] = fetch_of(g.source, source_box(g, next, false), source + (plain ? x_first * g.source.c : 0),
+                          plain ? x_count : g.c, g.c * groups);
+    }
     const int64_t row_group = p.source_lanes ? y.group : x.group, lane_group = p.source_lanes ? x.group : y.group;
     for (int64_t tap = 0; tap < p.taps; ++tap) {
       const int64_t count = meet(g, p, box, g.taps[tap * p.merged].offset, x, y, meetings);
       if (count == 0 && b > box_begin) continue;
       for (int64_t i = 0; i < groups; ++i)
-        correlate_tiles(meetings, count, rows, i * row_group, lane_count, i * lane_group,
+        correlate_tiles(meetings, count, rows, i * row_group, lane_count, i * lane_group, fetch,
                         sums + i * p.group_sums + tap * p.row_chunk * p.ld, p.ld, b > box_begin);
     }
   }
 }
 
-// to[i · step] = the sum at lane + i, i < count, of this tap and row: its parts added in order.
-template <class T>
-void store_lanes(const CorrelationPlan& p, const accumulator_t<T>* sums, int64_t tap, int64_t row, int64_t lane,
-                 int64_t count, T* to, int64_t step) {
-  using A = accumulator_t<T>;
+// to[i] = the sum at lane + i, i < count, of this tap and row: its parts added in order.
+template <class A>
+void add_parts(const CorrelationPlan& p, const A* sums, int64_t tap, int64_t row, int64_t lane, int64_t count, A* to) {
   while (count > 0) {
     const int64_t chunk = lane / p.lane_chunk * p.row_chunks + row / p.row_chunk, l = lane % p.lane_chunk;
     const A* from = sums + chunk * p.chunk_sums + (tap * p.row_chunk + row % p.row_chunk) * p.ld + l;
     const int64_t some = at_most(count, p.lane_chunk - l);
-    for (int64_t i = 0; i < some; ++i) {
-      A sum = from[i];
-      for (int64_t s = 1; s < p.splits; ++s) sum += from[s * p.split_sums + i];
-      narrow(sum, to + i * step);
-    }
-    lane += some, count -= some, to += some * step;
+    for (int64_t i = 0; i < some; ++i) to[i] = from[i];
+    for (int64_t s = 1; s < p.splits; ++s)
+      for (int64_t i = 0; i < some; ++i) to[i] += from[s * p.split_sums + i];
+    lane += some, count -= some, to += some;
   }
 }
 
-// weight[m, c, tap] of channels [m_begin, m_end) from the sums of correlate.
+// weight[m, c, tap] of channels [m_begin, m_end), 16 at the most, from the sums of correlate, by way of small blocks
+// [tap][c] or [tap][m] that are written in the weight's order.
 template <class T>
 void store_correlation(const Gather& g, const CorrelationPlan& p, int64_t group, const accumulator_t<T>* sums,
                        int64_t m_begin, int64_t m_end, T* weight) {
+  using A = accumulator_t<T>;
+  constexpr int64_t most_taps = 32, most_channels = 64;
+  A block[most_taps * most_channels];
   weight += group * g.weight_g;
   sums += group * p.group_sums;
+  const int64_t width = p.source_lanes ? most_channels : 1;  // channels c of a block
   for (int64_t m = m_begin; m < m_end; m += p.source_lanes ? 1 : m_end - m_begin)
-    for (int64_t k = 0; k < g.tap_count; ++k) {
-      T* to = weight + m * g.weight_m + g.taps[k].weight;
-      const int64_t tap = k / p.merged, x = k % p.merged * g.c;
-      if (p.source_lanes)
-        store_lanes(p, sums, tap, m, x, g.c, to, g.weight_c);
-      else
-        for (int64_t c = 0; c < g.c; ++c)
-          store_lanes(p, sums, tap, x + c, m, m_end - m, to + c * g.weight_c, g.weight_m);
-    }
+    for (int64_t k = 0; k < g.tap_count; k += most_taps)
+      for (int64_t c = 0; c < g.c; c += width) {
+        const int64_t taps = at_most(most_taps, g.tap_count - k), channels = at_most(width, g.c - c);
+        for (int64_t t = 0; t < taps; ++t) {
+          const int64_t tap = (k + t) / p.merged, x = (k + t) % p.merged * g.c + c;
+          if (p.source_lanes)
+            add_parts(p, sums, tap, m, x, channels, block + t * most_channels);
+          else
+            add_parts(p, sums, tap, x, m, m_end - m, block + t * most_channels);
+        }
+        const int64_t count = p.source_lanes ? channels : m_end - m, step = p.source_lanes ? g.weight_c : g.weight_m;
+        T* to = weight + m * g.weight_m + c * g.weight_c;
+        if (step == 1)
+          for (int64_t t = 0; t < taps; ++t)
+            for (int64_t i = 0; i < count; ++i) narrow(block[t * most_channels + i], to + i + g.taps[k + t].weight);
+        else
+          for (int64_t i = 0; i < count; ++i)
+            for (int64_t t = 0; t < taps; ++t)
+              narrow(block[t * most_channels + i], to + i * step + g.taps[k + t].weight);
+      }
 }
 
 // weight[m, c, tap] of channels [m_begin, m_end) from the partial sums [splits][depth][target columns], added in order.
@@ -572,16 +672,21 @@ void store_weight(const Gather& g, int64_t group, const accumulator_t<T>* sums, 
 template <class T>
 double sum_row(const T* from, int64_t count) {
   using A = accumulator_t<T>;
-  constexpr int width = 4 * lanes<A>;
+  constexpr int n = lanes<A>;
   double total = 0;
-  int64_t i = 0;
-  for (; i + width <= count;) {
-    A partial[width] = {};
-    for (const int64_t end = at_most(count - width + 1, i + bias_run * width); i < end; i += width)
-      for (int l = 0; l < width; ++l) partial[l] += widen(from[i + l]);
-    for (int l = 0; l < width; ++l) total += partial[l];
+  for (int64_t i = 0; i < count;) {
+    const int64_t end = at_most(count, i + bias_run * 4 * n);
+    vector_t<A> sum[4] = {};
+    for (; i + 4 * n <= end; i += 4 * n)
+      for (int j = 0; j < 4; ++j) sum[j] += load_sums(from + i + j * n);
+    for (; i + n <= end; i += n) sum[0] += load_sums(from + i);
+    A lane[n], rest = 0;
+    store(lane, (sum[0] + sum[1]) + (sum[2] + sum[3]));
+    for (int half = n / 2; half > 0; half /= 2)
+      for (int l = 0; l < half; ++l) lane[l] += lane[l + half];
+    for (; i < end; ++i) rest += widen(from[i]);
+    total += lane[0] + rest;
   }
-  for (; i < count; ++i) total += widen(from[i]);
   return total;
 }
 
@@ -598,24 +703,36 @@ void sum_rows(const T* from, int64_t count, int64_t stride, int64_t channels, do
   }
 }
 
+// The same for `channels` channels of `positions` elements each, all of a row: as many terms of a channel in a row.
+template <class T>
+void sum_wide_rows(const T* from, int64_t count, int64_t stride, int64_t channels, int64_t positions, double* totals) {
+  double wide[bias_block] = {};
+  sum_rows(from, count, stride, channels * positions, wide);
+  for (int64_t c = 0; c < channels; ++c)
+    for (int64_t i = 0; i < positions; ++i) totals[c] += wide[c * positions + i];
+}
+
 template <class T>
 void bias_grad(bool channels_last, int64_t channels, int64_t positions, int64_t begin, int64_t end, int64_t c_begin,
                int64_t c_end, const T* grad, double* totals) {
   for (int64_t c = c_begin; c < c_end; ++c) totals[c] = 0;
-  if (!channels_last) {
+  if (channels_last) {
+    // Few channels: as many rows at a time as make a long one.
+    const int64_t together = channels < 64 ? 128 / channels : 1, long_rows = (end - begin) / together;
+    if (together > 1) {
+      double wide[128] = {};
+      sum_rows(grad + begin * channels, long_rows, together * channels, together * channels, wide);
+      for (int64_t i = 0; i < together * channels; ++i) totals[i % channels] += wide[i];
+      begin += long_rows * together;
+    }
+    sum_rows(grad + begin * channels + c_begin, end - begin, channels, c_end - c_begin, totals + c_begin);
+  } else if ((c_end - c_begin) * positions <= bias_block) {
+    sum_wide_rows(grad + (begin * channels + c_begin) * positions, end - begin, channels * positions, c_end - c_begin,
+                  positions, totals + c_begin);
+  } else {
     for (int64_t n = begin; n < end; ++n)
       for (int64_t c = c_begin; c < c_end; ++c) totals[c] += sum_row(grad + (n * channels + c) * positions, positions);
-    return;
   }
-  // Few channels: as many rows at a time as make a long one.
-  const int64_t together = channels < 64 ? 128 / channels : 1, wide = (end - begin) / together;
-  if (together > 1) {
-    double folded[128] = {};
-    sum_rows(grad + begin * channels, wide, together * channels, together * channels, folded);
-    for (int64_t i = 0; i < together * channels; ++i) totals[i % channels] += folded[i];
-    begin += wide * together;
-  }
-  sum_rows(grad + begin * channels + c_begin, end - begin, channels, c_end - c_begin, totals + c_begin);
 }
 
 // out[c] = totals of [parts][channels], added in order.
