@@ -27,7 +27,7 @@ from .summary import summarise
 # Freed memory stays with the process: else whether a result of 25 MB comes on fresh pages, which can cost more than its
 # computation, is a matter of what was freed before it, and falls on either side by chance.
 ALLOCATOR = "glibc.malloc.mmap_threshold=33554432:glibc.malloc.trim_threshold=17179869184"
-QUICK = {"repeats": 3, "least": 0.002, "seconds": 0.1, "batch": 8, "threads": "all"}
+QUICK = {"repeats": 3, "least": 0.002, "seconds": 0.1, "batch": 16, "threads": "all"}
 
 
 class Parser(argparse.ArgumentParser):
@@ -65,7 +65,7 @@ def options(arguments: Sequence[str] | None) -> tuple[Parser, argparse.Namespace
     add("--repeats", type=int, default=9, help="interleaved repeats a median is taken of, at most")
     add("--least", type=float, default=0.01, metavar="SECONDS", help="shortest run of one repeat")
     add("--seconds", type=float, default=0.6, help="aimed at for a row, a direction and a number of threads")
-    add("--quick", action="store_true", help="a look in a minute or two: batch 8, few repeats, all threads alone")
+    add("--quick", action="store_true", help="a look in some three minutes: batch 16, few repeats, all threads alone")
     add("--json", type=Path, metavar="FILE", help="everything, for programs")
     add("--markdown", type=Path, metavar="FILE", help="everything, for people, as in benchmarks/RESULTS.md")
     add("--plot", type=Path, metavar="FILE", help="a bar chart of the ratios; needs matplotlib")
