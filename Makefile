@@ -32,7 +32,7 @@ torch := $(done)/$(TORCH)
 help:
 	@echo "make train    set up $(VENV), build, train LeNet-5 on real digits to 97% or more (TRAIN_ARGS='fit --config ...' for another)"
 	@echo "make test     set up $(VENV), build, run the tests (PYTEST_ARGS='-k conv' to choose)"
-	@echo "make bench    time the operators against the built-in ones, and check them (BENCH_ARGS for its options)"
+	@echo "make bench    time the operators against the built-in ones, and check them (BENCH_ARGS='--quick' or others)"
 	@echo "make lint     ruff and mypy"
 	@echo "make build    compile the library in place, against $(TORCH)"
 	@echo "make clean    remove what was built, but not $(VENV)"

@@ -1,14 +1,28 @@
-"""What is timed: the layers of the networks people train on small images, and the operators on both sides."""
+"""What is timed: layers of the networks people train, awkward sizes beside them, and the operators on both sides.
 
+A row's name is ``group.what``; the group says which line of the summary it counts in.
+"""
+
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-import torchconv.functional as TF
+import torchconv
+import torchconv.functional
 
-F = torch.nn.functional
+LIBRARIES: dict[str, Any] = {"built-in": torch.nn.functional, "torchconv": torchconv.functional}
+LAYOUTS = ("contiguous", "channels-last")
+
+
+def memory_format(layout: str, dims: int) -> torch.memory_format:
+    """The layout of tensors with `dims` spatial axes."""
+    if layout == "contiguous":
+        return torch.contiguous_format
+    return torch.channels_last if dims == 2 else torch.channels_last_3d
 
 
 @dataclass(frozen=True)
@@ -16,64 +30,150 @@ class Row:
     """One layer: the same call on the built-in operator and on ours, with the sizes of its operands."""
 
     name: str
-    operator: str  # "conv2d", "max_pool2d", "avg_pool2d"
-    input: tuple[int, int, int, int]  # [N, C, H, W]
-    weight: tuple[int, int, int, int] | None  # [O, C/groups, K, K]
-    options: dict
+    operator: str  # "conv2d", "max_pool2d", "avg_pool2d", ...
+    input: tuple[int, ...]  # [N, C, *]
+    weight: tuple[int, ...] | None = None  # [O, C/groups, *]
+    bias: bool = False
+    options: dict[str, Any] = field(default_factory=dict)
 
-    def call(self, library) -> Callable[..., Tensor]:
-        """The layer as a function of its differentiable operands."""
+    @property
+    def dims(self) -> int:
+        return len(self.input) - 2
+
+    @property
+    def layouts(self) -> tuple[str, ...]:
+        """PyTorch has no channels-last layout in one dimension."""
+        return LAYOUTS[:1] if self.dims == 1 else LAYOUTS
+
+    @property
+    def directions(self) -> dict[str, tuple[int, ...]]:
+        """What is timed, with the places of the operands whose gradients it takes."""
+        directions: dict[str, tuple[int, ...]] = {"forward": (), "input grad": (0,)}
+        return directions if self.weight is None else {**directions, "weight grad": (1, 2) if self.bias else (1,)}
+
+    def multiply_adds(self, output: torch.Size) -> int:
+        """Those of the definition, zeros of the padding included; 0 for a pooling."""
+        return output.numel() * math.prod(self.weight[1:]) if self.weight else 0
+
+    def call(self, library: Any) -> Callable[..., Tensor]:
+        """The layer as a function of its operands."""
         function = getattr(library, self.operator)
         return lambda *operands: function(*operands, **self.options)
 
-    def operands(self, memory_format: torch.memory_format, dtype: torch.dtype = torch.float32) -> list[Tensor]:
-        """Input and, where there is one, weight, each requiring its gradient."""
+    def operands(self, layout: str, dtype: torch.dtype) -> list[Tensor]:
+        """Input and, where there are any, weight and bias."""
         generator = torch.Generator().manual_seed(0)
-        x = torch.randn(self.input, generator=generator).to(dtype).contiguous(memory_format=memory_format)
+        operands = [torch.randn(self.input, generator=generator)]
+        if self.weight is not None:
+            operands.append(torch.randn(self.weight, generator=generator) * math.prod(self.weight[1:]) ** -0.5)
+            operands[1:] += [torch.randn(self.weight[0], generator=generator)] if self.bias else []
+        form = memory_format(layout, self.dims)
+        return [t.to(dtype).contiguous(memory_format=form) if t.dim() > 1 else t.to(dtype) for t in operands]
+
+    def layer(self) -> torch.nn.Module:
+        """The same as a module of ours, for torchconv.explain."""
+        module = getattr(torchconv.nn, "".join(word.capitalize() for word in self.operator.split("_")))
         if self.weight is None:
-            return [x.requires_grad_()]
-        fan_in = self.weight[1] * self.weight[2] * self.weight[3]
-        w = torch.randn(self.weight, generator=generator).to(dtype) * fan_in**-0.5
-        return [x.requires_grad_(), w.requires_grad_()]
+            return module(**self.options)
+        return module(self.input[1], self.weight[0], self.weight[2:], bias=self.bias, **self.options)
 
 
-def conv(name: str, batch: int, channels: int, side: int, filters: int, kernel: int, groups: int = 1, **options) -> Row:
-    weight = (filters, channels // groups, kernel, kernel)
-    return Row(name, "conv2d", (batch, channels, side, side), weight, {"groups": groups, **options})
+def conv(
+    name: str, batch: int, c: int, side: int, o: int, k: int, *, dims: int = 2, bias: bool = False, **options: Any
+) -> Row:
+    """c to o maps on `side` pixels a side with a kernel of k; the row is called "name.kernel.c-o@side" and options."""
+    sign = {"stride": "s", "groups": "g", "padding": "p"}
+    kernel = [] if name.startswith("3x3") else [f"{k}x{k}" if dims == 2 else f"{dims}d{k}"]
+    notes = [f"{sign[key]}{value}" for key, value in options.items() if key != "padding" or value != k // 2]
+    options = {"padding": k // 2, **options}
+    weight = (o, c // options.get("groups", 1), *[k] * dims)
+    full = ".".join([name, *kernel, f"{c}-{o}@{side}", *notes])
+    return Row(full, f"conv{dims}d", (batch, c, *[side] * dims), weight, bias, options)
 
 
-def pool(name: str, operator: str, batch: int, channels: int, side: int, **options) -> Row:
-    return Row(name, operator, (batch, channels, side, side), None, options)
+def pool(name: str, operator: str, batch: int, channels: int, side: int, **options: Any) -> Row:
+    return Row(f"pool.{name}", operator, (batch, channels, side, side), options=options)
 
 
-def networks(batch: int) -> list[Row]:
-    """Every layer of the 32×32 forms of LeNet-5, AlexNet and VGG-16, and AlexNet's own first layer."""
-    alexnet = [(3, 32, 96, 5), (96, 15, 256, 5), (256, 7, 384, 3), (384, 7, 384, 3), (384, 7, 256, 3)]
-    vgg = [
-        (3, 32, 64), (64, 32, 64), (64, 16, 128), (128, 16, 128), (128, 8, 256),
-        (256, 8, 256), (256, 4, 512), (512, 4, 512), (512, 2, 512),
+def rows(batch: int | None = None) -> list[Row]:
+    """Every row, in its own batch or in the one given."""
+    table = [*_square(), *_rest(), *_pools(), *_depthwise()]
+    return [replace(row, input=(batch or row.input[0], *row.input[1:])) for row in table]
+
+
+def _square() -> list[Row]:
+    """3×3 with stride 1, 48 to 512 maps, 4 to 57 pixels a side: what Winograd's algorithm is for."""
+    vgg = [(64, 32, 64), (64, 16, 128), (128, 16, 128), (128, 8, 256), (256, 8, 256), (256, 4, 512), (512, 4, 512)]
+    # Sizes that are a multiple of no tile, maps that are a multiple of no vector, and those of larger networks.
+    other = [
+        (16, 48, 57, 48), (16, 64, 57, 64), (16, 80, 28, 80), (8, 128, 27, 128), (8, 256, 14, 256), (64, 100, 14, 100),
+        (64, 48, 13, 80), (16, 200, 13, 200), (8, 384, 13, 384), (16, 320, 9, 320), (64, 100, 7, 200), (8, 512, 7, 512),
+        (16, 512, 5, 512), (64, 64, 5, 96), (64, 48, 4, 48),
     ]  # fmt: skip
     return [
-        conv("lenet.conv1", batch, 1, 32, 6, 5),
-        conv("lenet.conv2", batch, 6, 14, 16, 5),
-        pool("lenet.pool1", "max_pool2d", batch, 6, 28, kernel_size=2),
-        *(conv(f"alexnet.conv{i}", batch, c, n, o, k, padding=k // 2) for i, (c, n, o, k) in enumerate(alexnet, 1)),
-        *(
-            pool(f"alexnet.pool{i}", "max_pool2d", batch, c, n, kernel_size=3, stride=2)
-            for i, (c, n) in enumerate([(96, 32), (256, 15), (256, 7)], 1)
-        ),
-        conv("alexnet224.conv1", max(1, batch // 8), 3, 227, 96, 11, stride=4),
-        *(conv(f"vgg.conv{c}-{o}@{n}", batch, c, n, o, 3, padding=1) for c, n, o in vgg),
-        *(
-            pool(f"vgg.pool{c}@{n}", "max_pool2d", batch, c, n, kernel_size=2)
-            for c, n in [(64, 32), (128, 16), (256, 8), (512, 4), (512, 2)]
-        ),
-        pool("mean2", "avg_pool2d", batch, 64, 32, kernel_size=2),
-        pool("mean8.global", "avg_pool2d", batch, 256, 8, kernel_size=8),
-        conv("depthwise3", batch // 2, 64, 56, 64, 3, groups=64, padding=1),
-        conv("depthwise3s2", batch // 2, 64, 56, 64, 3, groups=64, padding=1, stride=2),
-        conv("pointwise", batch, 128, 16, 256, 1),
+        *(conv("3x3.vgg", 64, c, n, o, 3) for c, n, o in vgg),
+        *(conv("3x3.alexnet", 32, c, 7, o, 3, bias=True) for c, o in [(256, 384), (384, 384), (384, 256)]),
+        *(conv("3x3", batch, c, n, o, 3) for batch, c, n, o in other),
+        conv("3x3", 32, 64, 30, 64, 3, padding=0),
+        conv("3x3", 32, 96, 11, 96, 3, padding=2),
+        conv("3x3", 16, 96, 29, 96, 3, groups=2),
+        conv("3x3", 16, 256, 14, 256, 3, groups=4),
+        conv("3x3", 8, 384, 13, 384, 3, groups=2),
     ]
 
 
-LIBRARIES = {"built-in": F, "torchconv": TF}
+def _rest() -> list[Row]:
+    """First layers, other kernels, strides, grouped layers, small networks and small maps."""
+    return [
+        conv("rest.vgg", 64, 3, 32, 64, 3),
+        conv("rest.first", 16, 3, 57, 64, 3),
+        conv("rest.alexnet", 64, 3, 32, 96, 5, bias=True),
+        conv("rest.first", 8, 3, 112, 64, 7, stride=2),
+        conv("rest.first", 4, 3, 227, 96, 11, stride=4, padding=0, bias=True),
+        conv("rest.alexnet", 16, 96, 15, 256, 5, bias=True),
+        conv("rest", 16, 48, 27, 64, 5),
+        conv("rest", 64, 128, 16, 256, 1),
+        conv("rest", 16, 256, 28, 64, 1),
+        conv("rest", 16, 100, 13, 200, 1),
+        conv("rest", 32, 512, 7, 512, 1),
+        conv("rest", 16, 256, 28, 512, 1, stride=2),
+        conv("rest", 32, 128, 13, 256, 1, stride=2),
+        conv("rest", 16, 64, 57, 64, 3, stride=2),
+        conv("rest", 32, 128, 16, 256, 3, stride=2),
+        conv("rest", 32, 256, 7, 512, 3, stride=2),
+        conv("rest", 16, 128, 28, 128, 3, groups=32),
+        conv("rest", 16, 256, 13, 256, 3, groups=32, stride=2),
+        conv("rest", 16, 240, 14, 240, 1, groups=3),
+        conv("rest.lenet", 64, 1, 32, 6, 5, padding=0, bias=True),
+        conv("rest.lenet", 64, 6, 14, 16, 5, padding=0, bias=True),
+        conv("rest.vgg", 64, 512, 2, 512, 3),
+        conv("rest", 64, 256, 2, 256, 3),
+        conv("rest", 32, 64, 500, 128, 3, dims=1),
+        conv("rest", 32, 1, 4000, 32, 9, dims=1, stride=2),
+        conv("rest", 4, 32, 16, 64, 3, dims=3),
+        conv("rest", 4, 3, 24, 16, 3, dims=3),
+    ]
+
+
+def _pools() -> list[Row]:
+    vgg = [(64, 32), (128, 16), (256, 8), (512, 4), (512, 2)]
+    return [
+        pool("lenet.6@28", "max_pool2d", 64, 6, 28, kernel_size=2),
+        *(
+            pool(f"alexnet.{c}@{n}", "max_pool2d", 64, c, n, kernel_size=3, stride=2)
+            for c, n in [(96, 32), (256, 15), (256, 7)]
+        ),
+        *(pool(f"vgg.{c}@{n}", "max_pool2d", 64, c, n, kernel_size=2) for c, n in vgg),
+        pool("mean2.64@32", "avg_pool2d", 64, 64, 32, kernel_size=2),
+        pool("mean8.256@8", "avg_pool2d", 64, 256, 8, kernel_size=8),
+    ]
+
+
+def _depthwise() -> list[Row]:
+    shapes = [
+        ("depthwise.64@56", 64, 56, 1), ("depthwise.64@56.s2", 64, 56, 2), ("depthwise.256@14", 256, 14, 1),
+    ]  # fmt: skip
+    return [
+        Row(name, "conv2d", (32, c, n, n), (c, 1, 3, 3), False, {"padding": 1, "groups": c, "stride": stride})
+        for name, c, n, stride in shapes
+    ]
