@@ -88,7 +88,8 @@ def options(arguments: Sequence[str] | None) -> tuple[Parser, argparse.Namespace
 def main(arguments: Sequence[str] | None = None) -> int:
     parser, given = options(arguments)
     networks = list(NETWORKS) if given.steps else []
-    names = [*(row.name for row in rows()), *(f"step.{name}" for name in networks)]
+    table = [row for row in rows(given.batch) if set(row.layouts) & set(given.layouts)]
+    names = [*(row.name for row in table), *(f"step.{name}" for name in networks)]
     chosen = {name for pattern in given.rows for name in fnmatch.filter(names, pattern)}
     if not chosen:
         groups = dict.fromkeys(name.partition(".")[0] for name in names)
@@ -102,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     steps: list[StepResult] = []
     print(machine, "", sep="\n")
     try:
-        table = [row for row in rows(given.batch) if row.name in chosen]
+        table = [row for row in table if row.name in chosen]
         if table:
             print(ROWS.head(), flush=True)
         for row in table:
