@@ -50,17 +50,26 @@ inline void store(A* p, vector_t<A> v) {
 }
 
 // A register of accumulators from and to what the tensors hold.
-template <class T>
-inline vector_t<accumulator_t<T>> load_widened(const T* p) {
-  using A = accumulator_t<T>;
-  A wide[lanes<A>];
-  for (int l = 0; l < lanes<A>; ++l) wide[l] = widen(p[l]);
-  return load(wide);
+template <class A>
+inline vector_t<A> load_widened(const A* p) {
+  return load(p);
 }
-template <class T>
-inline void store_narrowed(T* p, vector_t<accumulator_t<T>> v) {
-  using A = accumulator_t<T>;
-  A wide[lanes<A>];
-  store(wide, v);
-  for (int l = 0; l < lanes<A>; ++l) narrow(wide[l], p + l);
+template <class A>
+inline void store_narrowed(A* p, vector_t<A> v) {
+  store(p, v);
+}
+
+typedef uint16_t half_words __attribute__((vector_size(TORCHCONV_VECTOR_BYTES / 2)));
+typedef uint16_t unaligned_half_words __attribute__((vector_size(TORCHCONV_VECTOR_BYTES / 2), aligned(2), may_alias));
+typedef uint32_t words __attribute__((vector_size(TORCHCONV_VECTOR_BYTES)));
+
+inline vector_t<float> load_widened(const bfloat16* p) {
+  return reinterpret_cast<vector_t<float>>(
+      __builtin_convertvector(*reinterpret_cast<const unaligned_half_words*>(p), words) << 16);
+}
+inline void store_narrowed(bfloat16* p, vector_t<float> v) {  // narrow() of each lane
+  const words bits = reinterpret_cast<words>(v), rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  const words nan = reinterpret_cast<words>((bits & 0x7fffffffu) > 0x7f800000u);
+  *reinterpret_cast<unaligned_half_words*>(p) =
+      __builtin_convertvector((nan & ((bits >> 16) | 0x40u)) | (~nan & rounded), half_words);
 }

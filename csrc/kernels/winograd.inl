@@ -28,57 +28,25 @@ constexpr int point_class(int i, int r) { return i < r ? 0 : i - r + 1; }
 
 // ---- vectors of channels, widened; `count` of them are there, the rest reads 0 and is not written ----
 
-template <class A>
-inline vector_t<A> load_wide(const A* p) {
-  return load(p);
-}
-inline vector_t<float> load_wide(const bfloat16* p) {
-  typedef uint16_t half __attribute__((vector_size(TORCHCONV_VECTOR_BYTES / 2), aligned(2), may_alias));
-  typedef uint32_t word __attribute__((vector_size(TORCHCONV_VECTOR_BYTES)));
-  return reinterpret_cast<vector_t<float>>(__builtin_convertvector(*reinterpret_cast<const half*>(p), word) << 16);
-}
-
 template <class T>
 inline vector_t<accumulator_t<T>> load_channels(const T* p, int64_t count) {
   constexpr int64_t width = lanes<accumulator_t<T>>;
-  if (count >= width) return load_wide(p);
+  if (count >= width) return load_widened(p);
   T some[width] = {};
   for (int64_t i = 0; i < count; ++i) some[i] = p[i];
-  return load_wide(some);
+  return load_widened(some);
 }
 
 template <class T>
 inline void store_channels(vector_t<accumulator_t<T>> v, int64_t count, T* p) {
-  using A = accumulator_t<T>;
-  A all[lanes<A>];
-  store(all, v);
-  if (count >= lanes<A>)
-    for (int64_t i = 0; i < lanes<A>; ++i) narrow(all[i], p + i);
-  else
-    for (int64_t i = 0; i < count; ++i) narrow(all[i], p + i);
+  constexpr int64_t width = lanes<accumulator_t<T>>;
+  if (count >= width) return store_narrowed(p, v);
+  T some[width];
+  store_narrowed(some, v);
+  for (int64_t i = 0; i < count; ++i) p[i] = some[i];
 }
 
 // ---- between the contiguous layout and vectors of channels ----
-
-// The transpose of lanes × lanes elements: log2(lanes) perfect shuffles of pairs half a block apart.
-template <class A>
-inline __attribute__((always_inline)) void transpose(vector_t<A> (&v)[lanes<A>]) {
-  constexpr int L = lanes<A>;
-  typedef int32_t mask __attribute__((vector_size(TORCHCONV_VECTOR_BYTES)));
-  mask low, high;
-  for (int i = 0; i < L; ++i) low[i] = i / 2 + i % 2 * L, high[i] = low[i] + L / 2;
-#pragma GCC unroll 4
-  for (int step = 1; step < L; step *= 2) {
-    vector_t<A> w[L];
-#pragma GCC unroll 16
-    for (int i = 0; i < L / 2; ++i) {
-      w[2 * i] = __builtin_shuffle(v[i], v[i + L / 2], low);
-      w[2 * i + 1] = __builtin_shuffle(v[i], v[i + L / 2], high);
-    }
-#pragma GCC unroll 16
-    for (int i = 0; i < L; ++i) v[i] = w[i];
-  }
-}
 
 // out[pixel][lane] = from[lane · plane + pixel] for `pixels` pixels of `count` channels, zeros in the other lanes. Nothing
 // from `end` on is read. The last vector of pixels overlaps the one before it where it can, instead of being cut short.
@@ -90,12 +58,16 @@ void gather_channels(const T* from, int64_t plane, int64_t count, int64_t pixels
   for (int64_t done = 0; done < pixels; done += L) {
     const int64_t p = at_least(0, at_most(done, pixels - L)), here = at_most(L, pixels);
     vector_t<A> v[L];
+    if (count >= L && from + (L - 1) * plane + p + L <= end) {
 #pragma GCC unroll 16
-    for (int l = 0; l < L; ++l) {
-      const T* at = from + l * plane + p;
-      v[l] = l >= count ? vector_t<A>{} : at + L <= end ? load_wide(at) : load_channels(at, here);
+      for (int l = 0; l < L; ++l) v[l] = load_widened(from + l * plane + p);
+    } else {
+      for (int l = 0; l < L; ++l) {
+        const T* at = from + l * plane + p;
+        v[l] = l >= count ? vector_t<A>{} : at + L <= end ? load_widened(at) : load_channels(at, here);
+      }
     }
-    transpose<A>(v);
+    transpose_square<1>(v);
     if (here == L) {
 #pragma GCC unroll 16
       for (int i = 0; i < L; ++i) store(out + (p + i) * L, v[i]);
@@ -114,11 +86,14 @@ void scatter_channels(const accumulator_t<T>* from, int64_t plane, int64_t count
     const int64_t p = at_least(0, at_most(done, pixels - L)), here = at_most(L, pixels);
     vector_t<A> v[L];
 #pragma GCC unroll 16
-    for (int i = 0; i < L; ++i) v[i] = i < here ? load(from + (p + i) * L) : vector_t<A>{};
-    transpose<A>(v);
+    for (int i = 0; i < L; ++i) v[i] = load(from + (p + i) * L);  // some lie beyond the strip's last pixel, in scratch
+    transpose_square<1>(v);
+    if (count >= L && here == L) {
 #pragma GCC unroll 16
-    for (int l = 0; l < L; ++l)
-      if (l < count) store_channels(v[l], here, to + l * plane + p);
+      for (int l = 0; l < L; ++l) store_narrowed(to + l * plane + p, v[l]);
+    } else {
+      for (int l = 0; l < at_most(L, count); ++l) store_channels(v[l], here, to + l * plane + p);
+    }
   }
 }
 
@@ -213,7 +188,7 @@ inline int64_t strip_pixels(const Winograd& w, const WinogradBlock& b) {
 template <class T>
 int64_t winograd_scratch(const Winograd& w, const WinogradBlock& b) {
   using A = accumulator_t<T>;
-  return winograd_tmp<A> + round_up(w.g.c, 64) + strip_pixels(w, b) * lanes<A> +
+  return winograd_tmp<A> + round_up(w.g.c, 64) + (strip_pixels(w, b) + lanes<A>) * lanes<A> +
          b.count * winograd_points * winograd_points * 8 / static_cast<int64_t>(sizeof(A));
 }
 
@@ -227,7 +202,7 @@ struct WinogradScratch {
       : tmp(scratch),
         strip(scratch + winograd_tmp<A> + round_up(w.g.c, 64)),
         zeros(reinterpret_cast<T*>(scratch + winograd_tmp<A>)),
-        pixels(reinterpret_cast<const void**>(strip + strip_pixels(w, b) * lanes<A>)) {}
+        pixels(reinterpret_cast<const void**>(strip + (strip_pixels(w, b) + lanes<A>) * lanes<A>)) {}
 };
 
 // ---- source: Bᵀ x B ----
@@ -253,7 +228,7 @@ void source_rows(int64_t rows, const void* const* pixels, int64_t c, int64_t cou
     vector_t<A> x[P::N], y[P::N];
 #pragma GCC unroll 8
     for (int j = 0; j < P::N; ++j)
-      x[j] = count >= lanes<A> ? load_wide(static_cast<const S*>(pixels[j]) + c)
+      x[j] = count >= lanes<A> ? load_widened(static_cast<const S*>(pixels[j]) + c)
                                : load_channels(static_cast<const S*>(pixels[j]) + c, count);
     interpolate<A, P::N, P::MOST>(x, y);
 #pragma GCC unroll 8
