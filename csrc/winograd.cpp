@@ -148,6 +148,14 @@ int64_t depth_of(const Winograd& w) {
   return (w.slice_taps - 1) * filled<T>(w) + w.g.c;
 }
 
+// The kernels' scratch for a block, in a tensor that grows as it must.
+template <class T>
+accumulator_t<T>* scratch_for(const Winograd& w, const WinogradBlock& block, at::Tensor& scratch) {
+  const int64_t bytes = winograd<T>().scratch(w, block) * static_cast<int64_t>(sizeof(accumulator_t<T>));
+  if (!scratch.defined() || scratch.numel() < bytes) scratch = at::empty({bytes}, at::kByte);
+  return static_cast<accumulator_t<T>*>(scratch.mutable_data_ptr());
+}
+
 // Every block by itself, all its channels, against filters transformed beforehand: for filters that stay in cache.
 template <class T>
 void by_block(const Problem& p, const T* source, const T* weight, const T* bias, T* target) {
@@ -179,9 +187,7 @@ void by_block(const Problem& p, const T* source, const T* weight, const T* bias,
       const int64_t group = i / blocks;
       if (i == begin) next = block_of(w, blocking, i % blocks, next_tiles);
       tiles.swap(next_tiles), block = next;
-      const int64_t bytes = k.scratch(w, block) * static_cast<int64_t>(sizeof(A));
-      if (!scratch.defined() || scratch.numel() < bytes) scratch = at::empty({bytes}, at::kByte);
-      A* space = static_cast<A*>(scratch.mutable_data_ptr());
+      A* space = scratch_for<T>(w, block, scratch);
       for (int64_t s = 0; s < w.slice_taps; ++s)
         k.source(w, block, 0, block.count, group, s, 0, w.g.c, source,
                  {sources.data + s * channels, sources.pitch, sources.ld}, space);
@@ -249,86 +255,110 @@ void by_panel(const Problem& p, const T* source, const T* weight, const T* bias,
   }
 }
 
-// The weight gradient's parts: blocks of source and target channels, whose sums stay in cache while the tiles pass by,
-// and splits of the tiles, by the shapes alone, since the order of summation is part of the result.
+// The weight gradient's parts: a range of source channels by a block of target channels, whose sums a thread keeps while
+// the tiles pass by; and splits of the tiles, by the shapes alone, since the order of summation is part of the result.
 struct CorrelatePlan {
-  int64_t c_block, m_block, c_blocks, m_blocks, splits;
+  int64_t c_range, c_ranges, m_block, m_blocks, splits;
   Blocking blocking;
+  static constexpr int64_t c_part = 64;  // source channels transformed at once
 
   explicit CorrelatePlan(const Problem& p)
-      : c_block(tune("WC", 64)),
-        m_block(tune("WM", 64)),
-        c_blocks(blocks_of(p.w.g.c, c_block)),
+      : c_range(std::min(rounded(p.w.g.c, 16), tune("WC", 256))),
+        c_ranges(blocks_of(p.w.g.c, c_range)),
+        m_block(std::min(rounded(p.w.g.m, 32), tune("WM", 128))),
         m_blocks(blocks_of(p.w.g.m, m_block)),
         blocking(p, tune("WW", 64)) {
-    const int64_t blocks = p.w.g.groups * p.w.slice_taps * c_blocks * m_blocks, tasks = 16;
+    const int64_t blocks = p.w.g.groups * p.w.slice_taps * c_ranges * m_blocks, tasks = 16;
     splits = std::max<int64_t>(1, std::min(blocks_of(tasks, blocks), blocking.count() / 2));
   }
+  int64_t parts() const { return blocks_of(c_range, c_part); }
 };
 
-// sums of one block of channels over the tiles of one split.
+// One range by one block of channels, over the tiles of one split.
+struct CorrelateTask {
+  int64_t group, slice_tap, c, c_end, m, m_end, first, last;  // channels; blocks of tiles
+};
+
+// The sums of a task, transformed back: out [c][tap][m], rows of m_block.
 template <class T>
-void correlate_task(const Winograd& w, const CorrelatePlan& plan, int64_t group, int64_t slice_tap, int64_t c,
-                    int64_t m, int64_t split, const T* source, const T* grad, accumulator_t<T>* out, int64_t ld) {
+void run_task(const Winograd& w, const CorrelatePlan& plan, const CorrelateTask& t, const T* source, const T* grad,
+              accumulator_t<T>* out) {
   using A = accumulator_t<T>;
   const auto& k = winograd<T>();
-  const int64_t most = plan.blocking.most_tiles(), blocks = plan.blocking.count();
-  const int64_t c_end = std::min(w.g.c, c + plan.c_block), m_end = std::min(w.g.m, m + plan.m_block);
-  const int64_t x_size = planes_size<A>(w, most, plan.c_block), y_size = planes_size<A>(w, most, plan.m_block);
-  Buffer<A> buffer(x_size + y_size + planes_size<A>(w, plan.c_block, plan.m_block));
-  const auto x = planes_at(buffer.get(), most, plan.c_block), y = planes_at(buffer.get() + x_size, most, plan.m_block);
-  const auto sums = planes_at(buffer.get() + x_size + y_size, plan.c_block, plan.m_block);
+  const int64_t part = plan.c_part, most = plan.blocking.most_tiles(), area = w.axis[0].taps * w.axis[1].taps;
+  const int64_t x_size = planes_size<A>(w, most, part), y_size = planes_size<A>(w, most, plan.m_block);
+  const int64_t sums_size = planes_size<A>(w, part, plan.m_block);
+  Buffer<A> buffer(x_size + y_size + plan.parts() * sums_size);
+  const auto x = planes_at(buffer.get(), most, part), y = planes_at(buffer.get() + x_size, most, plan.m_block);
+  const auto sums = [&](int64_t c) {  // of the part that begins with channel c
+    return planes_at(buffer.get() + x_size + y_size + (c - t.c) / part * sums_size, part, plan.m_block);
+  };
   std::vector<WinogradTile> tiles, next_tiles;
   Ahead touched;
   WinogradBlock block{}, next{};
   at::Tensor scratch;
-  const int64_t first = blocks * split / plan.splits;
-  const int64_t last = blocks * (split + 1) / plan.splits;
-  for (int64_t i = first; i < last; ++i) {
-    if (i == first) next = block_of(w, plan.blocking, i, next_tiles);
+  for (int64_t i = t.first; i < t.last; ++i) {
+    if (i == t.first) next = block_of(w, plan.blocking, i, next_tiles);
     tiles.swap(next_tiles), block = next;
     touched.runs.clear();
-    if (i + 1 < last) {
+    if (i + 1 < t.last) {
       next = block_of(w, plan.blocking, i + 1, next_tiles);
-      touched.add(w, next, true, c_end - c, source + (group * w.g.c + c) * w.g.source.c);
-      touched.add(w, next, false, m_end - m, grad + (group * w.g.m + m) * w.g.target.c);
+      touched.add(w, next, true, t.c_end - t.c, source + (t.group * w.g.c + t.c) * w.g.source.c);
+      touched.add(w, next, false, t.m_end - t.m, grad + (t.group * w.g.m + t.m) * w.g.target.c);
     }
-    WinogradAhead ahead = touched.over(w.planes() * blocks_of(c_end - c, 12) * blocks_of(m_end - m, k.columns));
-    const int64_t bytes = k.scratch(w, block) * static_cast<int64_t>(sizeof(A));
-    if (!scratch.defined() || scratch.numel() < bytes) scratch = at::empty({bytes}, at::kByte);
-    A* space = static_cast<A*>(scratch.mutable_data_ptr());
-    k.source(w, block, 0, block.count, group, slice_tap, c, c_end, source, x, space);
-    k.grad(w, block, 0, block.count, group, m, m_end, grad, y, space);
-    k.accumulate(w, block, c_end - c, m_end - m, x, y, sums, i > first, ahead);
+    WinogradAhead ahead =
+        touched.over(w.planes() * blocks_of(t.c_end - t.c, 12) * blocks_of(t.m_end - t.m, k.columns));
+    A* space = scratch_for<T>(w, block, scratch);
+    k.grad(w, block, 0, block.count, t.group, t.m, t.m_end, grad, y, space);
+    for (int64_t c = t.c; c < t.c_end; c += part) {
+      const int64_t c_end = std::min(t.c_end, c + part);
+      k.source(w, block, 0, block.count, t.group, t.slice_tap, c, c_end, source, x, space);
+      k.accumulate(w, block, c_end - c, t.m_end - t.m, x, y, sums(c), i > t.first, ahead);
+    }
   }
-  k.weight(w, c_end - c, m_end - m, sums, out, w.g.c * ld, ld);
+  for (int64_t c = t.c; c < t.c_end; c += part)
+    k.weight(w, std::min(t.c_end - c, part), t.m_end - t.m, sums(c), out + (c - t.c) * area * plan.m_block,
+             plan.m_block);
 }
 
 template <class T>
 void correlate(const Problem& p, const T* source, const T* grad, T* weight) {
   using A = accumulator_t<T>;
+  const auto& k = winograd<T>();
   const Winograd w = pointed(p);
   const CorrelatePlan plan(p);
-  const int64_t depth = w.g.depth(), columns = kernels<T>().conv.target_columns(w.g), channels = w.g.c * columns;
-  const int64_t split_stride = w.g.groups * depth * columns, area = w.axis[0].taps * w.axis[1].taps;
-  Buffer<A> sums(plan.splits * split_stride);  // [splits][groups][depth = (tap, c)][columns]
-  const int64_t tasks = plan.splits * w.g.groups * w.slice_taps * plan.c_blocks * plan.m_blocks;
-  at::parallel_for(0, tasks, 1, [&](int64_t begin, int64_t end) {
+  const int64_t size = plan.c_range * w.axis[0].taps * w.axis[1].taps * plan.m_block;  // of one task's result
+  const int64_t tasks = w.g.groups * w.slice_taps * plan.c_ranges * plan.m_blocks, blocks = plan.blocking.count();
+  const auto task_of = [&](int64_t i, int64_t split) {
+    const int64_t m = i % plan.m_blocks * plan.m_block, c = i / plan.m_blocks % plan.c_ranges * plan.c_range;
+    const int64_t rest = i / plan.m_blocks / plan.c_ranges;
+    return CorrelateTask{rest / w.slice_taps, rest % w.slice_taps, c, std::min(w.g.c, c + plan.c_range), m,
+                         std::min(w.g.m, m + plan.m_block), blocks * split / plan.splits,
+                         blocks * (split + 1) / plan.splits};
+  };
+  const auto store = [&](const CorrelateTask& t, int64_t c, int64_t c_end, const A* sums) {
+    k.store(w, t.group, t.slice_tap, c, c_end, t.m, t.m_end, plan.splits, tasks * size, sums, plan.m_block, weight);
+  };
+  Buffer<A> sums(plan.splits == 1 ? 0 : plan.splits * tasks * size);  // [split][task][c][tap][m_block]
+  at::parallel_for(0, plan.splits * tasks, 1, [&](int64_t begin, int64_t end) {
+    Buffer<A> own(plan.splits == 1 ? size : 0);
     for (int64_t i = begin; i < end; ++i) {
-      const int64_t m = i % plan.m_blocks * plan.m_block, c = i / plan.m_blocks % plan.c_blocks * plan.c_block;
-      const int64_t rest = i / plan.m_blocks / plan.c_blocks, s = rest % w.slice_taps;
-      const int64_t group = rest / w.slice_taps % w.g.groups, split = rest / w.slice_taps / w.g.groups;
-      correlate_task(w, plan, group, s, c, m, split, source, grad,
-                     sums.get() + split * split_stride + group * depth * columns + s * area * channels + c * columns + m,
-                     columns);
+      const CorrelateTask t = task_of(i % tasks, i / tasks);
+      A* out = plan.splits == 1 ? own.get() : sums.get() + i * size;
+      run_task(w, plan, t, source, grad, out);
+      if (plan.splits == 1) store(t, t.c, t.c_end, out);
     }
   });
-  const int64_t m_block = 16, m_blocks = blocks_of(w.g.m, m_block);
-  at::parallel_for(0, w.g.groups * m_blocks, 1 + 16384 / (1 + depth * m_block), [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i)
-      kernels<T>().conv.store_weight(w.g, i / m_blocks, sums.get() + i / m_blocks * depth * columns, plan.splits,
-                                     split_stride, i % m_blocks * m_block,
-                                     std::min(w.g.m, (i % m_blocks + 1) * m_block), weight);
+  if (plan.splits == 1) return;
+  const int64_t slab = 16, slabs = blocks_of(plan.c_range, slab);
+  at::parallel_for(0, tasks * slabs, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const CorrelateTask t = task_of(i / slabs, 0);
+      const int64_t c = t.c + i % slabs * slab;
+      if (c < t.c_end)
+        store(t, c, std::min(t.c_end, c + slab),
+              sums.get() + i / slabs * size + i % slabs * slab * (size / plan.c_range));
+    }
   });
 }
 

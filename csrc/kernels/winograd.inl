@@ -508,6 +508,14 @@ void weight_rows(int64_t rows, const A* from, int64_t from_row, int64_t from_str
 // Outputs of the largest tile along an axis: with the taps they say how many points its planes have.
 inline int64_t most_outputs(const WinogradAxis& a) { return a.points - a.taps + 1; }
 
+// The lowest address of a slice tap's filter points, and whether they lie together.
+inline bool filter_is_dense(const Winograd& w, int64_t slice_tap, int64_t* low) {
+  const int64_t taps = w.axis[0].taps * w.axis[1].taps, *at = w.weight_at + slice_tap * taps;
+  int64_t high = *low = at[0];
+  for (int64_t k = 0; k < taps; ++k) *low = at_most(*low, at[k]), high = at_least(high, at[k]);
+  return high - *low == taps - 1;
+}
+
 // filters[c][tap][lane] of `count` channels from c on and the L target channels from m on, zeros beyond the last.
 template <class T>
 void gather_filters(const Winograd& w, int64_t slice_tap, const T* weight, const T* end, int64_t c, int64_t count,
@@ -515,11 +523,10 @@ void gather_filters(const Winograd& w, int64_t slice_tap, const T* weight, const
   constexpr int64_t L = lanes<accumulator_t<T>>;
   const Gather& g = w.g;
   const int64_t taps = w.axis[0].taps * w.axis[1].taps, *at = w.weight_at + slice_tap * taps;
-  int64_t low = at[0], high = at[0];
-  for (int64_t k = 0; k < taps; ++k) low = at_most(low, at[k]), high = at_least(high, at[k]);
+  int64_t low;
   const int64_t lanes_here = at_most(L, g.m - m);
   accumulator_t<T> dense[8 * 25 * L];
-  if (high - low == taps - 1) {  // a filter's points lie together: transpose whole filters
+  if (filter_is_dense(w, slice_tap, &low)) {  // transpose whole filters
     const int64_t run = g.weight_c == taps ? count : 1;
     for (int64_t i = 0; i < count; i += run)
       gather_channels(weight + m * g.weight_m + (c + i) * g.weight_c + low, g.weight_m, lanes_here, run * taps, end,
@@ -565,10 +572,9 @@ void winograd_filter(const Winograd& w, int64_t group, int64_t slice_tap, int64_
     }
 }
 
-template <class T>
-void winograd_weight(const Winograd& w, int64_t c, int64_t m, WinogradPlanes<accumulator_t<T>> sums,
-                     accumulator_t<T>* out, int64_t tap_stride, int64_t ld) {
-  using A = accumulator_t<T>;
+// out[c][tap][m] = Gᵀ sums G.
+template <class A>
+void winograd_weight(const Winograd& w, int64_t c, int64_t m, WinogradPlanes<A> sums, A* out, int64_t ld) {
   constexpr int64_t L = lanes<A>;
   const WinogradAxis &v = w.axis[0], &h = w.axis[1];
   for (int64_t i = 0; i < c; ++i)
@@ -579,9 +585,44 @@ void winograd_weight(const Winograd& w, int64_t c, int64_t m, WinogradPlanes<acc
                                  winograd_points * L, L);
       });
       with_pair(v.taps, most_outputs(v), [&](auto p) {
-        weight_rows<decltype(p)>(h.taps, tmp, L, winograd_points * L, out + i * ld + k, tap_stride,
-                                 h.taps * tap_stride);
+        weight_rows<decltype(p)>(h.taps, tmp, L, winograd_points * L, out + i * v.taps * h.taps * ld + k, ld,
+                                 h.taps * ld);
       });
+    }
+}
+
+template <class T>
+void winograd_store(const Winograd& w, int64_t group, int64_t slice_tap, int64_t c_begin, int64_t c_end,
+                    int64_t m_begin, int64_t m_end, int64_t parts, int64_t stride, const accumulator_t<T>* sums,
+                    int64_t ld, T* weight) {
+  using A = accumulator_t<T>;
+  constexpr int64_t L = lanes<A>, block = 8;
+  const Gather& g = w.g;
+  const int64_t taps = w.axis[0].taps * w.axis[1].taps, *at = w.weight_at + slice_tap * taps;
+  int64_t low;
+  const bool dense = filter_is_dense(w, slice_tap, &low);
+  weight += group * g.weight_g;
+  for (int64_t m = m_begin; m < m_end; m += L)
+    for (int64_t c = c_begin; c < c_end; c += block) {
+      A filters[(block * 25 + L) * L];  // [channel][point as it lies in memory][L]
+      const int64_t here = at_most(block, c_end - c), lanes_here = at_most(L, m_end - m);
+      for (int64_t i = 0; i < here; ++i)
+        for (int64_t k = 0; k < taps; ++k) {
+          const A* from = sums + ((c - c_begin + i) * taps + k) * ld + m - m_begin;
+          vector_t<A> sum = load(from);
+          for (int64_t part = 1; part < parts; ++part) sum += load(from + part * stride);
+          store(filters + (i * taps + (dense ? at[k] - low : k)) * L, sum);
+        }
+      T* to = weight + m * g.weight_m + c * g.weight_c;
+      if (dense && g.weight_c == taps) {
+        scatter_channels(filters, g.weight_m, lanes_here, here * taps, to + low);
+      } else {
+        for (int64_t i = 0; i < here; ++i)
+          for (int64_t k = 0; k < taps; ++k)
+            for (int64_t l = 0; l < lanes_here; ++l)
+              narrow(filters[(i * taps + (dense ? at[k] - low : k)) * L + l],
+                     to + l * g.weight_m + i * g.weight_c + at[k]);
+      }
     }
 }
 
@@ -631,5 +672,6 @@ constexpr WinogradKernels<T> winograd_kernels() {
           winograd_scratch<T>, winograd_touches<T>, winograd_source<T>,
           winograd_filter<T>, winograd_multiply<A>,
           winograd_target<T>, winograd_grad<T>,
-          winograd_accumulate<A>, winograd_weight<T>};
+          winograd_accumulate<A>, winograd_weight<A>,
+          winograd_store<T>};
 }

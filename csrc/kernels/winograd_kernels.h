@@ -93,12 +93,15 @@ struct WinogradKernels {
                  int64_t m_end, Planes product, const T* bias, T* target, A* scratch);
 
   // The weight gradient. planes[tile][m - m_begin] = A ȳ Aᵀ; sums[c][m] (+)= Σ_tiles source[tile][c] · grad[tile][m];
-  // out[tap][c][m] = Gᵀ sums G, rows (tap, c) of `ld` elements, `tap_stride` apart.
+  // out[c][tap][m] = Gᵀ sums G, rows of `ld`; weight[m, c, tap] of channels [c_begin, c_end) and [m_begin, m_end) =
+  // Σ of `parts` such outs, `stride` apart, added in order.
   void (*grad)(const Winograd&, const WinogradBlock&, int64_t begin, int64_t end, int64_t group, int64_t m_begin,
                int64_t m_end, const T* grad, Planes planes, A* scratch);
   void (*accumulate)(const Winograd&, const WinogradBlock&, int64_t c, int64_t m, Planes source, Planes grad,
                      Planes sums, bool add, WinogradAhead& ahead);
-  void (*weight)(const Winograd&, int64_t c, int64_t m, Planes sums, A* out, int64_t tap_stride, int64_t ld);
+  void (*weight)(const Winograd&, int64_t c, int64_t m, Planes sums, A* out, int64_t ld);
+  void (*store)(const Winograd&, int64_t group, int64_t slice_tap, int64_t c_begin, int64_t c_end, int64_t m_begin,
+                int64_t m_end, int64_t parts, int64_t stride, const A* sums, int64_t ld, T* weight);
 };
 
 }  // namespace torchconv
