@@ -197,7 +197,7 @@ void by_block(const Problem& p, const T* source, const T* weight, const T* bias,
         next = block_of(w, blocking, (i + 1) % blocks, next_tiles);
         touched.add(w, next, true, w.g.c, source + (i + 1) / blocks * w.g.c * w.g.source.c);
       }
-      WinogradAhead ahead = touched.over(panels * w.planes() * blocks_of(block.count, 12));
+      WinogradAhead ahead = touched.over(panels * w.planes() * blocks_of(block.count, 6));
       for (int64_t panel = 0; panel < panels; ++panel)
         k.multiply(w, block, depth_of<T>(w), std::min(k.columns, w.g.m - panel * k.columns), sources,
                    planes_at(filters.get() + (group * panels + panel) * filter_size, depth, k.columns),
@@ -265,7 +265,7 @@ struct CorrelatePlan {
   explicit CorrelatePlan(const Problem& p)
       : c_range(std::min(rounded(p.w.g.c, 16), tune("WC", 256))),
         c_ranges(blocks_of(p.w.g.c, c_range)),
-        m_block(std::min(rounded(p.w.g.m, 32), tune("WM", 128))),
+        m_block(std::min(rounded(p.w.g.m, 16), tune("WM", 128))),
         m_blocks(blocks_of(p.w.g.m, m_block)),
         blocking(p, tune("WW", 64)) {
     const int64_t blocks = p.w.g.groups * p.w.slice_taps * c_ranges * m_blocks, tasks = 16;
@@ -307,7 +307,7 @@ void run_task(const Winograd& w, const CorrelatePlan& plan, const CorrelateTask&
       touched.add(w, next, false, t.m_end - t.m, grad + (t.group * w.g.m + t.m) * w.g.target.c);
     }
     WinogradAhead ahead =
-        touched.over(w.planes() * blocks_of(t.c_end - t.c, 12) * blocks_of(t.m_end - t.m, k.columns));
+        touched.over(w.planes() * blocks_of(t.c_end - t.c, 6) * blocks_of(t.m_end - t.m, k.columns));
     A* space = scratch_for<T>(w, block, scratch);
     k.grad(w, block, 0, block.count, t.group, t.m, t.m_end, grad, y, space);
     for (int64_t c = t.c; c < t.c_end; c += part) {

@@ -26,6 +26,11 @@ inline __attribute__((always_inline)) void with_pair(int64_t r, int64_t m, Body 
 // The class of planes of point i along an axis of r taps: tiles of more than this many outputs have it.
 constexpr int point_class(int i, int r) { return i < r ? 0 : i - r + 1; }
 
+// Tiles of 6 rows by 4 vectors on AVX-512, of as many sums as 12 by 2 but fewer loads; else by the registers there are.
+constexpr int winograd_rows = 6, winograd_vectors = TORCHCONV_VECTOR_BYTES == 64 ? 4 : 2;
+template <class A>
+constexpr int64_t winograd_columns = winograd_vectors * lanes<A>;
+
 // ---- vectors of channels, widened; `count` of them are there, the rest reads 0 and is not written ----
 
 template <class T>
@@ -554,11 +559,11 @@ void winograd_filter(const Winograd& w, int64_t group, int64_t slice_tap, int64_
   for (int64_t k = 0; k < g.tap_count; ++k) last_tap = at_least(last_tap, g.taps[k].weight);
   const T* end = weight + (g.groups - 1) * g.weight_g + (g.m - 1) * g.weight_m + (g.c - 1) * g.weight_c + last_tap + 1;
   weight += group * g.weight_g;
-  for (int64_t k = 0; k < tile_columns<A>; k += L)
+  for (int64_t k = 0; k < winograd_columns<A>; k += L)
     for (int64_t c = c_begin; c < c_begin + round_up(c_end - c_begin, L); c += block) {
       A filters[block * 25 * L] = {};  // [channel][tap][L]
       A tmp[winograd_tmp<A>];     // [tap of axis 0][point][L]
-      const int64_t m = panel * tile_columns<A> + k, here = at_most(block, c_end - c);
+      const int64_t m = panel * winograd_columns<A> + k, here = at_most(block, c_end - c);
       if (here > 0 && m < g.m) gather_filters(w, slice_tap, weight, end, c, here, m, filters);
       for (int64_t i = 0; i < at_most(block, c_begin + round_up(c_end - c_begin, L) - c); ++i) {
         A* to = planes.data + (c - c_begin + i) * planes.ld + k;
@@ -628,47 +633,66 @@ void winograd_store(const Winograd& w, int64_t group, int64_t slice_tap, int64_t
 
 // ---- products ----
 
+template <class A, int VECTORS = winograd_vectors>
+void winograd_tile(int64_t rows, int64_t columns, const Tile<A>& t) {
+  if constexpr (VECTORS > 1)
+    if (columns <= (VECTORS - 1) * lanes<A>) return winograd_tile<A, VECTORS - 1>(rows, columns, t);
+  run_rows<A, VECTORS, false, winograd_rows>(rows, t);
+}
+
+// product (+)= a · b, a [rows][depth] by its strides, b [depth][columns], `panel` columns at a time.
+template <class A>
+void winograd_product(int64_t rows, int64_t columns, Tile<A> t, WinogradAhead& ahead) {
+  const A *a = t.a, *b = t.b;
+  A* c = t.c;
+  for (int64_t k = 0; k < columns; k += winograd_columns<A>)
+    for (int64_t r = 0; r < rows; r += winograd_rows) {
+      touch_ahead(ahead);
+      t.a = a + r * t.a_row, t.b = b + k, t.c = c + r * t.ldc + k;
+      winograd_tile(at_most(winograd_rows, rows - r), at_most(winograd_columns<A>, columns - k), t);
+    }
+}
+
+// body(plane, rows of that plane) for each plane.
+template <class Body>
+inline void for_planes(const Winograd& w, const WinogradBlock& b, Body body) {
+  for (int64_t i = 0; i < w.axis[0].points; ++i)
+    for (int64_t j = 0; j < w.axis[1].points; ++j) {
+      const int row = point_class(static_cast<int>(i), static_cast<int>(w.axis[0].taps));
+      const int column = point_class(static_cast<int>(j), static_cast<int>(w.axis[1].taps));
+      body(i * w.axis[1].points + j, b.rows[row * winograd_outputs + column]);
+    }
+}
+
 template <class A>
 void winograd_multiply(const Winograd& w, const WinogradBlock& b, int64_t depth, int64_t columns,
                        WinogradPlanes<A> source, WinogradPlanes<A> filter, WinogradPlanes<A> product, bool add,
                        WinogradAhead& ahead) {
-  for (int64_t i = 0; i < w.axis[0].points; ++i)
-    for (int64_t j = 0; j < w.axis[1].points; ++j) {
-      const int64_t plane = i * w.axis[1].points + j;
-      const int64_t rows = b.rows[point_class(i, w.axis[0].taps) * winograd_outputs + point_class(j, w.axis[1].taps)];
-      for (int64_t k = 0; k < depth; k += depth_block)
-        for (int64_t r = 0; r < rows; r += tile_rows) {
-          touch_ahead(ahead);
-          run<A, false>(at_most(tile_rows, rows - r), columns,
-                        {at_most(depth_block, depth - k), source.data + plane * source.pitch + r * source.ld + k,
-                         source.ld, 1, filter.data + plane * filter.pitch + k * filter.ld, filter.ld,
-                         product.data + plane * product.pitch + r * product.ld, product.ld, add || k > 0});
-        }
-    }
+  for_planes(w, b, [&](int64_t plane, int64_t rows) {
+    for (int64_t k = 0; k < depth; k += depth_block)
+      winograd_product<A>(rows, columns,
+                          {at_most(depth_block, depth - k), source.data + plane * source.pitch + k, source.ld, 1,
+                           filter.data + plane * filter.pitch + k * filter.ld, filter.ld,
+                           product.data + plane * product.pitch, product.ld, add || k > 0},
+                          ahead);
+  });
 }
 
 template <class A>
 void winograd_accumulate(const Winograd& w, const WinogradBlock& b, int64_t c, int64_t m, WinogradPlanes<A> source,
                          WinogradPlanes<A> grad, WinogradPlanes<A> sums, bool add, WinogradAhead& ahead) {
-  for (int64_t i = 0; i < w.axis[0].points; ++i)
-    for (int64_t j = 0; j < w.axis[1].points; ++j) {
-      const int64_t plane = i * w.axis[1].points + j;
-      const int64_t rows = b.rows[point_class(i, w.axis[0].taps) * winograd_outputs + point_class(j, w.axis[1].taps)];
-      for (int64_t k = 0; k < m; k += tile_columns<A>)
-        for (int64_t r = 0; r < c; r += tile_rows) {
-          touch_ahead(ahead);
-          run<A, false>(at_most(tile_rows, c - r), m - k,
-                        {rows, source.data + plane * source.pitch + r, 1, source.ld,
-                         grad.data + plane * grad.pitch + k, grad.ld,
-                         sums.data + plane * sums.pitch + r * sums.ld + k, sums.ld, add});
-        }
-    }
+  for_planes(w, b, [&](int64_t plane, int64_t rows) {
+    winograd_product<A>(c, m,
+                        {rows, source.data + plane * source.pitch, 1, source.ld, grad.data + plane * grad.pitch,
+                         grad.ld, sums.data + plane * sums.pitch, sums.ld, add},
+                        ahead);
+  });
 }
 
 template <class T>
 constexpr WinogradKernels<T> winograd_kernels() {
   using A = accumulator_t<T>;
-  return {tile_columns<A>,    lanes<A>,
+  return {winograd_columns<A>,    lanes<A>,
           winograd_scratch<T>, winograd_touches<T>, winograd_source<T>,
           winograd_filter<T>, winograd_multiply<A>,
           winograd_target<T>, winograd_grad<T>,
