@@ -22,7 +22,9 @@ from . import functional, nn
 from .nn.conv import algorithms
 
 _Layer: TypeAlias = type[torch.nn.Module]
-STOCK: dict[_Layer, _Layer] = {getattr(torch.nn, name): getattr(nn, name) for name in nn.__all__}
+STOCK: dict[_Layer, _Layer] = {
+    getattr(torch.nn, name): getattr(nn, name) for name in nn.__all__ if hasattr(torch.nn, name)
+}
 OURS: dict[_Layer, _Layer] = {ours: stock for stock, ours in STOCK.items()}
 _OURS = tuple(OURS)
 
