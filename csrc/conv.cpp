@@ -64,18 +64,20 @@ void for_pairs(int64_t outer, int64_t inner, Visit visit) {
 
 template <class T>
 void run_forward(const ConvParams& p, Algorithm algorithm, const at::Tensor& x, const at::Tensor& weight, const T* bias,
-                 const at::Tensor& y) {
+                 bool relu, const at::Tensor& y) {
   const View vx = view(x), vy = view(y), vw = view(weight);
   const T *from = data<T>(x), *w = data<T>(weight);
   T* to = mutable_data<T>(y);
   switch (algorithm) {
     case Algorithm::reference: {
-      const auto r = problem_of(p, vx, vy, vw);
+      auto r = problem_of(p, vx, vy, vw);
+      r.relu = relu;
       return for_pairs(p.batch, p.out_channels,
                        [&](int64_t n, int64_t o) { reference::forward(r, n, o, from, w, bias, to); });
     }
     case Algorithm::depthwise: {
-      const Depthwise d = depthwise_of(p, vx, vy, vw);
+      Depthwise d = depthwise_of(p, vx, vy, vw);
+      d.relu = relu;
       const auto packed = packed_depthwise<T>(p, d, w);
       const int64_t items = p.channels_last ? p.output[0] * p.output[1] : p.in_channels;
       return for_depthwise_items<T>(d, items, [&](int64_t n, int64_t item, auto* scratch) {
@@ -83,10 +85,13 @@ void run_forward(const ConvParams& p, Algorithm algorithm, const at::Tensor& x, 
       });
     }
     case Algorithm::winograd:
-      return run_winograd<T>(forward_gather(p, vx, vy, vw).gather, p.channels_last, from, w, bias, to);
     case Algorithm::direct:
-    case Algorithm::gemm:
-      return run_gather<T>({forward_gather(p, vx, vy, vw)}, p.channels_last, algorithm, from, w, bias, to);
+    case Algorithm::gemm: {
+      TappedGather g = forward_gather(p, vx, vy, vw);
+      g.gather.relu = relu;
+      if (algorithm == Algorithm::winograd) return run_winograd<T>(g.gather, p.channels_last, from, w, bias, to);
+      return run_gather<T>({g}, p.channels_last, algorithm, from, w, bias, to);
+    }
   }
 }
 
@@ -160,6 +165,7 @@ void check_same_dtype(const ConvParams& p, const at::Tensor& a, const char* a_na
               b_name, " is ", b.scalar_type());
 }
 
+template <bool RELU>
 at::Tensor convolution(const at::Tensor& input, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
                        at::IntArrayRef stride, at::IntArrayRef padding, at::IntArrayRef dilation, int64_t groups,
                        std::string_view algorithm) {
@@ -179,7 +185,7 @@ at::Tensor convolution(const at::Tensor& input, const at::Tensor& weight, const 
   if (y.numel() > 0)
     for_dtype("convolution", p.dtype, [&](auto t) {
       using T = decltype(t);
-      run_forward<T>(p, choice.algorithm, x, weight, has_bias ? data<T>(b) : nullptr, y);
+      run_forward<T>(p, choice.algorithm, x, weight, has_bias ? data<T>(b) : nullptr, RELU, y);
     });
   return y;
 }
@@ -219,23 +225,6 @@ at::Tensor convolution_weight_grad(const at::Tensor& grad, const at::Tensor& inp
   if (gw.numel() > 0)
     for_dtype("convolution", p.dtype, [&](auto t) { run_weight_grad<decltype(t)>(p, choice.algorithm, gy, x, gw); });
   return gw;
-}
-
-at::Tensor convolution_bias_grad(const at::Tensor& grad) {
-  TORCH_CHECK(grad.dim() >= 3 && grad.dim() <= 5,
-              "convolution_bias_grad: expected a gradient of 3 to 5 axes, got shape ", grad.sizes());
-  const bool channels_last = grad.dim() > 3 && answers_channels_last(grad, grad);
-  const auto format = !channels_last    ? at::MemoryFormat::Contiguous
-                      : grad.dim() == 4 ? at::MemoryFormat::ChannelsLast
-                                        : at::MemoryFormat::ChannelsLast3d;
-  const at::Tensor gy = grad.contiguous(format);
-  at::Tensor out = at::empty({grad.size(1)}, grad.options());
-  const int64_t channels = grad.size(1), positions = grad.numel() / std::max<int64_t>(1, grad.size(0) * channels);
-  for_dtype("convolution", grad.scalar_type(), [&](auto t) {
-    using T = decltype(t);
-    run_bias_grad(channels_last, grad.size(0), channels, positions, data<T>(gy), mutable_data<T>(out));
-  });
-  return out;
 }
 
 // ---- what explain shows ----
@@ -287,10 +276,10 @@ std::tuple<std::string, std::vector<std::string>, int64_t, double> explain(std::
 }  // namespace
 
 TORCH_LIBRARY_IMPL(torchconv, CPU, m) {
-  m.impl("convolution", convolution);
+  m.impl("convolution", convolution<false>);
+  m.impl("convolution_relu", convolution<true>);
   m.impl("convolution_input_grad", convolution_input_grad);
   m.impl("convolution_weight_grad", convolution_weight_grad);
-  m.impl("convolution_bias_grad", convolution_bias_grad);
 }
 
 TORCH_LIBRARY_IMPL(torchconv, CompositeExplicitAutograd, m) { m.impl("_explain", explain); }

@@ -40,30 +40,9 @@ int64_t correlate_workspace(const Gather& g, bool channels_last) {
   return (p.splits * p.split_sums + k.correlate_scratch(g, p)) * static_cast<int64_t>(sizeof(accumulator_t<T>));
 }
 
-// Tasks are (part of the rows or samples, block of channels), the parts fixed by the shape.
-template <class T>
-void run_bias_grad(bool channels_last, int64_t batch, int64_t channels, int64_t positions, const T* grad, T* out) {
-  // A block is whole rows of channels, maps that make a row of that length, or some larger maps.
-  const int64_t width = channels_last ? bias_block : positions <= 64 ? bias_block / std::max<int64_t>(1, positions) : 16;
-  const int64_t blocks = blocks_of(channels, width);
-  const int64_t rows = channels_last ? batch * positions : batch, tasks = 16;
-  const int64_t parts = std::max<int64_t>(1, std::min(blocks_of(tasks, blocks), rows / (channels_last ? 256 : 1)));
-  Buffer<double> totals(parts * channels);  // [parts][channels]
-  const int64_t grain = 1 + 32768 / (1 + batch * positions * channels / (parts * blocks));
-  at::parallel_for(0, parts * blocks, grain, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t part = i / blocks, c = i % blocks * width;
-      kernels<T>().conv.bias_grad(channels_last, channels, positions, rows * part / parts, rows * (part + 1) / parts, c,
-                                  std::min(channels, c + width), grad, totals.get() + part * channels);
-    }
-  });
-  kernels<T>().conv.store_bias(parts, channels, totals.get(), out);
-}
-
 #define TORCHCONV_INSTANTIATE(T)                                                 \
   template void run_correlate(const Gather&, bool, const T*, const T*, T*);     \
-  template int64_t correlate_workspace<T>(const Gather&, bool);                 \
-  template void run_bias_grad(bool, int64_t, int64_t, int64_t, const T*, T*);
+  template int64_t correlate_workspace<T>(const Gather&, bool);
 TORCHCONV_INSTANTIATE(float)
 TORCHCONV_INSTANTIATE(double)
 TORCHCONV_INSTANTIATE(bfloat16)

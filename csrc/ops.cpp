@@ -28,6 +28,10 @@ TORCH_LIBRARY(torchconv, m) {
   m.def(
       "convolution(Tensor input, Tensor weight, Tensor? bias, SymInt[] stride, SymInt[] padding, SymInt[] dilation,"
       " SymInt groups, str algorithm) -> Tensor");
+  // max(0, y), in one pass.
+  m.def(
+      "convolution_relu(Tensor input, Tensor weight, Tensor? bias, SymInt[] stride, SymInt[] padding,"
+      " SymInt[] dilation, SymInt groups, str algorithm) -> Tensor");
   m.def(
       "convolution_input_grad(Tensor grad, Tensor weight, SymInt[] input_size, SymInt[] stride, SymInt[] padding,"
       " SymInt[] dilation, SymInt groups, str algorithm) -> Tensor");
@@ -35,6 +39,8 @@ TORCH_LIBRARY(torchconv, m) {
       "convolution_weight_grad(Tensor grad, Tensor input, SymInt[] weight_size, SymInt[] stride, SymInt[] padding,"
       " SymInt[] dilation, SymInt groups, str algorithm, MemoryFormat memory_format) -> Tensor");
   m.def("convolution_bias_grad(Tensor grad) -> Tensor");
+  // What a ReLU with this output lets through of its gradient, and the bias gradient of that, in one pass.
+  m.def("relu_bias_grad(Tensor grad, Tensor output) -> (Tensor, Tensor)");
   m.def("set_conv_precision(str precision) -> ()", torchconv::set_conv_precision);
   m.def("get_conv_precision() -> str", torchconv::get_conv_precision);
   m.def("_algorithms() -> str[]", torchconv::algorithm_names);

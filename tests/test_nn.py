@@ -116,7 +116,9 @@ def test_survives_copying_and_saving(name, arguments, keywords, shape):
 
 @pytest.mark.parametrize("name", nn.__all__)
 def test_signature_is_that_of_torch(name):
-    ours, stock = (inspect.signature(getattr(home, name)).parameters for home in (nn, torch.nn))
+    ours = inspect.signature(getattr(nn, name)).parameters
+    namesake = name.replace("ReLU", "")
+    stock = inspect.signature(getattr(torch.nn, namesake)).parameters
     added = {"algorithm"} if name.startswith("Conv") else set()
     assert set(ours) == set(stock) | added
     assert [p for p in ours if p not in added] == list(stock)  # in the same order
@@ -124,7 +126,7 @@ def test_signature_is_that_of_torch(name):
     assert all(ours[p].kind is inspect.Parameter.KEYWORD_ONLY for p in added)
     doc = inspect.getdoc(getattr(nn, name))
     assert doc
-    for word in ("Args:", "Shape:", "Raises:", f"Source: torch.nn.{name}", *list(stock)[:1]):
+    for word in ("Args:", "Shape:", "Raises:", f"Source: torch.nn.{namesake}", *list(stock)[:1]):
         assert word in doc
 
 
@@ -135,6 +137,23 @@ def test_indices(name):
     stock, ours = (getattr(home, name)(2, return_indices=True) for home in (torch.nn, nn))
     for mine, theirs in zip(ours(x), stock(x), strict=True):
         assert torch.equal(mine, theirs)
+
+
+@pytest.mark.parametrize("mode", ["zeros", "reflect", "circular"])
+@pytest.mark.parametrize("n", [1, 2, 3])
+@pytest.mark.parametrize("bias", [False, True])
+def test_conv_relu(n, bias, mode):
+    keywords = dict(padding=1, stride=2, groups=2, bias=bias, padding_mode=mode)
+    stock, ours = getattr(torch.nn, f"Conv{n}d")(4, 6, 3, **keywords), getattr(nn, f"ConvReLU{n}d")(4, 6, 3, **keywords)
+    ours.load_state_dict(stock.state_dict())
+    x = torch.randn(2, 4, *(7, 6, 5)[:n], dtype=torch.float64)
+    pair = torch.nn.Sequential(stock, torch.nn.ReLU()).double()
+    assert_same(gradients(ours.double(), x), gradients(pair, x))
+    assert_same(gradients(ours, x[0]), gradients(pair, x[0]))
+    assert isinstance(ours, getattr(nn, f"Conv{n}d"))
+    assert repr(ours) == repr(stock).replace(f"Conv{n}d", f"ConvReLU{n}d")
+    for other in (copy.deepcopy(ours), pickle.loads(pickle.dumps(ours))):
+        assert torch.equal(other(x), ours(x))
 
 
 @pytest.mark.parametrize("mode", ["zeros", "reflect", "replicate", "circular"])
@@ -280,5 +299,5 @@ def test_names_are_those_of_the_package():
     for name in nn.__all__:
         cls = getattr(nn, name)
         assert cls.__name__ == name
-        assert cls.__mro__.index(getattr(torch.nn, name)) > 0
+        assert cls.__mro__.index(getattr(torch.nn, name.replace("ReLU", ""))) > 0
         assert pickle.loads(pickle.dumps(cls)) is cls

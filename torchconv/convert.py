@@ -5,13 +5,12 @@ parameters, buffers, hooks, training flag and place in the model, wherever else 
 classes hold the same attributes as torch.nn's, which is what makes this safe.
 """
 
-import types
 import warnings
 from collections.abc import Callable
 from contextlib import ContextDecorator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch.nn.modules.lazy import LazyModuleMixin
@@ -19,11 +18,10 @@ from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 
 from . import functional, nn
+from ._classes import OURS, STOCK, Refusal, original_class, own_class, rebased, recast
+from .fuse import FOLLOWERS, join, separate
 from .nn.conv import algorithms
 
-_Layer: TypeAlias = type[torch.nn.Module]
-STOCK: dict[_Layer, _Layer] = {getattr(torch.nn, name): getattr(nn, name) for name in nn.__all__}
-OURS: dict[_Layer, _Layer] = {ours: stock for stock, ours in STOCK.items()}
 _OURS = tuple(OURS)
 
 _Model = TypeVar("_Model", bound=torch.nn.Module)
@@ -41,11 +39,7 @@ class LeftAlone:
         return f"{self.name or 'the model itself'} ({self.layer}): {self.reason}"
 
 
-class _Refusal(Exception):
-    """Why a layer is left alone."""
-
-
-def convert(model: _Model, *, report: list[LeftAlone] | None = None) -> _Model:
+def convert(model: _Model, *, fuse: bool = False, report: list[LeftAlone] | None = None) -> _Model:
     """Replaces every convolution and pooling layer of torch.nn in `model` by torchconv.nn's, in place.
 
     Layers are found at any depth, the model itself included, and keep their identity: parameters, buffers, hooks,
@@ -54,10 +48,18 @@ def convert(model: _Model, *, report: list[LeftAlone] | None = None) -> _Model:
     class overrides `forward` or `_conv_forward`. Converting twice is converting once; `revert` undoes it. Calls of
     torch.nn.functional inside a forward are not layers: see `enabled`.
 
+    With `fuse`, a convolution also does what follows it: a ReLU, in training too; in evaluation a batch norm, and a
+    ReLU after that. Outputs and gradients stay what they were, up to rounding. The layers that it does stay in the
+    model, with their parameters, statistics and names, and hand on what they are given; a convolution then gives out
+    what the last of them would. Joined are torch.nn.ReLU and torch.nn.BatchNorm1d to 3d that alone take a convolution's
+    output, by the model's torch.fx graphs, or by torch.nn.Sequential in models that torch.fx cannot trace. Layers that
+    are called several times are not, nor is what a hook sees. Revert before exchanging a layer that is fused.
+
     Args:
         model: any module.
-        report: a list to which each layer that could not be converted is added, with the reason. Without one, a
-            warning names them.
+        fuse: whether convolutions do the batch norms and ReLUs that follow them.
+        report: a list to which each layer that could not be converted or fused is added, with the reason. Without one,
+            a warning names those not converted.
 
     Returns:
         `model`.
@@ -65,15 +67,23 @@ def convert(model: _Model, *, report: list[LeftAlone] | None = None) -> _Model:
     Raises:
         TypeError: `model` is not a torch.nn.Module.
     """
-    return _change(model, _converted, "converted to torchconv", report)
+    _change(model, _converted, "converted to torchconv", report)
+    if fuse:
+        left = [LeftAlone(name, type(module).__name__, reason) for name, module, reason in join(model)]
+        if report is not None:
+            report.extend(left)
+    return model
 
 
 def revert(model: _Model, *, report: list[LeftAlone] | None = None) -> _Model:
-    """Undoes `convert`: every torchconv.nn layer in `model` gets torch.nn's class, or the one derived from it, back.
+    """Undoes `convert`: every torchconv.nn layer in `model` gets torch.nn's class, or the one derived from it, back,
+    and so do the batch norms and ReLUs that its convolutions did.
 
     Layers that were made as torchconv.nn's are changed too, unless torch.nn has nothing like them (padding='same' with
     a stride, padding with unequal sides). Arguments, result and errors are those of `convert`.
     """
+    if isinstance(model, torch.nn.Module):
+        separate(model)
     return _change(model, _reverted, "reverted to torch.nn", report)
 
 
@@ -92,7 +102,7 @@ def _change(
             cls = new_class(module)
             if cls is not None:
                 module.__class__ = cls
-        except _Refusal as refusal:
+        except Refusal as refusal:
             layer = getattr(module, "original_name", type(module).__name__)
             left.append(LeftAlone(name, layer, str(refusal)))
         except TypeError as error:  # slots, a metaclass or an order of bases that leaves no room for another class
@@ -110,84 +120,44 @@ def _converted(module: torch.nn.Module) -> type | None:
     if isinstance(module, _OURS):
         return None
     if isinstance(module, torch.jit.ScriptModule) and module.original_name in nn.__all__:
-        raise _Refusal("compiled by TorchScript")
+        raise Refusal("compiled by TorchScript")
     if cls.__name__ in nn.__all__ and cls.__module__.startswith("torch.ao.nn.quantized"):
-        raise _Refusal("quantized")
+        raise Refusal("quantized")
     stock = next((base for base in cls.__mro__ if base in STOCK), None)
     if stock is None:
         return None
     if isinstance(module, LazyModuleMixin):
-        raise _Refusal("lazy: convert it after its first input")
+        raise Refusal("lazy: convert it after its first input")
     for method in ("forward", "_conv_forward"):
         if method in vars(module):
-            raise _Refusal(f"its {method} was replaced on the instance")
+            raise Refusal(f"its {method} was replaced on the instance")
         if getattr(cls, method, None) is not getattr(stock, method, None):
-            raise _Refusal(f"overrides {method}")
+            raise Refusal(f"overrides {method}")
     algorithm = getattr(module, "algorithm", "auto")
     if algorithm not in algorithms():
-        raise _Refusal(f"has an attribute algorithm={algorithm!r} of its own")
-    if parametrize.is_parametrized(module):
-        return _rebased(cls, _mixed(parametrize.type_before_parametrizations(module), STOCK[stock]))
-    return _mixed(cls, STOCK[stock])
+        raise Refusal(f"has an attribute algorithm={algorithm!r} of its own")
+    return recast(module, STOCK[stock])
 
 
 def _reverted(module: torch.nn.Module) -> type | None:
     """The class that revert gives `module`, or None if it is no concern of revert's."""
+    if isinstance(module, FOLLOWERS):
+        raise Refusal("the convolution that does it is not in the model")
     if not isinstance(module, _OURS):
         return None
-    cls = type(module)
-    parametrized = parametrize.is_parametrized(module)
-    base = parametrize.type_before_parametrizations(module) if parametrized else cls
-    original = vars(base).get("_converted_from") or OURS.get(base)
+    original = original_class(module)
     if original is None:
-        ours = next(base for base in cls.__mro__ if base in OURS)
-        raise _Refusal(f"its class derives from torchconv.nn.{ours.__name__}")
+        ours = next(base for base in type(module).__mro__ if base.__name__ in nn.__all__)
+        if own_class(module) is ours:
+            raise Refusal(f"torch.nn has no {ours.__name__}")
+        raise Refusal(f"its class derives from torchconv.nn.{ours.__name__}")
     padding: Any = getattr(module, "padding", 0)
     stride: Any = getattr(module, "stride", 1)
     if padding == "same" and any(step != 1 for step in stride):
-        raise _Refusal(f"torch.nn has no padding='same' with stride={stride}")
+        raise Refusal(f"torch.nn has no padding='same' with stride={stride}")
     if isinstance(padding, tuple) and any(isinstance(side, tuple) for side in padding):
-        raise _Refusal(f"torch.nn has no padding={padding} with unequal sides")
-    return _rebased(cls, original) if parametrized else original
-
-
-def _mixed(cls: type, ours: type) -> type:
-    """`cls`, which is or derives from a class of torch.nn, with `ours` put before that class among its bases.
-
-    What `cls` overrides stays overridden. The new class is known through `cls` itself, so it is made once and goes when
-    `cls` goes.
-    """
-    if cls in STOCK:
-        return ours
-    made: type
-    for made in cls.__subclasses__():
-        if vars(made).get("_converted_from") is cls:
-            return made
-    body = dict(
-        _converted_from=cls,
-        __module__=cls.__module__,
-        __qualname__=cls.__qualname__,
-        __doc__=cls.__doc__,
-        __reduce_ex__=_reduce,
-    )
-    return types.new_class(cls.__name__, (cls, ours), exec_body=lambda namespace: namespace.update(body))
-
-
-def _rebased(cls: type, base: type) -> type:
-    """A copy of `cls`, which torch.nn.utils.parametrize made for one module and its copies, on another `base`."""
-    body = {name: value for name, value in vars(cls).items() if name not in ("__dict__", "__weakref__")}
-    return type(cls.__name__, (base,), body)
-
-
-def _reduce(self: Any, protocol: Any) -> tuple[Any, ...]:
-    """Pickles a module whose class was made by _mixed: by the class that was there before, which can be imported."""
-    state = object.__reduce_ex__(self, protocol)[2]
-    return _unpickled, (self._converted_from,), state
-
-
-def _unpickled(original: type) -> Any:
-    stock = next(base for base in original.__mro__ if base in STOCK)
-    return object.__new__(_mixed(original, STOCK[stock]))
+        raise Refusal(f"torch.nn has no padding={padding} with unequal sides")
+    return rebased(type(module), original) if parametrize.is_parametrized(module) else original
 
 
 def _routes() -> dict[Callable[..., Any], Callable[..., Any]]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from . import nn
-from .convert import OURS, STOCK
+from ._classes import OURS, STOCK
 from .functional.conv import KERNEL_DTYPES
 
 _OURS, _STOCK = tuple(OURS), tuple(STOCK)

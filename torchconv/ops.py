@@ -50,6 +50,7 @@ def convolution_output_size(
 
 
 @register_fake("torchconv::convolution")
+@register_fake("torchconv::convolution_relu")
 def _(
     input: Tensor,
     weight: Tensor,
@@ -103,6 +104,11 @@ def _(
 @register_fake("torchconv::convolution_bias_grad")
 def _(grad: Tensor) -> Tensor:
     return grad.new_empty(grad.shape[1])
+
+
+@register_fake("torchconv::relu_bias_grad")
+def _(grad: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
+    return _empty(grad.shape, grad, activation_format(output, output)), grad.new_empty(grad.shape[1])
 
 
 # ---- pooling ----

@@ -5,6 +5,7 @@
 #include "transpose.inl"
 #include "direct.inl"
 #include "correlate.inl"
+#include "bias.inl"
 #include "depthwise.inl"
 
 template <class T>

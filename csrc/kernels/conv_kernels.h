@@ -30,6 +30,7 @@ struct Gather {
   int64_t tap_count, grid[3];   // grid[0] · grid[1] · grid[2], or 0
   View source, target;
   int64_t weight_g, weight_m, weight_c;  // element strides of the weight tensor
+  bool relu;                             // of gather: target = max(0, the sum); NaN stays
 
   int64_t positions() const { return batch * count[0] * count[1] * count[2]; }
   int64_t depth() const { return tap_count * c; }  // length of one inner product, k = (tap, channel)
@@ -46,6 +47,12 @@ struct Depthwise {
   int64_t input[3], output[3], kernel[3], stride[3], dilation[3], before[3];
   View x, y;                      // the input's side and the output's
   int64_t weight_m, weight_k[3];  // strides of the weight [channels * multiplier, 1, kernel]
+  bool relu;                      // of the forward pass, as in Gather
+};
+
+// A gradient of [batch, channels, positions], and into how many pieces the work is cut: by the shape alone.
+struct BiasGrad {
+  int64_t batch, channels, positions, splits;
 };
 
 // What counts as one tap of a correlation: each; those in a row of the kernel; all of them, copied as patches.
@@ -104,12 +111,10 @@ struct ConvKernels {
   void (*store_weight)(const Gather&, int64_t group, const A* sums, int64_t splits, int64_t split_stride,
                        int64_t m_begin, int64_t m_end, T* weight);
 
-  // totals[c] = sum of grad over rows [begin, end) of [batch · positions][channels] (channels-last), or of the samples
-  // [begin, end) of [batch][channels][positions], for channels [c_begin, c_end).
-  void (*bias_grad)(bool channels_last, int64_t channels, int64_t positions, int64_t begin, int64_t end,
-                    int64_t c_begin, int64_t c_end, const T* grad, double* totals);
-  // out[c] = totals [parts][channels], added in order.
-  void (*store_bias)(int64_t parts, int64_t channels, const double* totals, T* out);
+  // Sums of a gradient over samples and positions, under the mask of a ReLU where there is one: see bias.inl.
+  void (*bias_grad)(bool channels_last, const BiasGrad&, int64_t split, const T* grad, const T* output, T* masked,
+                    double* sums);
+  void (*store_bias)(const BiasGrad&, const double* sums, T* out);
 
   // Depth-wise, on a weight packed as [tap][output channel]. One item is a map of a sample (contiguous) or a row of
   // pixels of a sample (channels-last); of the weight gradient, an output channel or a block of depthwise_block.
@@ -123,7 +128,6 @@ struct ConvKernels {
                                 A* scratch);
 };
 
-constexpr int64_t bias_block = 512;      // channels of one task of a bias gradient
 constexpr int64_t bias_run = 64;         // terms summed in float before the sum goes to a double
 constexpr int64_t depthwise_block = 16;  // channels of one item of a channels-last weight gradient
 // Tuning that the callers share with the kernels.

@@ -74,6 +74,7 @@ inline void add_product(A w, const T* x, int64_t stride, int64_t length, A* sum)
 template <class T, class A>
 void forward_map(const Depthwise& d, int64_t n, int64_t c, const T* x, const A* w, const T* bias, T* y, A* sum) {
   const int64_t channels = d.channels * d.multiplier;
+  const A floor = floor_of<A>(d.relu);
   for (int64_t m = c * d.multiplier; m < (c + 1) * d.multiplier; ++m)
     for (int64_t o0 = 0; o0 < d.output[0]; ++o0)
       for (int64_t o1 = 0; o1 < d.output[1]; ++o1) {
@@ -87,13 +88,15 @@ void forward_map(const Depthwise& d, int64_t n, int64_t c, const T* x, const A* 
           }
         });
         T* to = y + n * d.y.n + m * d.y.c + o0 * d.y.s[0] + o1 * d.y.s[1];
-        for (int64_t o = 0; o < d.output[2]; ++o) narrow(bias ? sum[o] + widen(bias[m]) : sum[o], to + o);
+        for (int64_t o = 0; o < d.output[2]; ++o)
+          narrow(raised(bias ? sum[o] + widen(bias[m]) : sum[o], floor), to + o);
       }
 }
 
 template <class T, class A>
 void forward_row(const Depthwise& d, int64_t n, int64_t row, const T* x, const A* w, const T* bias, T* y, A* sum) {
   const int64_t o0 = row / d.output[1], o1 = row % d.output[1], channels = d.channels * d.multiplier;
+  const A floor = floor_of<A>(d.relu);
   for (int64_t o = 0; o < d.output[2]; ++o) {
     zero(sum, channels);
     for_rows(d, o0, o1, [&](int64_t tap, int64_t i0, int64_t i1) {
@@ -109,7 +112,7 @@ void forward_row(const Depthwise& d, int64_t n, int64_t row, const T* x, const A
       }
     });
     T* to = y + n * d.y.n + o0 * d.y.s[0] + o1 * d.y.s[1] + o * d.y.s[2];
-    for (int64_t m = 0; m < channels; ++m) narrow(bias ? sum[m] + widen(bias[m]) : sum[m], to + m);
+    for (int64_t m = 0; m < channels; ++m) narrow(raised(bias ? sum[m] + widen(bias[m]) : sum[m], floor), to + m);
   }
 }
 

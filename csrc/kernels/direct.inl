@@ -37,17 +37,20 @@ struct Place {
 // Panels side by side in one tile, with as many fewer rows: broadcasts are fewer, and pixels' addresses stay in registers.
 constexpr int tile_panels = TORCHCONV_VECTOR_BYTES == 64 ? 2 : 1;
 
+// bias: [tile_panels · tile_columns], then a vector of the floor that no result is below.
 template <class T, int VECTORS>
 inline __attribute__((always_inline)) void put_pixel(const vector_t<accumulator_t<T>> (&sum)[VECTORS],
                                                      const accumulator_t<T>* bias, int64_t columns, T* to) {
   using A = accumulator_t<T>;
   constexpr int width = VECTORS * lanes<A>;
+  const vector_t<A> floor = load(bias + tile_panels * tile_columns<A>);
   if (columns >= width) {
 #pragma GCC unroll 4
-    for (int j = 0; j < VECTORS; ++j) store_narrowed(to + j * lanes<A>, sum[j] + load(bias + j * lanes<A>));
+    for (int j = 0; j < VECTORS; ++j)
+      store_narrowed(to + j * lanes<A>, raised(sum[j] + load(bias + j * lanes<A>), floor));
   } else {
     A row[width];
-    for (int j = 0; j < VECTORS; ++j) store(row + j * lanes<A>, sum[j] + load(bias + j * lanes<A>));
+    for (int j = 0; j < VECTORS; ++j) store(row + j * lanes<A>, raised(sum[j] + load(bias + j * lanes<A>), floor));
     for (int64_t l = 0; l < columns; ++l) narrow(row[l], to + l);
   }
 }
@@ -374,8 +377,9 @@ void direct(const Gather* g, int64_t residues, bool channels_last, int64_t group
   for (int64_t panel = panel_begin, together; panel < panel_end; panel += together) {
     together = at_most(tile_panels, panel_end - panel);
     const int64_t m = panel * width, columns = at_most(together * width, g->m - m);
-    A panel_bias[tile_panels * width] = {};
+    A panel_bias[tile_panels * width + lanes<A>] = {};
     for (int64_t j = 0; bias && j < columns; ++j) panel_bias[j] = widen(bias[group * g->m + m + j]);
+    store(panel_bias + tile_panels * width, floor_of<A>(g->relu) + vector_t<A>{});
     if (channels_last) {
       direct_panel<T>(g, read, pixels, alike, count, places, runs, packed, panel, panels, panel_bias, columns,
                       target + m);

@@ -62,6 +62,7 @@ template <class T, class A>
 void store_columns(const Gather& g, const Segment* runs, int64_t run_count, int64_t m_begin, int64_t m_end,
                    const T* bias, const A* results, int64_t ld, T* target) {
   const int64_t stride = g.spacing[2] * g.target.s[2];
+  const A floor = floor_of<A>(g.relu);
   for (int64_t i = 0; i < run_count; ++i) {
     T* at = target + target_offset(g, runs[i]);
     for (int64_t m = m_begin; m < m_end; ++m) {
@@ -69,9 +70,10 @@ void store_columns(const Gather& g, const Segment* runs, int64_t run_count, int6
       const A b = bias ? widen(bias[m]) : A(0);
       T* to = at + m * g.target.c;
       if (stride == 1)
-        for (int64_t l = 0; l < runs[i].length; ++l) narrow(bias ? from[l] + b : from[l], to + l);
+        for (int64_t l = 0; l < runs[i].length; ++l) narrow(raised(bias ? from[l] + b : from[l], floor), to + l);
       else
-        for (int64_t l = 0; l < runs[i].length; ++l) narrow(bias ? from[l] + b : from[l], to + l * stride);
+        for (int64_t l = 0; l < runs[i].length; ++l)
+          narrow(raised(bias ? from[l] + b : from[l], floor), to + l * stride);
     }
   }
 }
@@ -80,14 +82,15 @@ void store_columns(const Gather& g, const Segment* runs, int64_t run_count, int6
 template <class T, class A>
 void store_rows(const Gather& g, const Segment* runs, int64_t run_count, int64_t m_begin, int64_t m_end, const T* bias,
                 const A* results, int64_t ld, T* target) {
+  const A floor = floor_of<A>(g.relu);
   for (int64_t i = 0; i < run_count; ++i) {
     T* to = target + target_offset(g, runs[i]) + m_begin;
     const A* from = results + runs[i].first * ld;
     for (int64_t l = 0; l < runs[i].length; ++l, from += ld, to += g.spacing[2] * g.target.s[2]) {
       if (bias)
-        for (int64_t m = 0; m < m_end - m_begin; ++m) narrow(from[m] + widen(bias[m_begin + m]), to + m);
+        for (int64_t m = 0; m < m_end - m_begin; ++m) narrow(raised(from[m] + widen(bias[m_begin + m]), floor), to + m);
       else
-        for (int64_t m = 0; m < m_end - m_begin; ++m) narrow(from[m], to + m);
+        for (int64_t m = 0; m < m_end - m_begin; ++m) narrow(raised(from[m], floor), to + m);
     }
   }
 }

@@ -21,6 +21,17 @@ inline void narrow(float x, bfloat16* y) {
   y->bits = static_cast<uint16_t>((bits & 0x7fffffffu) > 0x7f800000u ? quiet_nan : rounded);
 }
 
+// What a sum is not to fall below where it is stored: `raised(y, floor_of<A>(true))` is a ReLU, bit by bit torch's, NaN
+// and −0 included; `false` changes nothing.
+template <class A>
+inline A floor_of(bool relu) {
+  return relu ? A(0) : -__builtin_inf();
+}
+template <class A>
+inline A raised(A y, A floor) {
+  return y < floor ? floor : y;
+}
+
 // A full register of accumulators, written with GCC's vector extension: the compiler picks the instructions of the
 // capability this file is compiled for. `unaligned` is what memory holds.
 template <class A>

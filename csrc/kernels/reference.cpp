@@ -39,10 +39,11 @@ int64_t at(const int64_t (&s)[3], const int64_t (&i)[3]) { return i[0] * s[0] + 
 
 }  // namespace
 
-// y[n, o, t] = b[o] + Σ_c Σ_k w[o, c, k] · x[n, c, t·stride − before + k·dilation]
+// y[n, o, t] = b[o] + Σ_c Σ_k w[o, c, k] · x[n, c, t·stride − before + k·dilation], with relu no less than 0
 template <class T>
 void forward(const Problem& p, int64_t n, int64_t o, const T* x, const T* w, const T* bias, T* y) {
   const int64_t first = o / p.out_per_group * p.in_per_group;
+  const double floor = floor_of<double>(p.relu);
   for_positions(p.output, [&](const int64_t (&t)[3]) {
     double sum = bias ? widen(bias[o]) : 0;
     for_taps(p, t, [&](const int64_t (&k)[3], const int64_t (&i)[3]) {
@@ -50,7 +51,7 @@ void forward(const Problem& p, int64_t n, int64_t o, const T* x, const T* w, con
         sum += static_cast<double>(widen(w[o * p.weight_o + c * p.weight_c + at(p.weight_k, k)])) *
                static_cast<double>(widen(x[n * p.x.n + (first + c) * p.x.c + at(p.x.s, i)]));
     });
-    store_rounded(sum, y + n * p.y.n + o * p.y.c + at(p.y.s, t));
+    store_rounded(raised(sum, floor), y + n * p.y.n + o * p.y.c + at(p.y.s, t));
   });
 }
 

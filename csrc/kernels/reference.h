@@ -11,6 +11,7 @@ struct Problem {
   int64_t input[3], output[3], kernel[3], stride[3], dilation[3], before[3];
   View x, y;
   int64_t weight_o, weight_c, weight_k[3];
+  bool relu;  // of forward
 };
 
 template <class T>

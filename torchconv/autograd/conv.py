@@ -14,6 +14,9 @@ its operands is another of the three:
 
 Derivatives of every order, forward and reverse, follow. A window is ``(stride, padding, dilation, groups, algorithm)``,
 padding with two numbers an axis (before, after).
+
+A ReLU that follows is a Function of its own, so that these stay bilinear: with the mask ``m = (y > 0)`` of its output,
+``ȳ ↦ m·ȳ`` is linear, and is its derivative both ways.
 """
 
 from collections.abc import Sequence
@@ -24,6 +27,8 @@ from torch import Tensor
 from torch.autograd import Function
 
 from ._common import below_autograd, register
+
+aten = torch.ops.aten
 
 
 def weight_format(weight: Tensor) -> torch.memory_format:
@@ -86,19 +91,15 @@ class Convolution(Function):
         if grad is None:
             return (None,) * 8
         input, weight = ctx.saved_tensors
-        to_input, to_weight, to_bias = ctx.needs_input_grad[:3]
         return (
-            convolution_input_grad(grad, weight, ctx.input_size, *ctx.window) if to_input else None,
-            convolution_weight_grad(grad, input, ctx.weight_size, *ctx.window, ctx.weight_format)
-            if to_weight
-            else None,
-            convolution_bias_grad(grad) if to_bias else None,
+            *_operand_grads(ctx, grad, input, weight),
+            convolution_bias_grad(grad) if ctx.needs_input_grad[2] else None,
             *(None,) * 5,
         )
 
     @staticmethod
     def jvp(ctx: Any, input: Tensor | None, weight: Tensor | None, bias: Tensor | None, *_: Any) -> Tensor | None:
-        x, w = ctx.saved_tensors
+        x, w = ctx.saved_tensors[:2]
         out = _total(
             [
                 None if input is None else convolution(input, w, None, *ctx.window),
@@ -135,6 +136,54 @@ class Convolution(Function):
             bias = bias.movedim(at_bias, 0).unsqueeze(1 - axis)
             out = out + bias.reshape(*bias.shape, *[1] * (out.dim() - 3))
         return out, axis
+
+
+def _operand_grads(ctx: Any, grad: Tensor, input: Tensor, weight: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """The gradients of a convolution's input and weight, where they are needed."""
+    to_input, to_weight = ctx.needs_input_grad[:2]
+    return (
+        convolution_input_grad(grad, weight, ctx.input_size, *ctx.window) if to_input else None,
+        convolution_weight_grad(grad, input, ctx.weight_size, *ctx.window, ctx.weight_format) if to_weight else None,
+    )
+
+
+class ConvolutionReLU(Function):
+    """y = max(0, x * w + b), where NaN stays, of Convolution's operands. Keeps its output, as a ReLU does."""
+
+    @staticmethod
+    def forward(*args: Any) -> Tensor:
+        return below_autograd("convolution_relu", *args)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        input, weight, _, *ctx.window = inputs
+        ctx.set_materialize_grads(False)
+        ctx.input_size, ctx.weight_size, ctx.weight_format = input.shape, weight.shape, weight_format(weight)
+        to_input, to_weight = ctx.needs_input_grad[:2]
+        ctx.save_for_backward(input if to_weight else None, weight if to_input else None, output)
+        ctx.save_for_forward(input, weight, output)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None) -> tuple:
+        if grad is None:
+            return (None,) * 8
+        input, weight, output = ctx.saved_tensors
+        output, of_bias = output.detach(), None  # the mask has no derivative
+        if ctx.needs_input_grad[2]:
+            grad, of_bias = relu_bias_grad(grad, output)
+        else:
+            grad = aten.threshold_backward(grad, output, 0)
+        return (*_operand_grads(ctx, grad, input, weight), of_bias, *(None,) * 5)
+
+    @staticmethod
+    def jvp(ctx: Any, input: Tensor | None, weight: Tensor | None, bias: Tensor | None, *_: Any) -> Tensor | None:
+        out = Convolution.jvp(ctx, input, weight, bias)
+        return None if out is None else aten.threshold_backward(out, ctx.saved_tensors[2].detach(), 0)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple:
+        out, axis = Convolution.vmap(info, in_dims, *args)
+        return out.relu(), axis
 
 
 class ConvolutionInputGrad(Function):
@@ -274,7 +323,38 @@ class ConvolutionBiasGrad(Function):
         return out.unflatten(0, (info.batch_size, -1)), 0
 
 
+class ReLUBiasGrad(Function):
+    """m·ȳ, and its sum over samples and positions; ȳ [N, C, *] is the gradient of a ReLU's output y, m = (y > 0)."""
+
+    @staticmethod
+    def forward(*args: Any) -> tuple[Tensor, Tensor]:
+        return below_autograd("relu_bias_grad", *args)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, outputs: tuple) -> None:
+        ctx.save_for_backward(inputs[1])
+        ctx.save_for_forward(inputs[1])
+
+    @staticmethod
+    def backward(ctx: Any, of_masked: Tensor, of_bias: Tensor) -> tuple[Tensor, None]:
+        total = of_masked + _as_channel(of_bias, of_masked.dim())
+        return aten.threshold_backward(total, ctx.saved_tensors[0].detach(), 0), None
+
+    @staticmethod
+    def jvp(ctx: Any, grad: Tensor | None, output: Tensor | None) -> tuple[Tensor, Tensor]:
+        (y,) = ctx.saved_tensors
+        return relu_bias_grad(torch.zeros_like(y) if grad is None else grad, y.detach())
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple, *args: Tensor) -> tuple:
+        operands = (_into_channels(t, at, info.batch_size) for t, at in zip(args, in_dims, strict=True))
+        masked, bias = relu_bias_grad(*operands)
+        return (masked.unflatten(1, (info.batch_size, -1)), bias.unflatten(0, (info.batch_size, -1))), (1, 0)
+
+
 convolution = register("convolution", Convolution)
+convolution_relu = register("convolution_relu", ConvolutionReLU)
 convolution_input_grad = register("convolution_input_grad", ConvolutionInputGrad)
 convolution_weight_grad = register("convolution_weight_grad", ConvolutionWeightGrad)
 convolution_bias_grad = register("convolution_bias_grad", ConvolutionBiasGrad)
+relu_bias_grad = register("relu_bias_grad", ReLUBiasGrad)

@@ -10,7 +10,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from ..autograd.conv import convolution, convolution_input_grad
+from ..autograd.conv import convolution, convolution_input_grad, convolution_relu
 
 Ints: TypeAlias = int | Sequence[int]
 Padding: TypeAlias = str | int | Sequence[int] | Sequence[Sequence[int]]
@@ -126,8 +126,11 @@ def _conv(
     dilation: Ints,
     groups: int,
     algorithm: str,
+    activation: str | None,
 ) -> Tensor:
     name = f"conv{dims}d"
+    if activation not in (None, "relu"):
+        raise RuntimeError(f"{name}: activation must be None or 'relu', got {activation!r}")
     if weight.dim() != dims + 2:
         raise RuntimeError(f"{name}: expected a weight of {dims + 2} axes, got shape {list(weight.shape)}")
     stride = _per_axis(stride, dims, "stride", name, 1)
@@ -139,9 +142,11 @@ def _conv(
     if _has_kernel(x, w, b):
         _check_operands(x, w, b, w.shape[0], dims, name)
         flat = [side for pair in sides for side in pair]
-        out = convolution(x, w, b, stride, flat, dilation, groups, algorithm)
+        run = convolution if activation is None else convolution_relu
+        out = run(x, w, b, stride, flat, dilation, groups, algorithm)
     else:
         out = _built_in(dims, x, w, b, stride, sides, dilation, groups, algorithm)
+        out = out if activation is None else out.relu()
     return out if batched else out.squeeze(0)
 
 
@@ -244,6 +249,7 @@ def _conv_doc(dims: int) -> str:
             ``'valid'`` for none; ``'same'`` for an output side of ``⌈side/stride⌉``, the odd zero at the end.
         groups: channels are cut into so many independent convolutions.
         algorithm: ``"auto"``, or the name of the one to use (see ``torchconv.explain``).
+        activation: None, or ``"relu"`` for ``max(0, out)``, at no cost of its own.
 
     Returns:
         [N, O, *] (or [O, *]) with sides ``⌊(side + padding − dilation·(kernel − 1) − 1)/stride⌋ + 1``, channels-last
@@ -291,8 +297,9 @@ def conv1d(
     groups: int = 1,
     *,
     algorithm: str = "auto",
+    activation: str | None = None,
 ) -> Tensor:
-    return _conv(1, input, weight, bias, stride, padding, dilation, groups, algorithm)
+    return _conv(1, input, weight, bias, stride, padding, dilation, groups, algorithm, activation)
 
 
 def conv2d(
@@ -305,8 +312,9 @@ def conv2d(
     groups: int = 1,
     *,
     algorithm: str = "auto",
+    activation: str | None = None,
 ) -> Tensor:
-    return _conv(2, input, weight, bias, stride, padding, dilation, groups, algorithm)
+    return _conv(2, input, weight, bias, stride, padding, dilation, groups, algorithm, activation)
 
 
 def conv3d(
@@ -319,8 +327,9 @@ def conv3d(
     groups: int = 1,
     *,
     algorithm: str = "auto",
+    activation: str | None = None,
 ) -> Tensor:
-    return _conv(3, input, weight, bias, stride, padding, dilation, groups, algorithm)
+    return _conv(3, input, weight, bias, stride, padding, dilation, groups, algorithm, activation)
 
 
 def conv_transpose1d(

@@ -1,10 +1,21 @@
 """Convolution and pooling layers under the names, with the constructors and of the types of torch.nn's.
 
 Each class is a subclass of its namesake in torch.nn and holds the same parameters, buffers and attributes, so that
-isinstance checks, initialisation schemes, pruning, parametrizations and state_dicts go on working.
+isinstance checks, initialisation schemes, pruning, parametrizations and state_dicts go on working. ConvReLU1d, 2d and
+3d have no namesake there: they are Conv1d, 2d and 3d with a ReLU at the end.
 """
 
-from .conv import Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
+from .conv import (
+    Conv1d,
+    Conv2d,
+    Conv3d,
+    ConvReLU1d,
+    ConvReLU2d,
+    ConvReLU3d,
+    ConvTranspose1d,
+    ConvTranspose2d,
+    ConvTranspose3d,
+)
 from .pool import (
     AdaptiveAvgPool1d,
     AdaptiveAvgPool2d,
@@ -36,6 +47,9 @@ __all__ = [
     "Conv1d",
     "Conv2d",
     "Conv3d",
+    "ConvReLU1d",
+    "ConvReLU2d",
+    "ConvReLU3d",
     "ConvTranspose1d",
     "ConvTranspose2d",
     "ConvTranspose3d",

@@ -1,7 +1,7 @@
 """Convolution and transposed convolution layers: torch.nn's, calling torchconv.functional.
 
-What is added to torch.nn: the choice of an algorithm, padding='same' with a stride, and padding that differs on the two
-sides of an axis. Source of everything else: torch/nn/modules/conv.py.
+What is added to torch.nn: the choice of an algorithm, padding='same' with a stride, padding that differs on the two
+sides of an axis, and layers that end in a ReLU. Source of everything else: torch/nn/modules/conv.py.
 """
 
 from collections.abc import Callable, Sequence
@@ -52,6 +52,31 @@ _CONV_DOC = """{n}-D convolution (the field's correlation) of a batch of stacks 
         RuntimeError: an input that torchconv.functional.conv{n}d refuses, or an algorithm that cannot run on it.
 
     Source: torch.nn.Conv{n}d, whose signature, parameters and results these are.
+    """
+
+_RELU_DOC = """{n}-D convolution followed by a ReLU, as one operator: ``torch.relu`` of torchconv.nn.Conv{n}d.
+
+    .. math::
+        y[b, s, i] = \\max\\Bigl(0, \\;
+            bias[s] + \\sum_{{p, k}} w[s, p, k] \\, x[b, p, stride \\cdot i + dilation \\cdot k - padding]\\Bigr)
+
+    The activation costs no pass over memory of its own, forward; backward, it shares one with the bias's gradient.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, algorithm:
+            torchconv.nn.Conv{n}d's.
+
+    Shape:
+        - Input: (N, C_in, {axes}) or (C_in, {axes})
+        - Output: (N, C_out, {out}) or (C_out, {out}), sides as torchconv.nn.Conv{n}d's
+
+    Attributes:
+        weight (Parameter), bias (Parameter or None): torchconv.nn.Conv{n}d's, so that a state_dict of either fits both.
+
+    Raises:
+        ValueError, RuntimeError: where torchconv.nn.Conv{n}d does.
+
+    Source: torch.nn.Conv{n}d and torch.nn.ReLU, whose results these are.
     """
 
 _TRANSPOSE_DOC = """{n}-D transposed (expanding) convolution of a batch of stacks of maps, plus a bias.
@@ -131,6 +156,7 @@ class _Conv(_Algorithm):
     """What Conv1d, Conv2d and Conv3d share; stands before torch.nn's class in each of their lists of bases."""
 
     _functional: Callable[..., Tensor]
+    _activation: str | None = None
 
     def __init__(
         self,
@@ -177,12 +203,23 @@ class _Conv(_Algorithm):
         return [side for pair in reversed(pairs) for side in pair]
 
     def _conv_forward(self: Any, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return self._convolve(input, weight, bias, self._activation)
+
+    def _convolve(self: Any, input: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None) -> Tensor:
         padding = self.padding
         if self.padding_mode != "zeros":
             size = input.shape[-len(self.kernel_size) :]
             input, padding = pad(input, self._pad_amounts(size), mode=self.padding_mode), 0
         return self._functional(
-            input, weight, bias, self.stride, padding, self.dilation, self.groups, algorithm=self.algorithm
+            input,
+            weight,
+            bias,
+            self.stride,
+            padding,
+            self.dilation,
+            self.groups,
+            algorithm=self.algorithm,
+            activation=activation,
         )
 
 
@@ -255,6 +292,21 @@ class Conv2d(_Conv, torch.nn.Conv2d):
 class Conv3d(_Conv, torch.nn.Conv3d):
     __doc__ = document(_CONV_DOC, 3)
     _functional = staticmethod(functional.conv3d)
+
+
+class ConvReLU1d(Conv1d):
+    __doc__ = document(_RELU_DOC, 1)
+    _activation = "relu"
+
+
+class ConvReLU2d(Conv2d):
+    __doc__ = document(_RELU_DOC, 2)
+    _activation = "relu"
+
+
+class ConvReLU3d(Conv3d):
+    __doc__ = document(_RELU_DOC, 3)
+    _activation = "relu"
 
 
 class ConvTranspose1d(_ConvTranspose, torch.nn.ConvTranspose1d):

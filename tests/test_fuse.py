@@ -1,0 +1,551 @@
+"""convert(model, fuse=True): what it joins, what it leaves alone and says so, and that no result changes."""
+
+import copy
+import io
+import pickle
+from collections import Counter
+
+import pytest
+import torch
+from test_convert import Plain, classes, errors, picture, run
+from torch.nn import BatchNorm1d, BatchNorm2d, Conv2d, Identity, ReLU, ReLU6, Sequential
+
+import torchconv
+from torchconv import nn
+from torchconv.nn import fused
+
+torchvision = pytest.importorskip("train._torchvision", reason="torchvision is not installed").torchvision
+
+from train.models import MODELS  # noqa: E402
+
+NETWORKS = {  # the classes of their convolutions once fused, and how many layers are said not to be
+    # Two blocks of a stage share no ReLU, but each calls its own twice, for two sums.
+    "resnet18": ({"ConvBatchNormReLU2d": 1, "ConvBatchNorm2d": 19}, 8),
+    "vgg16_bn": ({"ConvBatchNormReLU2d": 13}, 0),
+    "vgg16": ({"ConvReLU2d": 13}, 0),
+    "alexnet": ({"ConvReLU2d": 5}, 0),
+    "mobilenet_v2": ({"ConvBatchNorm2d": 52}, 0),  # its activations are ReLU6
+    "googlenet": ({"ConvBatchNorm2d": 59}, 0),  # torch.nn.functional.relu, which is no layer
+    "densenet121": ({"ConvBatchNormReLU2d": 59, "Conv2d": 61}, 0),
+    "squeezenet1_1": ({"ConvReLU2d": 26}, 0),
+}
+
+
+def network(name):
+    keywords = dict(init_weights=False) if name == "googlenet" else {}
+    model = getattr(torchvision.models, name)(num_classes=10, **keywords)
+    if name.startswith(("vgg", "alexnet")):  # less to wait for
+        model.classifier = torch.nn.Linear(model.classifier[0 if name[0] == "v" else 1].in_features, 10)
+    for module in model.modules():  # statistics that do something
+        if isinstance(module, BatchNorm2d):
+            torch.nn.init.uniform_(module.running_mean, -0.1, 0.1)
+            torch.nn.init.uniform_(module.running_var, 0.5, 2)
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+            torch.nn.init.uniform_(module.bias, -0.5, 0.5)
+    return model
+
+
+def kinds(model):
+    return Counter(type(module).__name__ for module in model.modules() if isinstance(module, torch.nn.Conv2d))
+
+
+def small(*, inplace=True, bias=True):
+    torch.manual_seed(0)
+    model = Sequential(
+        Conv2d(3, 4, 3, padding=1, bias=bias), ReLU(inplace=inplace),
+        Conv2d(4, 6, 3, stride=2, padding=1, padding_mode="reflect", bias=bias), BatchNorm2d(6), ReLU(inplace=inplace),
+        Conv2d(6, 4, 1, groups=2, bias=bias), BatchNorm2d(4),
+        torch.nn.AdaptiveAvgPool2d(2),
+    )  # fmt: skip
+    for norm in (model[3], model[6]):
+        torch.nn.init.uniform_(norm.running_mean, -1, 1)
+        torch.nn.init.uniform_(norm.running_var, 0.5, 2)
+        torch.nn.init.uniform_(norm.weight, -1.5, 1.5)
+    return model.double()
+
+
+FUSED = ["ConvReLU2d", "FusedReLU", "ConvBatchNormReLU2d", "FusedBatchNorm2d", "FusedReLU", "ConvBatchNorm2d"]
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks_keep_their_outputs_and_gradients(name, training):
+    torch.manual_seed(0)
+    stock = network(name).train(training).double()
+    unfused = torchconv.convert(copy.deepcopy(stock))
+    ours = torchconv.convert(copy.deepcopy(stock), fuse=True, report=(left := []))
+    expected, reported = NETWORKS[name]
+    assert kinds(ours) == expected
+    assert len(left) == reported, list(map(str, left))
+    assert list(ours.state_dict()) == list(stock.state_dict())
+    torch.manual_seed(2)
+    x = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    exact = run(stock, x)
+    assert errors(run(ours, x), exact).max() < 1e-9
+    unfused, ours = unfused.float(), ours.float()
+    plain, mine = run(unfused, x.float()), run(ours, x.float())
+    if training:  # the same operations
+        for one, other in zip(mine, plain, strict=True):
+            assert one is other is None or torch.equal(one, other)
+    else:
+        # Folding rounds the weight once more, and saves two roundings of the output. Gradients have no such bound:
+        # where an output of a ReLU is zero but for rounding, a derivative jumps.
+        assert errors(mine, exact)[0] < 4 * errors(plain, exact)[0]
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("home", [nn, torch.nn], ids=["ours", "stock"])
+def test_the_networks_of_train(name, home):
+    torch.manual_seed(0)
+    model = MODELS[name](home, in_channels=3) if name != "lenet5" else MODELS[name](home)
+    x = torch.randn(2, next(model.parameters()).shape[1], 32, 32, dtype=torch.float64)
+    for training in (True, False):
+        stock = copy.deepcopy(model).train(training).double()
+        ours = torchconv.convert(copy.deepcopy(stock), fuse=True, report=(left := []))
+        assert not left
+        assert set(kinds(ours)) == {"ConvBatchNormReLU2d" if name == "vgg16" else "ConvReLU2d"}
+        assert errors(run(ours, x), run(stock, x)).max() < 1e-9
+
+
+def test_what_is_done_where(monkeypatch):
+    """The absorbed layers hand on what they get, and in training alone batch norms are run."""
+    model = torchconv.convert(small(), fuse=True)
+    assert [type(module).__name__ for module in model][:6] == FUSED
+    seen = []
+    for name in ("convolution", "convolution_relu"):
+        original = getattr(torchconv.functional.conv, name)
+        monkeypatch.setattr(
+            torchconv.functional.conv,
+            name,
+            lambda *args, name=name, original=original: (seen.append(name), original(*args))[1],
+        )
+    x = picture(2, 3, 16, 16)
+    model.eval()(x)
+    assert seen == ["convolution_relu", "convolution_relu", "convolution"]
+    before = model[3].running_mean.clone()
+    model.train()(x)
+    assert seen[3:] == ["convolution_relu", "convolution", "convolution"]
+    assert not torch.equal(model[3].running_mean, before)
+    y = torch.randn(2, 4, 3, 3)
+    assert model.eval()[1](y) is model[6](y) is y
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("inplace", [True, False])
+def test_small_network(inplace, bias):
+    stock = small(inplace=inplace, bias=bias)
+    ours = torchconv.convert(copy.deepcopy(stock), fuse=True)
+    x = picture(2, 3, 9, 8)
+    for training in (True, False, True, False):
+        assert errors(run(ours.train(training), x), run(stock.train(training), x)).max() < 1e-12
+    # A large weight on a small map is not scaled: the batch norm is then run by the convolution.
+    x = picture(2, 3, 2, 2)
+    assert errors(run(ours, x), run(stock, x)).max() < 1e-12
+
+
+def test_nothing_goes_stale():
+    stock, ours = small(), torchconv.convert(small(), fuse=True).eval()
+    x = picture(2, 3, 8, 8)
+    stock.eval()
+
+    def same():
+        assert errors([ours(x)], [stock(x)]).max() < 1e-12
+
+    same()
+    torch.manual_seed(3)
+    other = {
+        key: torch.rand_like(value) if value.is_floating_point() else value for key, value in stock.state_dict().items()
+    }
+    for model in (stock, ours):
+        model.load_state_dict(other)
+    same()
+    for model in (stock, ours):
+        model[3].weight.data.mul_(2)  # where no version counter tells
+        model[2].weight.data = model[2].weight.data * 3
+        model[6].running_var.fill_(2)
+        model[6].eps = 0.1
+    same()
+    for model in (stock, ours):
+        model[6].weight = torch.nn.Parameter(torch.full((4,), 0.5, dtype=torch.float64))
+        torch.nn.utils.parametrizations.weight_norm(model[2])
+    same()
+    for model in (stock, ours):
+        model.train()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+        for _ in range(2):
+            optimizer.zero_grad()
+            model(x).pow(2).sum().backward()
+            optimizer.step()
+        model.eval()
+    same()
+    parameters = {name: 2 * value for name, value in dict(ours.named_parameters()).items()}
+    torch.testing.assert_close(
+        torch.func.functional_call(ours, parameters, x), torch.func.functional_call(stock, parameters, x)
+    )
+
+
+def test_a_batch_norm_frozen_alone():
+    stock, ours = small(), torchconv.convert(small(), fuse=True)
+    x = picture(2, 3, 8, 8)
+    for model in (stock, ours):
+        model.train()[3].eval()
+    assert errors(run(ours, x), run(stock, x)).max() < 1e-12
+    for model in (stock, ours):
+        model.eval()[3].train()
+    assert errors(run(ours, x), run(stock, x)).max() < 1e-12
+
+
+def test_layers_keep_everything_and_revert_is_exact():
+    model = small()
+    before, text, keys = classes(model), repr(model), list(model.state_dict())
+    attributes = [dict(vars(module)) for module in model.modules()]
+    tensors = [id(t) for t in (*model.parameters(), *model.buffers())]
+    names = {name: id(module) for name, module in model.named_modules(remove_duplicate=False)}
+    assert torchconv.convert(model, fuse=True) is model
+    joined = classes(model)
+    assert classes(torchconv.convert(model, fuse=True, report=(left := []))) == joined
+    assert classes(torchconv.convert(model, report=left)) == joined
+    assert left == []
+    assert list(model.state_dict()) == keys
+    assert [id(t) for t in (*model.parameters(), *model.buffers())] == tensors
+    assert {name: id(module) for name, module in model.named_modules(remove_duplicate=False)} == names
+    assert all(isinstance(module, cls) for module, cls in zip(model.modules(), before, strict=True))
+    assert torchconv.revert(model) is model
+    assert classes(model) == before
+    assert repr(model) == text
+    assert [dict(vars(module)) for module in model.modules()] == attributes
+    # And what was converted before is joined as well.
+    assert classes(torchconv.convert(torchconv.convert(model), fuse=True)) == joined
+
+
+def test_copies():
+    model = torchconv.convert(small(), fuse=True).eval()
+    x = picture(2, 3, 8, 8)
+    expected = model(x)
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model)), torch.load(file, weights_only=False)):
+        assert torch.equal(other(x), expected)
+        with torch.no_grad():
+            other[3].weight.zero_()  # its own batch norm's, not the original's
+        assert not torch.equal(other(x), expected)
+        assert torch.equal(model(x), expected)
+        assert classes(torchconv.revert(other)) == classes(small())
+
+
+class Forward(torch.nn.Module):
+    """conv, norm and relu, put together by `forward`."""
+
+    def __init__(self, forward, **layers):
+        super().__init__()
+        self.conv, self.other, self.norm, self.relu = (
+            Conv2d(4, 4, 3, padding=1),
+            Conv2d(4, 4, 1),
+            BatchNorm2d(4),
+            ReLU(),
+        )
+        self.body = forward
+        for name, layer in layers.items():
+            setattr(self, name, layer)
+
+    def forward(self, x):
+        return self.body(self, x)
+
+
+def hooked(layer, kind="forward"):
+    getattr(layer, f"register_{kind}_hook")(lambda *_: None)
+    return layer
+
+
+ELSEWHERE = "not fused with relu (ReLU): the output of conv goes elsewhere too"
+LEFT_ALONE = {
+    "a chain": (lambda m, x: m.relu(m.norm(m.conv(x))), {}, ["ConvBatchNormReLU2d", "Conv2d"], []),
+    "the input by name": (lambda m, x: m.relu(m.conv(input=x)), {}, ["ConvReLU2d", "Conv2d"], []),
+    "a skip": (lambda m, x: m.relu(y := m.conv(x)) + y, {}, ["Conv2d", "Conv2d"], [f"conv (Conv2d): {ELSEWHERE}"]),
+    "two outputs": (
+        lambda m, x: (m.relu(y := m.conv(x)), y),
+        {},
+        ["Conv2d", "Conv2d"],
+        [f"conv (Conv2d): {ELSEWHERE}"],
+    ),
+    "its mean": (
+        lambda m, x: m.relu(y := m.conv(x)) + y.mean(),
+        {},
+        ["Conv2d", "Conv2d"],
+        [f"conv (Conv2d): {ELSEWHERE}"],
+    ),
+    "one ReLU of two": (
+        lambda m, x: m.relu(m.other(m.relu(m.conv(x)))),
+        {},
+        ["Conv2d", "Conv2d"],
+        [
+            "conv (Conv2d): not fused with relu (ReLU): relu is called several times",
+            "other (Conv2d): not fused with relu (ReLU): relu is called several times",
+        ],
+    ),
+    "one convolution twice": (
+        lambda m, x: m.norm(m.conv(m.relu(m.conv(x)))),
+        {},
+        ["Conv2d", "Conv2d"],
+        ["conv (Conv2d): not fused with relu (ReLU): conv is called several times"],
+    ),
+    "a sum": (lambda m, x: m.relu(m.conv(x) + m.other(x)), {}, ["Conv2d", "Conv2d"], []),
+    "in training alone": (
+        lambda m, x: m.relu(m.conv(x)) if m.training else m.conv(x),
+        {},
+        ["Conv2d", "Conv2d"],
+        [f"conv (Conv2d): {ELSEWHERE}"],
+    ),
+    "another in training": (
+        lambda m, x: m.relu(m.conv(x)) if m.training else m.relu(m.other(m.conv(x))),
+        {},
+        ["Conv2d", "Conv2d"],
+        [f"conv (Conv2d): {ELSEWHERE}", "other (Conv2d): not fused with relu (ReLU): relu takes something else too"],
+    ),
+    "ReLU6": (lambda m, x: m.relu(m.conv(x)), dict(relu=ReLU6()), ["Conv2d", "Conv2d"], []),
+    "a function": (lambda m, x: torch.relu(m.conv(x)), {}, ["Conv2d", "Conv2d"], []),
+    "a layer between": (lambda m, x: m.relu(m.norm(m.conv(x))), dict(norm=Identity()), ["Conv2d", "Conv2d"], []),
+    "no statistics": (
+        lambda m, x: m.relu(m.norm(m.conv(x))),
+        dict(norm=BatchNorm2d(4, track_running_stats=False)),
+        ["Conv2d", "Conv2d"],
+        ["conv (Conv2d): not fused with norm (BatchNorm2d): it has no running statistics"],
+    ),
+    "a hook on the ReLU": (
+        lambda m, x: m.relu(m.norm(m.conv(x))),
+        dict(relu=hooked(ReLU())),
+        ["ConvBatchNorm2d", "Conv2d"],
+        ["conv (ConvBatchNorm2d): not fused with relu (ReLU): a hook sees what is between"],
+    ),
+    "a hook before the ReLU": (
+        lambda m, x: m.relu(m.conv(x)),
+        dict(relu=hooked(ReLU(), "forward_pre")),
+        ["Conv2d", "Conv2d"],
+        ["conv (Conv2d): not fused with relu (ReLU): a hook sees what is between"],
+    ),
+    "a hook on the convolution": (
+        lambda m, x: m.relu(m.conv(x)),
+        dict(conv=hooked(Conv2d(4, 4, 3, padding=1), "full_backward")),
+        ["Conv2d", "Conv2d"],
+        ["conv (Conv2d): not fused with relu (ReLU): a hook sees what is between"],
+    ),
+    "a hook before the convolution": (
+        lambda m, x: m.relu(m.conv(x)),
+        dict(conv=hooked(Conv2d(4, 4, 3, padding=1), "forward_pre")),
+        ["ConvReLU2d", "Conv2d"],
+        [],
+    ),
+    "a derived class": (
+        lambda m, x: m.relu(m.conv(x)),
+        dict(conv=type("Mine", (nn.Conv2d,), {})(4, 4, 3, padding=1)),
+        ["Mine", "Conv2d"],
+        ["conv (Mine): not fused with relu: its class derives from torchconv.nn's"],
+    ),
+    "what cannot be traced": (
+        lambda m, x: m.relu(m.conv(x)) if x.sum() > 0 else x,
+        {},
+        ["Conv2d", "Conv2d"],
+        [
+            "the model itself (Forward): fused in its Sequentials only: torch.fx cannot trace it (TraceError: "
+            "symbolically traced variables cannot be used as inputs to control flow)"
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LEFT_ALONE)
+def test_what_is_left_alone(name):
+    forward, layers, expected, reasons = LEFT_ALONE[name]
+    torch.manual_seed(0)
+    stock = Forward(forward, **layers).double()
+    ours = torchconv.convert(copy.deepcopy(stock), fuse=True, report=(left := []))
+    assert [type(module).__name__ for module in (ours.conv, ours.other)] == expected
+    assert list(map(str, left)) == reasons
+    x = picture(2, 4, 6, 6)
+    for training in (True, False):
+        results, exact = run(ours.train(training), x), run(stock.train(training), x)
+        pairs = [(r, e) for r, e in zip(results, exact, strict=True) if e is not None]
+        for result, e in pairs:
+            torch.testing.assert_close(result, e, rtol=1e-10, atol=1e-10)
+
+
+def test_tracing_leaves_no_trace():
+    class Counting(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.relu, self.calls, self.last = Conv2d(3, 4, 3), ReLU(), 0, None
+            self.register_buffer("seen", torch.zeros(()))
+
+        def forward(self, x):
+            self.calls += 1
+            self.seen.add_(1)
+            self.last = self.conv(x + torch.rand(1))
+            return self.relu(self.last)
+
+    model = Counting()
+    state = torch.get_rng_state()
+    torchconv.convert(model, fuse=True, report=[])
+    assert (model.calls, model.last, model.seen.item(), model.training) == (0, None, 0, True)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+class Untraceable(torch.nn.Module):
+    def __init__(self, *layers):
+        super().__init__()
+        self.body = Sequential(*layers)
+
+    def forward(self, x):
+        return self.body(x) if x.sum() > -1e9 else x
+
+
+def test_sequentials_of_what_cannot_be_traced():
+    shared, conv = ReLU(), Conv2d(4, 4, 3)
+
+    class Backwards(Sequential):
+        def forward(self, x):
+            return x
+
+    model = Untraceable(
+        Sequential(Conv2d(3, 4, 3)), Sequential(BatchNorm2d(4), Sequential(ReLU())),  # joined through their walls
+        Conv2d(4, 4, 1), shared, Conv2d(4, 4, 1), shared,
+        hooked(Sequential(Conv2d(4, 4, 1))), ReLU(),
+        hooked(Sequential(Conv2d(4, 4, 1), ReLU())),
+        conv, ReLU(), Backwards(Conv2d(4, 4, 1), ReLU()),
+    )  # fmt: skip
+    model.again = conv
+    torchconv.convert(model, fuse=True, report=(left := []))
+    assert list(kinds(model)) == ["ConvBatchNormReLU2d", "Conv2d", "ConvReLU2d"]
+    assert kinds(model)["ConvReLU2d"] == 1
+    assert type(model.body[8][0]) is nn.ConvReLU2d
+    assert list(map(str, left[1:])) == [
+        "body.2 (Conv2d): not fused with body.3 (ReLU): body.3 is called several times",
+        "body.4 (Conv2d): not fused with body.3 (ReLU): body.3 is called several times",
+        "body.9 (Conv2d): not fused with body.10 (ReLU): body.9 is called several times",
+    ]
+    stock = torchconv.revert(copy.deepcopy(model))
+    assert set(kinds(stock)) == {"Conv2d"}
+    x = torch.randn(2, 3, 9, 9)
+    for training in (True, False):
+        torch.testing.assert_close(model.train(training)(x), stock.train(training)(x), rtol=1e-4, atol=1e-4)
+
+
+def test_revert_of_a_part():
+    model = torchconv.convert(small(), fuse=True)
+    torchconv.revert(model[4], report=(left := []))
+    assert list(map(str, left)) == ["the model itself (FusedReLU): the convolution that does it is not in the model"]
+    torchconv.revert(model[2])  # the convolution, and with it what it does
+    assert [type(module) for module in model[2:5]] == [Conv2d, BatchNorm2d, ReLU]
+    assert isinstance(model[0], nn.ConvReLU2d)
+    stock, x = small(), picture(2, 3, 8, 8)
+    for training in (True, False):
+        assert errors(run(model.train(training), x), run(stock.train(training), x)).max() < 1e-12
+
+
+def test_default_is_not_to_fuse():
+    assert set(kinds(torchconv.convert(small()))) == {"Conv2d"}
+
+
+def test_derived_and_parametrized_classes():
+    torch.manual_seed(0)
+    model = Sequential(
+        Plain(3, 4, 3, extra=7), ReLU(), Conv2d(4, 4, 3), BatchNorm2d(4), Plain(4, 4, 1), ReLU()
+    ).double()
+    torch.nn.utils.parametrizations.weight_norm(model[2])
+    torch.nn.utils.parametrizations.weight_norm(model[4])
+    before, x = classes(model), picture(2, 3, 8, 8)
+    ours = torchconv.convert(copy.deepcopy(model), fuse=True)
+    assert isinstance(ours[0], (Plain, nn.ConvReLU2d))
+    assert isinstance(ours[2], fused.ConvBatchNorm2d)
+    assert isinstance(ours[4], nn.ConvReLU2d)
+    other = pickle.loads(pickle.dumps(ours[0]))
+    assert type(other) is type(ours[0])
+    assert torch.equal(other(x), ours[0](x))
+    for training in (True, False):
+        assert errors(run(ours.train(training), x), run(model.train(training), x)).max() < 1e-11
+    torchconv.revert(ours)
+    assert [cls.__name__ for cls in classes(ours)] == [cls.__name__ for cls in before]
+    assert type(ours[0]) is Plain
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_each_number_of_axes(n):
+    torch.manual_seed(0)
+    conv, norm = getattr(torch.nn, f"Conv{n}d"), getattr(torch.nn, f"BatchNorm{n}d")
+    stock = Sequential(conv(2, 3, 2), norm(3), ReLU(), conv(3, 3, 2), ReLU(), conv(3, 2, 1), norm(2)).double()
+    ours = torchconv.convert(copy.deepcopy(stock), fuse=True)
+    assert [type(ours[i]).__name__ for i in (0, 3, 5)] == [
+        f"ConvBatchNormReLU{n}d",
+        f"ConvReLU{n}d",
+        f"ConvBatchNorm{n}d",
+    ]
+    x = picture(2, 2, *[6] * n)
+    for training in (True, False):
+        assert errors(run(ours.train(training), x), run(stock.train(training), x)).max() < 1e-12
+
+
+def test_inputs_without_a_batch():
+    """BatchNorm1d takes [C, L] for a batch of C samples, BatchNorm2d refuses [C, H, W]: with fusing as without."""
+    for training in (True, False):
+        model = Sequential(torch.nn.Conv1d(3, 5, 3), BatchNorm1d(5)).train(training)
+        ours = torchconv.convert(copy.deepcopy(model), fuse=True)
+        torch.testing.assert_close(ours(x := torch.randn(3, 7)), model(x), rtol=1e-5, atol=1e-5)
+        ours = torchconv.convert(Sequential(Conv2d(3, 5, 3), BatchNorm2d(5)).train(training), fuse=True)
+        with pytest.raises(ValueError, match="expected 4D input"):
+            ours(torch.randn(3, 7, 7))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_batch_norm_of_another_type(dtype):
+    """Statistics in float32 beside weights in bfloat16, and autocast."""
+    model = torchconv.convert(small(), fuse=True).float().eval()
+    exact = model.double()(x := picture(2, 3, 8, 8))
+    model.float()
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        assert (model(x.float()).double() - exact).norm() < 0.03 * exact.norm()
+    model = model.to(dtype)
+    for norm in (model[3], model[6]):
+        norm.float()
+    assert model(x.to(dtype)).dtype == dtype
+    assert (model(x.to(dtype)).double() - exact).norm() < 0.03 * exact.norm()
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+def test_compile_and_export(training):
+    torch._dynamo.reset()
+    model = torchconv.convert(small(), fuse=True).train(training).float()
+    x = torch.randn(2, 3, 8, 8)
+    stock = torchconv.revert(copy.deepcopy(model))
+    compiled = torch.compile(copy.deepcopy(model), fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), stock(x), rtol=1e-4, atol=1e-4)
+    program = torch.export.export(copy.deepcopy(model), (x,))
+    stock = torchconv.revert(copy.deepcopy(model))
+    torch.testing.assert_close(program.module()(x), stock(x), rtol=1e-4, atol=1e-4)
+    assert set(program.state_dict) == set(stock.state_dict())
+
+
+def test_transforms():
+    model, x = torchconv.convert(small(), fuse=True).eval(), picture(3, 1, 3, 8, 8)
+    stock = small().eval()
+    parameters = {name: value.detach() for name, value in model.named_parameters()}
+    results = []
+    for each in (model, stock):
+        loss = lambda p, x, each=each: torch.func.functional_call(each, p, (x,)).sin().sum()  # noqa: E731
+        results.append(torch.func.vmap(torch.func.grad(loss), (None, 0))(parameters, x))
+        tangent = torch.func.jvp(lambda x, each=each: each(x), (x[0],), (torch.ones_like(x[0]),))[1]
+        results[-1]["tangent"] = tangent
+    for name, value in results[0].items():
+        torch.testing.assert_close(value, results[1][name], rtol=1e-9, atol=1e-9)
+
+
+def test_a_sample_s_result_does_not_depend_on_its_batch():
+    model = torchconv.convert(small(), fuse=True).float().eval()
+    x = torch.randn(5, 3, 16, 16)
+    assert torch.equal(model[:5](x)[2:3], model[:5](x[2:3]))
+
+
+def test_explain_names_them():
+    rows = torchconv.explain(torchconv.convert(small(), fuse=True), torch.randn(1, 3, 8, 8, dtype=torch.float64))
+    layers = [row.layer for row in rows if row.direction == "forward"]
+    assert layers == ["ConvReLU2d", "ConvBatchNormReLU2d", "ConvBatchNorm2d", "AdaptiveAvgPool2d"]
+    assert all(row.algorithm != "built-in" for row in rows)

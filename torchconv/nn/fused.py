@@ -1,0 +1,109 @@
+"""Layers that `torchconv.convert(model, fuse=True)` makes of neighbours: a convolution that does what follows it, and
+the batch norm and the ReLU that it does. They are made by giving a model's layers these classes, and not otherwise.
+
+In evaluation a batch norm is affine, so convolution and batch norm are a convolution, whose weight and bias are
+
+    w' = w · s,   b' = β + (b − μ) · s,   s = γ / √(σ² + ε)
+
+of each output map. They are computed at each call, from the parameters and statistics as they are then: no copy can go
+stale, and gradients reach w, b, γ and β. In training the layers do what they did.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .conv import Conv1d, Conv2d, Conv3d
+
+# Scaling a weight pays against a pass over the output where the weight has at most as many elements as so many outputs
+# of a sample: a pass of batch norm and one of ReLU read and write each output, the scaling each weight. By the sample,
+# since a result may not depend on the batch.
+WEIGHTS_PER_OUTPUT = 2
+
+
+class FusedReLU(torch.nn.ReLU):
+    """A ReLU that the convolution before it does: always, or where it does `_norm`, the batch norm between."""
+
+    _norm: Any = None
+
+    def forward(self, input: Tensor) -> Tensor:
+        return input if self._norm is None or not self._norm.training else super().forward(input)
+
+
+class _FusedNorm:
+    """A batch norm that the convolution before it does in evaluation."""
+
+    def forward(self: Any, input: Tensor) -> Tensor:
+        return self.normalise(input) if self.training else input
+
+    @property
+    def affine_in_evaluation(self: Any) -> bool:
+        return self.running_mean is not None and self.running_var is not None
+
+    def normalise(self, input: Tensor) -> Tensor:
+        return super().forward(input)  # type: ignore[misc]
+
+    def folded(self: Any, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The weight and bias of the convolution with `weight` and `bias` and this."""
+        scale = (self.running_var + self.eps).rsqrt()
+        if self.weight is not None:
+            scale = scale * self.weight
+        shift = -self.running_mean * scale if bias is None else (bias - self.running_mean) * scale
+        if self.bias is not None:
+            shift = shift + self.bias
+        return (weight * scale.view(-1, *[1] * (weight.dim() - 1))).to(weight.dtype), shift.to(weight.dtype)
+
+
+class FusedBatchNorm1d(_FusedNorm, torch.nn.BatchNorm1d):
+    pass
+
+
+class FusedBatchNorm2d(_FusedNorm, torch.nn.BatchNorm2d):
+    pass
+
+
+class FusedBatchNorm3d(_FusedNorm, torch.nn.BatchNorm3d):
+    pass
+
+
+class _ConvBatchNorm:
+    """A convolution that in evaluation does the batch norm `_norm` too, and a ReLU after it with `_last`."""
+
+    _norm: Any  # in the instance's __dict__ and not among its modules: it has its own place in the model
+    _last: str | None = None
+
+    def _conv_forward(self: Any, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        norm, n = self._norm, len(self.kernel_size)
+        if norm.training:
+            return self._convolve(input, weight, bias, None)
+        positions = math.prod(input.shape[-n:]) // math.prod(self.stride)
+        if input.dim() == n + 2 and weight[0].numel() <= WEIGHTS_PER_OUTPUT * positions and norm.affine_in_evaluation:
+            return self._convolve(input, *norm.folded(weight, bias), self._last)
+        out = norm.normalise(self._convolve(input, weight, bias, None))
+        return out if self._last is None else out.relu()
+
+
+class ConvBatchNorm1d(_ConvBatchNorm, Conv1d):
+    pass
+
+
+class ConvBatchNorm2d(_ConvBatchNorm, Conv2d):
+    pass
+
+
+class ConvBatchNorm3d(_ConvBatchNorm, Conv3d):
+    pass
+
+
+class ConvBatchNormReLU1d(ConvBatchNorm1d):
+    _last = "relu"
+
+
+class ConvBatchNormReLU2d(ConvBatchNorm2d):
+    _last = "relu"
+
+
+class ConvBatchNormReLU3d(ConvBatchNorm3d):
+    _last = "relu"
