@@ -4,6 +4,7 @@
 #include "gemm.inl"
 #include "transpose.inl"
 #include "direct.inl"
+#include "planes.inl"
 #include "correlate.inl"
 #include "depthwise.inl"
 
@@ -21,6 +22,9 @@ constexpr ConvKernels<T> conv_kernels() {
           gemm<T>,
           direct_scratch<T>,
           direct<T>,
+          planes_scratch<T>,
+          planes<T>,
+          prefers_planes<T>,
           correlate_scratch<T>,
           target_columns<T>,
           correlate<T>,

@@ -50,17 +50,26 @@ inline void store(A* p, vector_t<A> v) {
 }
 
 // A register of accumulators from and to what the tensors hold.
-template <class T>
-inline vector_t<accumulator_t<T>> load_widened(const T* p) {
-  using A = accumulator_t<T>;
-  A wide[lanes<A>];
-  for (int l = 0; l < lanes<A>; ++l) wide[l] = widen(p[l]);
-  return load(wide);
+typedef uint32_t words __attribute__((vector_size(TORCHCONV_VECTOR_BYTES)));
+typedef uint16_t halves __attribute__((vector_size(TORCHCONV_VECTOR_BYTES / 2)));
+
+inline vector_t<float> load_widened(const float* p) { return load(p); }
+inline vector_t<double> load_widened(const double* p) { return load(p); }
+inline vector_t<float> load_widened(const bfloat16* p) {
+  halves h;
+  std::memcpy(&h, p, sizeof h);
+  const words wide = __builtin_convertvector(h, words) << 16;
+  vector_t<float> y;
+  std::memcpy(&y, &wide, sizeof y);
+  return y;
 }
-template <class T>
-inline void store_narrowed(T* p, vector_t<accumulator_t<T>> v) {
-  using A = accumulator_t<T>;
-  A wide[lanes<A>];
-  store(wide, v);
-  for (int l = 0; l < lanes<A>; ++l) narrow(wide[l], p + l);
+
+inline void store_narrowed(float* p, vector_t<float> v) { store(p, v); }
+inline void store_narrowed(double* p, vector_t<double> v) { store(p, v); }
+inline void store_narrowed(bfloat16* p, vector_t<float> v) {  // as narrow
+  words bits;
+  std::memcpy(&bits, &v, sizeof bits);
+  const words rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16, quiet_nan = (bits >> 16) | 0x40u;
+  const halves h = __builtin_convertvector((bits & 0x7fffffffu) > 0x7f800000u ? quiet_nan : rounded, halves);
+  std::memcpy(p, &h, sizeof h);
 }
