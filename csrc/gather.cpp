@@ -132,12 +132,8 @@ struct Boxes {
   int64_t total() const { return count[0] * count[1] * count[2] * count[3]; }
 };
 
-// About 1,536 positions, fewer where their source pixels would outgrow a second-level cache.
-Boxes boxes_of(const std::vector<TappedGather>& gathers, int64_t element) {
-  const Gather& g = gathers.front().gather;  // the first residue has the most positions
-  const int64_t residues = static_cast<int64_t>(gathers.size());
-  int64_t room = std::clamp<int64_t>((1 << 20) / std::max<int64_t>(1, g.c * element), 96, 1536);
-  room = std::max<int64_t>(room / residues, std::min<int64_t>(room, 48));
+// Boxes of about `room` positions, whole rows and then whole maps first. The first residue has the most positions.
+Boxes boxes_of(const Gather& g, int64_t room) {
   Boxes b{};
   for (int a = 2; a >= 0; --a) {
     b.size[a] = std::clamp<int64_t>(g.count[a], 1, std::max<int64_t>(1, room));
@@ -161,50 +157,83 @@ Box box_at(const Boxes& b, const Gather& g, int64_t index) {
   return box;
 }
 
-std::vector<Gather> plain(const std::vector<TappedGather>& gathers) {
-  std::vector<Gather> result;
-  for (const TappedGather& g : gathers) result.push_back(g.gather);
-  return result;
-}
+// How a gather is run, by all but the number of threads.
+template <class T>
+struct DirectPlan {
+  std::vector<Gather> g;  // of every residue
+  bool channels_last, planes;
+  int64_t together, units;  // groups of a task, and tasks a box they make
+  Boxes boxes;
+  int64_t packed, scratch;  // elements: a group's packed weight, [residue][panel][depth][panel width]; a task's scratch
+
+  DirectPlan(const std::vector<TappedGather>& gathers, bool last) : channels_last(last) {
+    const auto& k = kernels<T>().conv;
+    for (const TappedGather& t : gathers) g.push_back(t.gather);
+    const Gather& first = g.front();
+    const int64_t residues = static_cast<int64_t>(g.size()), m = std::max<int64_t>(1, first.m);
+    planes = k.prefers_planes(g.data(), residues, channels_last);
+    together = planes ? std::clamp<int64_t>(16 / std::max<int64_t>(1, std::min(first.c, m)), 1, first.groups) : 1;
+    units = blocks_of(first.groups, together);
+    packed = 0;
+    for (const Gather& r : g) packed += k.packed_size(r, packs_rows());
+    // About 1,536 positions, fewer where what is copied of the source would outgrow a second-level cache.
+    int64_t pixel = std::max<int64_t>(1, first.c) * together * sizeof(accumulator_t<T>);
+    for (int a = 0; a < 3; ++a) pixel *= first.step[a];
+    const int64_t room = std::clamp<int64_t>((1 << 20) / pixel, 96, 1536);
+    boxes = boxes_of(first, std::max(room / residues, std::min<int64_t>(room, 48)));
+    scratch = 0;
+    for (int64_t i = 0; i < boxes.count[1] * boxes.count[2] * boxes.count[3]; ++i) {
+      const Box box = box_at(boxes, first, i);
+      scratch = std::max(scratch, planes ? k.planes_scratch(g.data(), residues, channels_last, together, box)
+                                         : k.direct_scratch(g.data(), residues, channels_last, box));
+    }
+  }
+
+  bool packs_rows() const { return !planes; }  // which of the two forms of the packed weight
+};
 
 template <class T>
-int64_t largest_scratch(const std::vector<Gather>& g, bool channels_last, const Boxes& boxes) {
-  int64_t size = 0;
-  for (int64_t i = 0; i < boxes.count[1] * boxes.count[2] * boxes.count[3]; ++i)
-    size = std::max(size, kernels<T>().conv.direct_scratch(g.data(), g.size(), channels_last, box_at(boxes, g[0], i)));
-  return size;
+Buffer<accumulator_t<T>> packed_weights(const DirectPlan<T>& plan, const T* weight) {
+  const auto& k = kernels<T>().conv;
+  const Gather& first = plan.g.front();
+  const bool rows = plan.packs_rows();
+  const int64_t panels = k.panels(first, rows), all = first.groups * panels;
+  Buffer<accumulator_t<T>> packed(first.groups * plan.packed);
+  at::parallel_for(0, all, 1 + 32768 / (1 + plan.packed / panels), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      auto* to = packed.get() + i / panels * plan.packed;
+      for (const Gather& r : plan.g) {
+        k.pack_weight(r, rows, i / panels, weight, i % panels, i % panels + 1, to);
+        to += k.packed_size(r, rows);
+      }
+    }
+  });
+  return packed;
 }
 
-// Tasks are (group, channels of some panels, box). As above, how the work is cut changes no result.
+// Tasks are (groups, channels of some panels, box). As above, how the work is cut changes no result.
 template <class T>
 void run_direct(const std::vector<TappedGather>& gathers, bool channels_last, const T* source, const T* weight,
                 const T* bias, T* target) {
   const auto& k = kernels<T>().conv;
-  const std::vector<Gather> g = plain(gathers);
-  const int64_t groups = g[0].groups, panels = k.panels(g[0], true), residues = g.size();
-  int64_t size = 0;  // of one group's packed weight: [residue][panel][depth][panel width]
-  for (const Gather& r : g) size += k.packed_size(r, true);
-  Buffer<accumulator_t<T>> packed(groups * size);
-  at::parallel_for(0, groups * panels, 1 + 32768 / (1 + size / panels), [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      auto* to = packed.get() + i / panels * size;
-      for (const Gather& r : g) {
-        k.pack_weight(r, true, i / panels, weight, i % panels, i % panels + 1, to);
-        to += k.packed_size(r, true);
-      }
-    }
-  });
-  const Boxes boxes = boxes_of(gathers, sizeof(accumulator_t<T>));
-  const int64_t blocks = boxes.total(), scratch_size = largest_scratch<T>(g, channels_last, boxes);
+  const DirectPlan<T> plan(gathers, channels_last);
+  const Gather* g = plan.g.data();
+  const auto packed = packed_weights(plan, weight);
+  const int64_t panels = k.panels(*g, plan.packs_rows()), residues = plan.g.size(), blocks = plan.boxes.total();
   int64_t chunks = 1;
-  while (chunks < panels && groups * blocks * chunks < 2 * at::get_num_threads()) ++chunks;
-  at::parallel_for(0, groups * chunks * blocks, 1, [&](int64_t begin, int64_t end) {
-    Buffer<accumulator_t<T>> scratch(scratch_size);
+  while (!plan.planes && chunks < panels && plan.units * blocks * chunks < 2 * at::get_num_threads()) ++chunks;
+  at::parallel_for(0, plan.units * chunks * blocks, 1, [&](int64_t begin, int64_t end) {
+    Buffer<accumulator_t<T>> scratch(plan.scratch);
     for (int64_t task = begin; task < end; ++task) {
-      const int64_t chunk = task / blocks % chunks, group = task / blocks / chunks;
-      k.direct(g.data(), residues, channels_last, group, source, packed.get() + group * size, bias, target,
-               box_at(boxes, g[0], task % blocks), panels * chunk / chunks, panels * (chunk + 1) / chunks,
-               scratch.get());
+      const int64_t chunk = task / blocks % chunks, group = task / blocks / chunks * plan.together;
+      const Box box = box_at(plan.boxes, *g, task % blocks);
+      const auto* w = packed.get() + group * plan.packed;
+      if (plan.planes)
+        k.planes(g, residues, channels_last, group, std::min(g->groups, group + plan.together), source, w, bias, target,
+                 box, scratch.get());
+      else
+        k.direct(g, residues, channels_last, group, source, w, bias, target, box, panels * chunk / chunks,
+                 panels * (chunk + 1) / chunks, scratch.get());
     }
   });
 }
@@ -221,16 +250,16 @@ void run_gather(const std::vector<TappedGather>& gathers, bool channels_last, Al
 template <class T>
 int64_t gather_workspace(const std::vector<TappedGather>& gathers, bool channels_last, Algorithm algorithm) {
   const auto& k = kernels<T>().conv;
-  const bool direct = algorithm == Algorithm::direct;
-  int64_t weight = 0;
-  for (const TappedGather& g : gathers) {
-    const int64_t size = g.gather.groups * k.packed_size(g.gather, direct || channels_last);
-    weight = direct ? weight + size : std::max(weight, size);
+  const Gather& first = gathers.front().gather;
+  int64_t elements = 0;
+  if (algorithm == Algorithm::direct) {
+    const DirectPlan<T> plan(gathers, channels_last);
+    elements = first.groups * plan.packed + plan.scratch;
+  } else {
+    for (const TappedGather& g : gathers)
+      elements = std::max(elements, first.groups * k.packed_size(g.gather, channels_last) + k.gemm_scratch(g.gather));
   }
-  const int64_t scratch =
-      direct ? largest_scratch<T>(plain(gathers), channels_last, boxes_of(gathers, sizeof(accumulator_t<T>)))
-             : k.gemm_scratch(gathers.front().gather);
-  return (weight + scratch) * sizeof(accumulator_t<T>);
+  return elements * sizeof(accumulator_t<T>);
 }
 
 #define INSTANTIATE(T)                                                                                            \

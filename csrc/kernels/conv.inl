@@ -4,6 +4,7 @@
 #include "gemm.inl"
 #include "transpose.inl"
 #include "direct.inl"
+#include "planes.inl"
 #include "correlate.inl"
 #include "bias.inl"
 #include "depthwise.inl"
@@ -22,6 +23,9 @@ constexpr ConvKernels<T> conv_kernels() {
           gemm<T>,
           direct_scratch<T>,
           direct<T>,
+          planes_scratch<T>,
+          planes<T>,
+          prefers_planes<T>,
           correlation_plan<T>,
           correlate_scratch<T>,
           correlate<T>,

@@ -97,6 +97,11 @@ struct ConvKernels {
   void (*direct)(const Gather* residues, int64_t count, bool channels_last, int64_t group, const T* source,
                  const A* packed, const T* bias, T* target, const Box&, int64_t panel_begin, int64_t panel_end,
                  A* scratch);
+  // The same for all channels of the groups [begin, end), steps of one alone; packed as for contiguous.
+  int64_t (*planes_scratch)(const Gather* residues, int64_t count, bool channels_last, int64_t groups, const Box&);
+  void (*planes)(const Gather* residues, int64_t count, bool channels_last, int64_t begin, int64_t end,
+                 const T* source, const A* packed, const T* bias, T* target, const Box&, A* scratch);
+  bool (*prefers_planes)(const Gather* residues, int64_t count, bool channels_last);
 
   CorrelationPlan (*correlation_plan)(const Gather&, bool channels_last);
   int64_t (*correlate_scratch)(const Gather&, const CorrelationPlan&);

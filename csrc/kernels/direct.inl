@@ -36,6 +36,9 @@ struct Place {
 
 // Panels side by side in one tile, with as many fewer rows: broadcasts are fewer, and pixels' addresses stay in registers.
 constexpr int tile_panels = TORCHCONV_VECTOR_BYTES == 64 ? 2 : 1;
+constexpr int direct_tile_rows(int vectors) {
+  return TORCHCONV_VECTOR_BYTES < 64 ? tile_rows : vectors < 4 ? 8 : 6;
+}
 
 // bias: [tile_panels · tile_columns], then a vector of the floor that no result is below.
 template <class T, int VECTORS>
@@ -101,7 +104,7 @@ void direct_tile(const accumulator_t<T>* source, const Place* places, const TapR
   for (int r = 0; r < ROWS; ++r) put_pixel<T, VECTORS>(sum[r], bias, columns, target + places[r].target);
 }
 
-template <class T, int VECTORS, int ROWS = (VECTORS > 2 ? tile_rows / tile_panels : tile_rows)>
+template <class T, int VECTORS, int ROWS = direct_tile_rows(VECTORS)>
 void direct_rows(int64_t rows, const accumulator_t<T>* source, const Place* places, const TapRun* run,
                  const TapRun* runs_end, const accumulator_t<T>* w, int64_t next_panel, const accumulator_t<T>* bias,
                  accumulator_t<T>* total, int64_t columns, T* target) {
@@ -109,6 +112,12 @@ void direct_rows(int64_t rows, const accumulator_t<T>* source, const Place* plac
     return direct_tile<T, ROWS, VECTORS>(source, places, run, runs_end, w, next_panel, bias, total, columns, target);
   if constexpr (ROWS > 1)
     direct_rows<T, VECTORS, ROWS - 1>(rows, source, places, run, runs_end, w, next_panel, bias, total, columns, target);
+}
+
+template <class T, int VECTORS = tile_panels * tile_vectors, class... Rest>
+void direct_vectors(int64_t vectors, Rest... rest) {
+  if (vectors == VECTORS) return direct_rows<T, VECTORS>(rest...);
+  if constexpr (VECTORS > 1) direct_vectors<T, VECTORS - 1>(vectors, rest...);
 }
 
 // ---- who sees what ----
@@ -199,7 +208,7 @@ void copy_source(const Gather& g, bool channels_last, const Box& box, const int6
       for (int64_t i1 = begin[1]; i1 < begin[1] + lines; ++i1, out += length * g.c) {
         const T* from = source + n * g.source.n + i0 * g.source.s[0] + i1 * g.source.s[1] + begin[2] * g.source.s[2];
         if (!channels_last)
-          transpose<false>(from, g.source.c, g.c, length, out, g.c);
+          transpose<false, false>(from, g.source.c, g.c, length, out, g.c);
         else
           for (int64_t l = 0; l < length; ++l) copy_strided(from + l * g.source.s[2], 1, g.c, out + l * g.c);
       }
@@ -215,7 +224,7 @@ void store_box(const Gather& g, const Box& box, const int64_t (&begin)[3], const
   for (int64_t n = box.n_begin; n < box.n_end; ++n)
     for (int64_t i0 = begin[0]; i0 < begin[0] + size[0]; ++i0)
       for (int64_t i1 = begin[1]; i1 < begin[1] + lines; ++i1, results += length * ld)
-        transpose<true>(results, ld, length, columns,
+        transpose<true, false>(results, ld, length, columns,
                   target + n * g.target.n + i0 * g.target.s[0] + i1 * g.target.s[1] + begin[2] * g.target.s[2],
                   g.target.c);
 }
@@ -322,19 +331,15 @@ void direct_panel(const Gather* g, const View& read, const accumulator_t<T>* sou
     for (const TapRun* run = runs; run < end; ++run) blocks += run->ends_block;
     const A* w = packed + panel * residue.depth() * tile_columns<A>;
     for (int64_t r = 0; r < a->residue; ++r) w += panels * g[r].depth() * tile_columns<A>;
-    const int64_t most = columns > tile_columns<A> ? tile_rows / tile_panels : tile_rows, next_panel = residue.depth() * tile_columns<A>;
+    const int64_t vectors = (at_most(columns, tile_panels * tile_columns<A>) + lanes<A> - 1) / lanes<A>;
+    const int64_t most = direct_tile_rows(vectors), next_panel = residue.depth() * tile_columns<A>;
     const int64_t tiles = (a->count + most - 1) / most;
     for (int64_t i = 0; i < tiles; ++i) {
       const int64_t first = a->count * i / tiles, rows = a->count * (i + 1) / tiles - first;
       const Place* at = places + a->first + first;
       A totals[tile_rows * tile_columns<A>], *total = blocks > 1 ? totals : nullptr;
       if (total) zero(total, tile_rows * tile_columns<A>);
-      if (columns > tile_columns<A>)
-        direct_rows<T, 2 * tile_panels>(rows, source, at, runs, end, w, next_panel, bias, total, columns, to);
-      else if (columns > lanes<A>)
-        direct_rows<T, 2>(rows, source, at, runs, end, w, next_panel, bias, total, columns, to);
-      else
-        direct_rows<T, 1>(rows, source, at, runs, end, w, next_panel, bias, total, columns, to);
+      direct_vectors<T>(vectors, rows, source, at, runs, end, w, next_panel, bias, total, columns, to);
     }
   }
 }

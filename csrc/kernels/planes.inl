@@ -1,0 +1,372 @@
+// gather with positions along the vectors: weights broadcast against unaligned loads from source planes. For few target
+// channels, which would leave vectors of channels empty, and for 1×1 on contiguous maps, which needs no copy at all.
+// Steps of one alone: neighbouring positions then read neighbouring elements, whatever the tap.
+//
+// The source of a box is copied to planes [channel][n][i0][i1][i2], zeros where it leaves the map, so that a tap is one
+// offset. Unless rows fill vectors and go straight to a contiguous target, the results are planes of the same pitch, of
+// which the valid positions are then copied to the target. Every output is the same chain of operations wherever it
+// stands: all taps, in blocks of depth_block products, each summed in order, then added in order.
+
+// Where a vector of positions begins.
+struct Start {
+  int64_t source, target;
+};
+
+constexpr int planes_vectors(int rows) {
+  const int vectors = tile_rows * tile_vectors / rows;
+  return vectors > 8 ? 8 : vectors;
+}
+
+// ROWS channels, VECTORS vectors of positions; target rows ld apart.
+template <class A>
+struct PlanesTile {
+  int64_t depth;
+  const A* w;  // [depth][tile_rows]
+  const A* source;
+  const int64_t* offsets;  // [depth]
+  A* target;
+  int64_t ld;
+  const A* bias;  // [tile_rows]
+  A* total;       // [tile_rows * tile_vectors] vectors, for sums of several blocks
+};
+
+template <class A, int ROWS, int VECTORS>
+void planes_tile(const PlanesTile<A>& t, const Start* starts) {
+  const A* from[VECTORS];
+#pragma GCC unroll 8
+  for (int j = 0; j < VECTORS; ++j) from[j] = t.source + starts[j].source;
+  const A* w = t.w;
+  for (int64_t k = 0, end; k == 0 || k < t.depth; k = end) {
+    vector_t<A> sum[ROWS][VECTORS] = {};
+    end = at_most(t.depth, k + depth_block);
+    for (int64_t i = k; i < end; ++i, w += tile_rows) {
+      const int64_t offset = t.offsets[i];
+      vector_t<A> x[VECTORS];
+#pragma GCC unroll 8
+      for (int j = 0; j < VECTORS; ++j) x[j] = load(from[j] + offset);
+#pragma GCC unroll 16
+      for (int r = 0; r < ROWS; ++r) {
+#pragma GCC unroll 8
+        for (int j = 0; j < VECTORS; ++j) sum[r][j] += w[r] * x[j];
+      }
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < ROWS; ++r) {
+      const A bias = t.bias[r];
+#pragma GCC unroll 8
+      for (int j = 0; j < VECTORS; ++j) {
+        A* at = t.total + (r * VECTORS + j) * lanes<A>;
+        if (k > 0) sum[r][j] = load(at) + sum[r][j];
+        if (end < t.depth)
+          store(at, sum[r][j]);
+        else
+          store(t.target + starts[j].target + r * t.ld, sum[r][j] + bias);
+      }
+    }
+    if (end == t.depth) break;
+  }
+}
+
+template <class A, int ROWS, int VECTORS = planes_vectors(ROWS)>
+void planes_starts(const PlanesTile<A>& t, const Start* starts, int64_t count) {
+  for (; count >= VECTORS; count -= VECTORS, starts += VECTORS) planes_tile<A, ROWS, VECTORS>(t, starts);
+  if constexpr (VECTORS > 1)
+    if (count > 0) planes_starts<A, ROWS, VECTORS - 1>(t, starts, count);
+}
+
+template <class A, int ROWS = tile_rows>
+void planes_rows(int64_t rows, const PlanesTile<A>& t, const Start* starts, int64_t count) {
+  if (rows == ROWS) return planes_starts<A, ROWS>(t, starts, count);
+  if constexpr (ROWS > 1) planes_rows<A, ROWS - 1>(rows, t, starts, count);
+}
+
+// How one box is laid out. A segment is what positions of one (n, t0) span: its rows are pitch apart.
+struct PlanesBox {
+  int64_t samples, size[3];  // of the box
+  int64_t begin[3], end[3];  // of its source, in the map's coordinates, padding included
+  int64_t pitch, plane;      // source elements from row to row and from channel to channel
+  int64_t segment;           // results of a segment, whole vectors
+  bool in_place;             // the source's own planes serve
+  bool straight;             // vectors go to the target
+
+  int64_t lines() const { return samples * size[0] * size[1]; }
+};
+
+template <class T>
+PlanesBox planes_box(const Gather* g, int64_t residues, bool channels_last, const Box& box) {
+  using A = accumulator_t<T>;
+  PlanesBox b{};
+  bool pads = false;
+  b.samples = box.n_end - box.n_begin;
+  for (int a = 0; a < 3; ++a) {
+    b.size[a] = box.end[a] - box.begin[a];
+    b.begin[a] = b.end[a] = box.begin[a];
+    for (int64_t r = 0, first = 1; r < residues; ++r) {
+      if (g[r].tap_count == 0) continue;
+      const int64_t low = box.begin[a] + tap_offset(g[r], a, 0);
+      const int64_t high = box.end[a] + tap_offset(g[r], a, g[r].grid[a] - 1);
+      b.begin[a] = first ? low : at_most(b.begin[a], low), b.end[a] = first ? high : at_least(b.end[a], high);
+      first = 0;
+    }
+    pads = pads || b.begin[a] < 0 || b.end[a] > g->extent[a];
+  }
+  const bool plain = !channels_last && !narrow_type<T> && residues == 1 &&
+                     g->spacing[0] * g->spacing[1] * g->spacing[2] == 1;
+  const bool whole_rows = b.size[2] == g->extent[2] && b.size[2] == g->count[2] && b.size[0] == 1;
+  b.in_place = plain && !pads && g->tap_count == 1 && whole_rows && b.size[1] * b.size[2] >= lanes<A>;
+  b.straight = b.in_place || (plain && b.size[2] >= lanes<A>);
+  b.pitch = b.end[2] - b.begin[2];
+  b.plane = b.samples * volume(b.begin, b.end) + lanes<A>;  // a row may be written past its end
+  b.segment = round_up((b.size[1] - 1) * b.pitch + b.size[2], lanes<A>);
+  return b;
+}
+
+// Scratch: offsets | starts | source planes of some groups | results of theirs.
+template <class A>
+struct PlanesLayout {
+  int64_t offsets, starts, source, results, end;  // in bytes
+  PlanesLayout(const Gather* g, int64_t residues, int64_t groups, const PlanesBox& b) {
+    int64_t depth = 0;
+    for (int64_t r = 0; r < residues; ++r) depth = at_least(depth, g[r].depth());
+    const auto next = [](int64_t at, int64_t bytes) { return round_up(at + bytes, 64); };
+    const int64_t segments = b.samples * b.size[0], most = b.lines() * ((b.size[2] + lanes<A> - 1) / lanes<A>);
+    offsets = 0;
+    starts = next(offsets, depth * sizeof(int64_t));
+    source = next(starts, at_least(most, segments * (b.segment / lanes<A> + 1)) * sizeof(Start));
+    results = next(source, b.in_place ? 0 : (groups * g->c * b.plane + lanes<A>) * sizeof(A));
+    end = next(results, b.straight ? 0 : (groups * g->m * segments * b.segment + lanes<A>) * sizeof(A));
+  }
+};
+
+template <class T>
+int64_t planes_scratch(const Gather* g, int64_t residues, bool channels_last, int64_t groups, const Box& box) {
+  using A = accumulator_t<T>;
+  return PlanesLayout<A>(g, residues, groups, planes_box<T>(g, residues, channels_last, box)).end / sizeof(A);
+}
+
+// Zeros at to[0 .. length), and up to a vector more.
+template <class A>
+inline void zero_loosely(A* to, int64_t length) {
+  for (int64_t l = 0; l < length; l += lanes<A>) store(to + l, vector_t<A>{});
+}
+
+template <int N, class A>
+inline void copy_overlapping(const A* from, int64_t length, A* to) {  // N <= length <= 2 N
+  A first[N], last[N];
+  std::memcpy(first, from, sizeof first);
+  std::memcpy(last, from + length - N, sizeof last);
+  std::memcpy(to, first, sizeof first);
+  std::memcpy(to + length - N, last, sizeof last);
+}
+
+// A short row. Not by memcpy: a call for each would take longer than the copy.
+template <class A>
+inline void copy_row(const A* from, int64_t length, A* to) {
+  if (length > 32)
+    for (int64_t l = 0; l < length; l += 16) {
+      const int64_t at = at_most(l, length - 16);
+      A part[16];
+      std::memcpy(part, from + at, sizeof part);
+      std::memcpy(to + at, part, sizeof part);
+    }
+  else if (length >= 16)
+    copy_overlapping<16>(from, length, to);
+  else if (length >= 8)
+    copy_overlapping<8>(from, length, to);
+  else if (length >= 4)
+    copy_overlapping<4>(from, length, to);
+  else if (length >= 2)
+    copy_overlapping<2>(from, length, to);
+  else if (length == 1)
+    *to = *from;
+}
+inline void copy_row(const bfloat16* from, int64_t length, float* to) { copy_strided(from, 1, length, to); }
+inline void copy_row(const float* from, int64_t length, bfloat16* to) {
+  for (int64_t l = 0; l < length; ++l) narrow(from[l], to + l);
+}
+
+// out[channel][n][i0][i1][i2]; source points at the first channel. Rows may be written a vector past their ends, since
+// they are written in order.
+template <class T, class A>
+void copy_planes(const Gather& g, bool channels_last, int64_t channels, const Box& box, const PlanesBox& b,
+                 const T* source, A* out) {
+  const int64_t low = at_least(b.begin[2], 0), high = at_least(low, at_most(b.end[2], g.extent[2]));
+  for (int64_t c = 0; c < channels; ++c) zero(out + (c + 1) * b.plane - lanes<A>, lanes<A>);
+  for (int64_t n = box.n_begin; n < box.n_end; ++n)
+    for (int64_t i0 = b.begin[0]; i0 < b.end[0]; ++i0)
+      for (int64_t i1 = b.begin[1]; i1 < b.end[1]; ++i1, out += b.pitch) {
+        const bool inside = i0 >= 0 && i0 < g.extent[0] && i1 >= 0 && i1 < g.extent[1] && high > low;
+        const int64_t left = inside ? low - b.begin[2] : b.pitch, right = inside ? high - b.begin[2] : b.pitch;
+        const int64_t i[3] = {i0, i1, low};
+        const T* from = source + offset_of(g.source, n, i);
+        for (int64_t c = 0; c < channels; ++c) {
+          zero_loosely(out + c * b.plane, left);
+          if (!inside || channels_last) continue;
+          copy_row(from + c * g.source.c, high - low, out + c * b.plane + left);
+          zero_loosely(out + c * b.plane + right, b.pitch - right);
+        }
+        if (!inside || !channels_last) continue;
+        transpose<true, true>(from, g.source.s[2], high - low, channels, out + left, b.plane);
+        for (int64_t c = 0; c < channels; ++c) zero_loosely(out + c * b.plane + right, b.pitch - right);
+      }
+}
+
+// Where the vectors of positions begin; returns how many.
+template <class A>
+int64_t find_starts(const Gather& g, const Box& box, const PlanesBox& b, Start* out) {
+  constexpr int n_lanes = lanes<A>;
+  int64_t count = 0;
+  const int64_t line = b.in_place ? b.size[1] * b.size[2] : b.size[2], lines = b.in_place ? 1 : b.size[1];
+  const int64_t height = b.end[1] - b.begin[1], depth = b.end[0] - b.begin[0];
+  for (int64_t n = 0; n < b.samples; ++n)
+    for (int64_t t0 = 0; t0 < b.size[0]; ++t0) {
+      if (!b.straight) {
+        for (int64_t l = 0; l < b.segment; l += n_lanes)
+          out[count++] = {(n * depth + t0) * height * b.pitch + l, (n * b.size[0] + t0) * b.segment + l};
+        continue;
+      }
+      for (int64_t t1 = 0; t1 < lines; ++t1) {
+        const int64_t i[3] = {b.begin[0] + t0, b.begin[1] + t1, b.begin[2]};
+        const int64_t t[3] = {box.begin[0] + t0, box.begin[1] + t1, box.begin[2]};
+        const int64_t from = b.in_place ? offset_of(g.source, box.n_begin + n, i)
+                                        : ((n * depth + t0) * height + t1) * b.pitch;
+        const int64_t to = offset_of(g.target, box.n_begin + n, t);
+        for (int64_t l = 0; l < line; l += n_lanes) {
+          const int64_t at = at_most(l, line - n_lanes);  // the last one overlaps the one before
+          out[count++] = {from + at, to + at};
+        }
+      }
+    }
+  return count;
+}
+
+inline void find_offsets(const Gather& g, const Box& box, const PlanesBox& b, int64_t* out) {
+  const int64_t height = b.end[1] - b.begin[1];
+  for (int64_t k = 0; k < g.tap_count; ++k) {
+    int64_t i[3];
+    for (int a = 0; a < 3; ++a) i[a] = box.begin[a] + g.taps[k].offset[a] - b.begin[a];
+    const int64_t at = b.in_place ? 0 : (i[0] * height + i[1]) * b.pitch + i[2];
+    for (int64_t c = 0; c < g.c; ++c) *out++ = at + c * (b.in_place ? g.source.c : b.plane);
+  }
+}
+
+// Planes of results, [channel][segment][row of the pitch], to the target's positions of one residue.
+template <class T, class A>
+void store_planes(const Gather& g, bool channels_last, int64_t channels, const Box& box, const PlanesBox& b,
+                  const A* results, T* target) {
+  const int64_t ld = b.samples * b.size[0] * b.segment, step = g.spacing[2] * g.target.s[2];
+  const int64_t length = at_most(box.end[2], g.count[2]) - box.begin[2];
+  for (int64_t n = 0; n < b.samples; ++n)
+    for (int64_t t0 = 0; t0 < at_most(box.end[0], g.count[0]) - box.begin[0]; ++t0)
+      for (int64_t t1 = 0; t1 < at_most(box.end[1], g.count[1]) - box.begin[1]; ++t1) {
+        const A* from = results + (n * b.size[0] + t0) * b.segment + t1 * b.pitch;
+        int64_t o[3] = {box.begin[0] + t0, box.begin[1] + t1, box.begin[2]};
+        for (int a = 0; a < 3; ++a) o[a] = g.base[a] + o[a] * g.spacing[a];
+        T* to = target + offset_of(g.target, box.n_begin + n, o);
+        if (channels_last) {
+          if (length > 0) transpose<false, true>(from, ld, channels, length, to, step);
+          continue;
+        }
+        for (int64_t m = 0; m < channels; ++m, from += ld, to += g.target.c)
+          if (step == 1)
+            copy_row(from, length, to);
+          else
+            for (int64_t l = 0; l < length; ++l) narrow(from[l], to + l * step);
+      }
+}
+
+// One residue, one group: all channels over all vectors; a few vectors at a time, so that their source stays near.
+template <class T, class A>
+void planes_group(const Gather& g, const A* packed, const A* source, const int64_t* offsets, const Start* starts,
+                  int64_t count, const T* bias, A* target, int64_t ld) {
+  const int64_t depth = g.depth(), near = 24;
+  A total[tile_rows * tile_columns<A>];
+  for (int64_t first = 0; first < count; first += near)
+    for (int64_t m = 0; m < g.m; m += tile_rows) {
+      A panel_bias[tile_rows] = {};
+      for (int64_t r = 0; bias && r < at_most(tile_rows, g.m - m); ++r) panel_bias[r] = widen(bias[m + r]);
+      planes_rows<A>(at_most(tile_rows, g.m - m),
+                     {depth, packed + m * depth, source, offsets, target + m * ld, ld, panel_bias, total}, starts + first,
+                     at_most(near, count - first));
+    }
+}
+
+// Groups [group_begin, group_end); packed: each group's weight in every residue's packing (as for contiguous), in order.
+template <class T>
+void planes(const Gather* g, int64_t residues, bool channels_last, int64_t group_begin, int64_t group_end,
+            const T* source, const accumulator_t<T>* packed, const T* bias, T* target, const Box& box,
+            accumulator_t<T>* scratch) {
+  using A = accumulator_t<T>;
+  const int64_t groups = group_end - group_begin;
+  const PlanesBox b = planes_box<T>(g, residues, channels_last, box);
+  const PlanesLayout<A> at(g, residues, groups, b);
+  char* memory = reinterpret_cast<char*>(scratch);
+  int64_t* offsets = reinterpret_cast<int64_t*>(memory + at.offsets);
+  Start* starts = reinterpret_cast<Start*>(memory + at.starts);
+  A* copy = reinterpret_cast<A*>(memory + at.source);
+  A* results = reinterpret_cast<A*>(memory + at.results);
+  source += group_begin * g->c * g->source.c;
+  target += group_begin * g->m * g->target.c;
+  if (!b.in_place) copy_planes(*g, channels_last, groups * g->c, box, b, source, copy);
+
+  const A* from = b.in_place ? reinterpret_cast<const A*>(source) : copy;
+  A* to = b.straight ? reinterpret_cast<A*>(target) : results;
+  const int64_t channel = b.in_place ? g->source.c : b.plane;
+  const int64_t ld = b.straight ? g->target.c : b.samples * b.size[0] * b.segment;
+  const int64_t count = find_starts<A>(*g, box, b, starts), panels = (g->m + tile_rows - 1) / tile_rows;
+  int64_t size = 0;  // of a group's packed weight
+  for (int64_t r = 0; r < residues; ++r) size += panels * tile_rows * g[r].depth();
+  for (int64_t r = 0; r < residues; packed += panels * tile_rows * g[r].depth(), ++r) {
+    find_offsets(g[r], box, b, offsets);
+    for (int64_t group = 0; group < groups; ++group)
+      planes_group(g[r], packed + group * size, from + group * g->c * channel, offsets, starts, count,
+                   bias ? bias + (group_begin + group) * g->m : nullptr, to + group * g->m * ld, ld);
+    if (!b.straight) store_planes(g[r], channels_last, groups * g->m, box, b, results, target);
+  }
+}
+
+// ---- which of the two ----
+
+// The share of an axis's taps that lie inside the map.
+inline double live_share(const Gather& g, int axis) {
+  int64_t live = 0;
+  for (int64_t t = 0; t < g.count[axis]; ++t)
+    for (int64_t j = 0; j < g.grid[axis]; ++j) {
+      const int64_t i = t * g.step[axis] + tap_offset(g, axis, j);
+      live += i >= 0 && i < g.extent[axis];
+    }
+  return static_cast<double>(live) / static_cast<double>(at_least(1, g.count[axis] * g.grid[axis]));
+}
+
+// Estimated cycles a position of direct and of planes: a multiply-add of a vector takes one; an element copied, or
+// transposed in squares, or one by one, takes what was measured.
+template <class T>
+bool prefers_planes(const Gather* g, int64_t residues, bool channels_last) {
+  using A = accumulator_t<T>;
+  constexpr double copied = 0.15, squared = 0.4, scalar = 1.2, tile = 8;
+  for (int64_t r = 0; r < residues; ++r)
+    for (int a = 0; a < 3; ++a)
+      if (g[r].step[a] != 1) return false;
+  const auto transposed = [](int64_t channels) { return channels * (channels < lanes<A> ? scalar : squared); };
+  double depth = 0, live = 0;
+  int64_t reach = 0;
+  for (int64_t r = 0; r < residues; ++r) {
+    if (g[r].tap_count == 0) continue;
+    depth += static_cast<double>(g[r].depth()) / residues;
+    live += g[r].depth() * live_share(g[r], 0) * live_share(g[r], 1) * live_share(g[r], 2) / residues;
+    reach = at_least(reach, g[r].grid[2] - 1);
+  }
+  const int64_t width = g->count[2], lines = at_most(g->count[1], at_least(1, 1024 / width));
+  const bool straight = !channels_last && !narrow_type<T> && residues == 1 && width >= lanes<A>;
+  const bool in_place = !channels_last && !narrow_type<T> && residues == 1 && g->tap_count == 1 && g->spacing[2] == 1;
+  const double span = in_place   ? width * lines
+                      : straight ? lines * round_up(width, lanes<A>)
+                                 : round_up((lines - 1) * (width + reach) + width, lanes<A>);
+  const double rows = at_most(g->m, tile_rows), groups_channels = g->groups > 1 ? lanes<A> : 0;
+  double direct = live * ((g->m + lanes<A> - 1) / lanes<A>) + tile;
+  if (!channels_last) direct += transposed(g->c) / residues + squared * g->m;
+  double planes = depth * g->m / lanes<A> * span / (lines * width) * (rows < 2 ? 2 : 1);
+  if (!in_place) planes += channels_last ? transposed(at_least(g->c, groups_channels)) / at_least(g->c, groups_channels) * g->c / residues : copied * g->c / residues;
+  if (!straight && !in_place) planes += channels_last ? transposed(at_least(g->m, groups_channels)) / at_least(g->m, groups_channels) * g->m : 2 * copied * g->m;
+  return planes * 1.05 < direct;
+}
