@@ -56,7 +56,7 @@ int64_t outputs_of(const WinogradAxis& a) { return a.points - a.taps + 1; }
 
 Problem problem_of(const Gather& g, bool channels_last) {
   Problem p{};
-  p.w.g = g, p.w.channels_last = channels_last, p.w.relu = g.relu;
+  p.w.g = g, p.w.channels_last = channels_last;
   for (int i = 0; i < 2; ++i) {
     p.w.axis[i] = axis_of(g, i + 1, tap_range(g, i + 1));
     p.tiles[i] = blocks_of(g.count[i + 1], outputs_of(p.w.axis[i]));

@@ -10,11 +10,6 @@
 #include "depthwise.inl"
 
 template <class T>
-int64_t target_columns(const Gather& g) {
-  return round_up(g.m, tile_columns<accumulator_t<T>>);
-}
-
-template <class T>
 constexpr ConvKernels<T> conv_kernels() {
   return {gemm_panels<T>,
           packed_size<T>,
@@ -30,8 +25,6 @@ constexpr ConvKernels<T> conv_kernels() {
           correlate_scratch<T>,
           correlate<T>,
           store_correlation<T>,
-          target_columns<T>,
-          store_weight<T>,
           bias_grad<T>,
           store_bias<T>,
           pack_depthwise<T>,

@@ -111,10 +111,6 @@ struct ConvKernels {
   // weight[m, c, tap], m in [m_begin, m_end), from all sums.
   void (*store_correlation)(const Gather&, const CorrelationPlan&, int64_t group, const A* sums, int64_t m_begin,
                             int64_t m_end, T* weight);
-  int64_t (*target_columns)(const Gather&);
-  // weight[m, c, tap], m in [m_begin, m_end), from partial sums [splits][depth][target_columns], added in order.
-  void (*store_weight)(const Gather&, int64_t group, const A* sums, int64_t splits, int64_t split_stride,
-                       int64_t m_begin, int64_t m_end, T* weight);
 
   // Sums of a gradient over samples and positions, under the mask of a ReLU where there is one: see bias.inl.
   void (*bias_grad)(bool channels_last, const BiasGrad&, int64_t split, const T* grad, const T* output, T* masked,

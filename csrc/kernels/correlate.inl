@@ -648,22 +648,3 @@ void store_correlation(const Gather& g, const CorrelationPlan& p, int64_t group,
               narrow(block[t * most_channels + i], to + i * step + g.taps[k + t].weight);
       }
 }
-
-// weight[m, c, tap] of channels [m_begin, m_end) from the partial sums [splits][depth][target columns], added in order.
-template <class T>
-void store_weight(const Gather& g, int64_t group, const accumulator_t<T>* sums, int64_t splits, int64_t split_stride,
-                  int64_t m_begin, int64_t m_end, T* weight) {
-  using A = accumulator_t<T>;
-  const int64_t ldm = round_up(g.m, tile_columns<A>);
-  weight += group * g.weight_g;
-  for (int64_t tap = 0; tap < g.tap_count; ++tap)
-    for (int64_t c = 0; c < g.c; ++c) {
-      T* to = weight + g.taps[tap].weight + c * g.weight_c;
-      const A* from = sums + (tap * g.c + c) * ldm;
-      for (int64_t m = m_begin; m < m_end; ++m) {
-        A sum = from[m];
-        for (int64_t s = 1; s < splits; ++s) sum += from[s * split_stride + m];
-        narrow(sum, to + m * g.weight_m);
-      }
-    }
-}

@@ -367,7 +367,7 @@ inline void target_tile(const Winograd& w, const WinogradTile& t, const Winograd
   const WinogradAxis &v = w.axis[0], &h = w.axis[1];
   with_pair(h.taps, t.mx, [&](auto p) { output_rows<decltype(p)>(w, t, t.my + v.taps - 1, planes, m, tmp); });
   with_pair(v.taps, t.my,
-            [&](auto p) { output_columns<decltype(p)>(t.mx, tmp, bias, w.relu, to, row_stride, stride, count); });
+            [&](auto p) { output_columns<decltype(p)>(t.mx, tmp, bias, w.g.relu, to, row_stride, stride, count); });
 }
 
 inline int64_t slice_target(const Gather& g, const WinogradTile& t) {

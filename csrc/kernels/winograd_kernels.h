@@ -25,7 +25,7 @@ struct Winograd {
   int64_t slice_taps;
   const int64_t* slice_offset;  // [slice_taps] source slice = target slice · step + offset
   const int64_t* weight_at;     // [slice_taps][axis 0 taps][axis 1 taps] element offsets in the weight
-  bool channels_last, relu;
+  bool channels_last;
 
   int64_t planes() const { return axis[0].points * axis[1].points; }  // plane (i, j) is i · axis[1].points + j
 };
