@@ -5,6 +5,8 @@
 #include "transpose.inl"
 #include "direct.inl"
 #include "planes.inl"
+#include "correlate_plan.inl"
+#include "correlate_copy.inl"
 #include "correlate.inl"
 #include "bias.inl"
 #include "depthwise.inl"
