@@ -5,6 +5,7 @@
 #include "buffer.h"
 
 namespace torchconv {
+
 // Tasks are (part of the sum, block of groups, chunk of the filter): the parts are fixed by the shape, so the number of
 // threads changes no bit.
 template <class T>
