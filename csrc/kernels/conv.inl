@@ -5,6 +5,8 @@
 #include "transpose.inl"
 #include "direct.inl"
 #include "planes.inl"
+#include "correlate_plan.inl"
+#include "correlate_copy.inl"
 #include "correlate.inl"
 #include "bias.inl"
 #include "depthwise.inl"
@@ -24,6 +26,7 @@ constexpr ConvKernels<T> conv_kernels() {
           correlation_plan<T>,
           correlate_scratch<T>,
           correlate<T>,
+          add_parts<accumulator_t<T>>,
           store_correlation<T>,
           bias_grad<T>,
           store_bias<T>,

@@ -61,15 +61,15 @@ enum class CorrelationMode { plain, row, patch };
 // How the weight gradient is summed; see correlate.inl. Chosen by shape alone: the order of a sum is part of its result.
 struct CorrelationPlan {
   CorrelationMode mode;
-  bool source_lanes;             // the vectors hold source channels, and the rows target channels; or the reverse
-  bool copy_source, copy_target; // as pixels of accumulators, a block at a time; or read where they lie
-  int64_t run, merged, taps;     // taps in a row of the kernel; taps that count as one; how many such
-  int64_t rows, lanes;           // of one tap's sums
+  bool source_lanes;              // the vectors hold source channels, and the rows target channels; or the reverse
+  bool copy_source, copy_target;  // as pixels of accumulators, a block at a time; or read where they lie
+  int64_t run, merged, taps;      // taps in a row of the kernel; taps that count as one; how many such
+  int64_t rows, lanes;            // of one tap's sums
   int64_t row_chunk, row_chunks, lane_chunk, lane_chunks;  // a task's share of them, and how many shares
   int64_t group_block, group_blocks;                       // groups a task handles at once, and how many such
-  int64_t extent[4], boxes[4];   // positions (sample, then three axes) summed in registers at once; how many such
-  int64_t splits;                // parts of the sum, added at the end
-  int64_t ld;                    // the sums are [splits][groups][chunks][taps][row_chunk][ld]
+  int64_t extent[4], boxes[4];  // positions (sample, then three axes) summed in registers at once; how many such
+  int64_t splits;               // parts of the sum, added at the end
+  int64_t ld;                   // the sums are [splits][groups][chunks][taps][row_chunk][ld]
   int64_t chunk_sums, group_sums, split_sums;
 };
 
@@ -108,7 +108,9 @@ struct ConvKernels {
   // The sums of one chunk of a block of groups, over boxes [box_begin, box_end).
   void (*correlate)(const Gather&, const CorrelationPlan&, int64_t group_block, int64_t lane_chunk, int64_t row_chunk,
                     int64_t box_begin, int64_t box_end, const T* source, const T* target, A* sums, A* scratch);
-  // weight[m, c, tap], m in [m_begin, m_end), from all sums.
+  // The parts of sums [begin, end), added in order to the first part.
+  void (*add_parts)(const CorrelationPlan&, int64_t begin, int64_t end, A* sums);
+  // weight[m, c, tap], m in [m_begin, m_end), from the added sums.
   void (*store_correlation)(const Gather&, const CorrelationPlan&, int64_t group, const A* sums, int64_t m_begin,
                             int64_t m_end, T* weight);
 
@@ -135,10 +137,10 @@ constexpr int64_t depthwise_block = 16;  // channels of one item of a channels-l
 constexpr int64_t gemm_channels = 576;   // target channels one gemm task handles at the most: whole panels of any width
 constexpr int64_t gemm_positions = 192;  // target positions one gemm or direct task handles
 constexpr int64_t depth_block = 256;     // products summed in registers before the sum goes to memory: bounds the error
-constexpr int64_t correlate_positions = 128;   // positions a tap sees, summed in registers: bounds the error
-constexpr int64_t correlate_room = 96 << 10;   // sums of one task: in the second-level cache
-constexpr int64_t correlate_channels = 64;     // the groups of one task have about as many: whole cache lines
-constexpr int64_t correlate_tasks = 16;        // tasks wanted
-constexpr int64_t correlate_sums = 4 << 20;    // partial sums there is room for
+constexpr int64_t correlate_positions = 128;  // positions a tap sees, summed in registers: bounds the error
+constexpr int64_t correlate_room = 96 << 10;  // sums of one task: in the second-level cache
+constexpr int64_t correlate_channels = 64;    // the groups of one task have about as many: whole cache lines
+constexpr int64_t correlate_tasks = 16;       // tasks wanted
+constexpr int64_t correlate_sums = 4 << 20;   // partial sums there is room for
 
 }  // namespace torchconv
