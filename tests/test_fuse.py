@@ -16,7 +16,7 @@ from torchconv.nn import fused
 
 torchvision = pytest.importorskip("train._torchvision", reason="torchvision is not installed").torchvision
 
-from train.models import MODELS  # noqa: E402
+from train.models import MODELS, build  # noqa: E402
 
 NETWORKS = {  # the classes of their convolutions once fused, and how many layers are said not to be
     # Two blocks of a stage share no ReLU, but each calls its own twice, for two sums.
@@ -105,6 +105,16 @@ def test_the_networks_of_train(name, home):
         assert not left
         assert set(kinds(ours)) == {"ConvBatchNormReLU2d" if name == "vgg16" else "ConvReLU2d"}
         assert errors(run(ours, x), run(stock, x)).max() < 1e-9
+
+
+def test_build_fuses():
+    torch.manual_seed(0)
+    fused_model = build("lenet5", in_channels=1, fuse=True)
+    torch.manual_seed(0)
+    model = build("lenet5", in_channels=1)
+    assert list(kinds(fused_model)) == ["ConvReLU2d"]
+    x = torch.randn(2, 1, 32, 32)
+    assert torch.equal(fused_model(x), model(x))
 
 
 def test_what_is_done_where(monkeypatch):

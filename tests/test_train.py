@@ -364,6 +364,10 @@ REFUSED = {
     "option": (["fit", "--model.depth", "3"], "model.depth"),
     "model": (["fit", "--model.name", "lenet6"], "unknown model 'lenet6': there are lenet5, alexnet, vgg16"),
     "data": (["fit", "--data.name", "digit"], "unknown data set 'digit': there are digits, mnist, cifar10"),
+    "fuse": (
+        ["fit", "--model.backend", "torch", "--model.fuse", "true"],
+        "fuse is torchconv's, but the backend is 'torch'",
+    ),
     "backend": (["fit", "--model.backend", "jax"], "unknown backend 'jax': there are torchconv, torch"),
     "optimizer": (["fit", "--model.optimizer", "lbfgs"], "unknown optimizer 'lbfgs'"),
     "schedule": (["fit", "--model.schedule", "step"], "unknown schedule 'step'"),

@@ -10,9 +10,9 @@ import torch
 from .functional.conv import KERNEL_DTYPES
 
 OPERATORS = {
-    "convolution": "forward",
-    "convolution_input_grad": "input_grad",
-    "convolution_weight_grad": "weight_grad",
+    "`convolution`, `convolution_relu`": "forward",
+    "`convolution_input_grad`": "input_grad",
+    "`convolution_weight_grad`": "weight_grad",
 }
 
 
@@ -62,7 +62,7 @@ def algorithm_table() -> str:
     for operator, direction in OPERATORS.items():
         for algorithm in torch.ops.torchconv._algorithms():
             cells = [_where(direction, algorithm, dtype) for dtype in KERNEL_DTYPES]
-            lines.append(f"| `{operator}` | {algorithm} | {' | '.join(cells)} |")
+            lines.append(f"| {operator} | {algorithm} | {' | '.join(cells)} |")
     for operator in ("max_pool", "avg_pool"):
         cells = ["any" if _pools(operator, dtype) else "–" for dtype in KERNEL_DTYPES]
         lines.append(f"| `{operator}` and its transpose | direct | {' | '.join(cells)} |")

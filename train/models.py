@@ -62,8 +62,10 @@ MODELS = {"lenet5": lenet5, "alexnet": alexnet, "vgg16": vgg16}
 BACKENDS = {"torchconv": "torchconv.nn", "torch": "torch.nn"}
 
 
-def build(name: str, backend: str = "torchconv", in_channels: int = 3, num_classes: int = 10) -> Sequential:
-    """The named network with layers from the named backend, its weights drawn by `initialise`."""
+def build(
+    name: str, backend: str = "torchconv", in_channels: int = 3, num_classes: int = 10, fuse: bool = False
+) -> Sequential:
+    """The named network with layers from the named backend, its weights drawn by `initialise`; `fuse` is convert's."""
     if name not in MODELS:
         raise InputError(f"unknown model '{name}': there are {', '.join(MODELS)}")
     if backend not in BACKENDS:
@@ -74,7 +76,9 @@ def build(name: str, backend: str = "torchconv", in_channels: int = 3, num_class
         raise InputError(f"backend '{backend}' cannot be imported: {one_line(error)}") from error
     model = MODELS[name](namespace, in_channels, num_classes)
     initialise(model)
-    return model
+    if fuse and backend != "torchconv":
+        raise InputError(f"fuse is torchconv's, but the backend is '{backend}'")
+    return importlib.import_module("torchconv").convert(model, fuse=True) if fuse else model
 
 
 def initialise(model: torch_nn.Module) -> None:

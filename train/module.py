@@ -49,6 +49,7 @@ class Classifier(LightningModule):
         patience: Epochs without a better validation accuracy that plateau waits for.
         label_smoothing: Share of the target probability spread evenly over all classes.
         channels_last: Keep images and weights with channels innermost in memory.
+        fuse: Let torchconv's convolutions do the ReLUs that follow them, and batch norms in evaluation.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Classifier(LightningModule):
         patience: NonNegativeInt = 5,
         label_smoothing: ClosedUnitInterval = 0.0,
         channels_last: bool = False,
+        fuse: bool = False,
     ) -> None:
         super().__init__()
         for option, value, known in (("optimizer", optimizer, OPTIMIZERS), ("schedule", schedule, SCHEDULES)):
@@ -75,7 +77,7 @@ class Classifier(LightningModule):
         # Plain floats: they go into checkpoints, which may hold no types of jsonargparse's to be read safely.
         self.lr, self.momentum, self.weight_decay = float(lr), float(momentum), float(weight_decay)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        network = build(name, backend, in_channels, num_classes)
+        network = build(name, backend, in_channels, num_classes, fuse)
         self.network = network.to(memory_format=self.memory_format)  # type: ignore[call-overload] # torch's stub
         self.loss = torch.nn.CrossEntropyLoss(label_smoothing=label_smoothing)
         self.metrics = torch.nn.ModuleDict()

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from .conv import Conv1d, Conv2d, Conv3d
 
-# Scaling a weight pays against a pass over the output where the weight has at most as many elements as so many outputs
-# of a sample: a pass of batch norm and one of ReLU read and write each output, the scaling each weight. By the sample,
-# since a result may not depend on the batch.
-WEIGHTS_PER_OUTPUT = 2
+# Scaling a weight pays against the passes over the output that it saves unless the weight is large and the map small. By
+# the size of a sample, since a result may not depend on the batch; measured on VGG-16 and MobileNet: at this ratio a
+# sample alone loses nothing and a batch of 64 gains, scaling every weight costs a sample alone 16% of VGG-16.
+WEIGHTS_PER_OUTPUT = 16
 
 
 class FusedReLU(torch.nn.ReLU):
