@@ -5,6 +5,7 @@
 #include "buffer.h"
 
 namespace torchconv {
+
 // Tasks are (part of the sum, block of groups, chunk of the filter): the parts are fixed by the shape, so the number of
 // threads changes no bit.
 template <class T>
@@ -25,6 +26,9 @@ void run_correlate(const Gather& g, bool channels_last, const T* source, const T
                   scratch.get());
     }
   });
+  if (p.splits > 1)
+    at::parallel_for(0, p.split_sums, 1 + 131072 / p.splits,
+                     [&](int64_t begin, int64_t end) { k.add_parts(p, begin, end, sums.get()); });
   const int64_t m_block = 16, m_blocks = blocks_of(g.m, m_block), grain = 1 + 16384 / (1 + g.depth() * m_block);
   at::parallel_for(0, g.groups * m_blocks, grain, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i)

@@ -31,6 +31,7 @@ constexpr ConvKernels<T> conv_kernels() {
           correlation_plan<T>,
           correlate_scratch<T>,
           correlate<T>,
+          add_parts<accumulator_t<T>>,
           store_correlation<T>,
           target_columns<T>,
           store_weight<T>,

@@ -108,7 +108,9 @@ struct ConvKernels {
   // The sums of one chunk of a block of groups, over boxes [box_begin, box_end).
   void (*correlate)(const Gather&, const CorrelationPlan&, int64_t group_block, int64_t lane_chunk, int64_t row_chunk,
                     int64_t box_begin, int64_t box_end, const T* source, const T* target, A* sums, A* scratch);
-  // weight[m, c, tap], m in [m_begin, m_end), from all sums.
+  // The parts of sums [begin, end), added in order to the first part.
+  void (*add_parts)(const CorrelationPlan&, int64_t begin, int64_t end, A* sums);
+  // weight[m, c, tap], m in [m_begin, m_end), from the added sums.
   void (*store_correlation)(const Gather&, const CorrelationPlan&, int64_t group, const A* sums, int64_t m_begin,
                             int64_t m_end, T* weight);
   int64_t (*target_columns)(const Gather&);

@@ -172,12 +172,12 @@ struct Share {
 // A side one place of the tensor a place, in place or copied.
 template <class T, class A>
 Side<A> plain_side(const View& v, int64_t last_extent, const Block& block, const SeenRows& rows, const T* from,
-                   const Share& share, bool copy, A* to, int64_t ld, int64_t group) {
+                   const Share& share, bool of_lanes, bool copy, A* to, int64_t ld, int64_t group) {
   if (!copy) return in_place(v, same_type(from) + share.first * v.c, share.all * v.c);
   // Side by side as in the tensor, if they are whole groups: then all at once.
   const bool whole = share.count == share.all && group == share.all;
   const int64_t copies = whole ? 1 : share.groups, count = whole ? share.groups * share.all : share.count;
-  const int64_t fill = (count - share.count) + round_up(share.count, lanes<A>);
+  const int64_t fill = of_lanes ? count - share.count + round_up(share.count, lanes<A>) : count;
   for (int64_t i = 0; i < copies; ++i)
     copy_block(v, last_extent, block, rows, from + (i * share.all + share.first) * v.c, count, to + i * group, ld,
                fill);
@@ -257,12 +257,13 @@ void correlate(const Gather& g, const CorrelationPlan& p, int64_t group_block, i
   for (int64_t i = 0; i < groups && begin == end; ++i) zero(sums + i * p.group_sums, p.chunk_sums);
   for (int64_t b = begin; b < end; ++b) {
     const Block block = block_of(g, p, b);
-    const Side<A> of_target = plain_side(g.target, g.count[2], block, {}, target, y, p.copy_target, copied_target,
-                                         s.target_ld, s.target_group);
-    const Side<A> of_source = p.mode == CorrelationMode::plain
-                                  ? plain_side(g.source, g.extent[2], source_block(g, block, false), seen_rows(g),
-                                               source, x, p.copy_source, copied_source, s.source_ld, s.source_group)
-                                  : merged_side(g, p, s, block, source, x, copied_source, patches);
+    const Side<A> of_target = plain_side(g.target, g.count[2], block, {}, target, y, !p.source_lanes, p.copy_target,
+                                         copied_target, s.target_ld, s.target_group);
+    const Side<A> of_source =
+        p.mode == CorrelationMode::plain
+            ? plain_side(g.source, g.extent[2], source_block(g, block, false), seen_rows(g), source, x, p.source_lanes,
+                         p.copy_source, copied_source, s.source_ld, s.source_group)
+            : merged_side(g, p, s, block, source, x, copied_source, patches);
     Fetch fetch[2];
     for (Fetch& f : fetch) f = {reinterpret_cast<const char*>(scratch), 0, 0, 0, INT64_MAX};
     if (b + 1 < end) fetch_next(g, p, block_of(g, p, b + 1), source, x, target, y, fetch);
@@ -278,21 +279,28 @@ void correlate(const Gather& g, const CorrelationPlan& p, int64_t group_block, i
   }
 }
 
-// to[i] = the sum at lane + i, i < count, of this tap and row: its parts added in order.
+// Adds the parts of sums [begin, end), in order, to the first.
 template <class A>
-void add_parts(const CorrelationPlan& p, const A* sums, int64_t tap, int64_t row, int64_t lane, int64_t count, A* to) {
+void add_parts(const CorrelationPlan& p, int64_t begin, int64_t end, A* sums) {
+  constexpr int64_t some = 512;
+  for (; begin < end; begin += some)
+    for (int64_t s = 1; s < p.splits; ++s)
+      for (int64_t i = begin; i < at_most(end, begin + some); ++i) sums[i] += sums[s * p.split_sums + i];
+}
+
+// to[i] = the sum at lane + i, i < count, of this tap and row.
+template <class A>
+void copy_sums(const CorrelationPlan& p, const A* sums, int64_t tap, int64_t row, int64_t lane, int64_t count, A* to) {
   while (count > 0) {
     const int64_t chunk = lane / p.lane_chunk * p.row_chunks + row / p.row_chunk, l = lane % p.lane_chunk;
     const A* from = sums + chunk * p.chunk_sums + (tap * p.row_chunk + row % p.row_chunk) * p.ld + l;
     const int64_t some = at_most(count, p.lane_chunk - l);
     for (int64_t i = 0; i < some; ++i) to[i] = from[i];
-    for (int64_t s = 1; s < p.splits; ++s)
-      for (int64_t i = 0; i < some; ++i) to[i] += from[s * p.split_sums + i];
     lane += some, count -= some, to += some;
   }
 }
 
-// weight[m, c, tap] of channels [m_begin, m_end), 16 at the most, from the sums of correlate, by way of small blocks
+// weight[m, c, tap] of channels [m_begin, m_end), 16 at the most, from the added sums of correlate, by way of small blocks
 // [tap][c] or [tap][m] that are written in the weight's order.
 template <class T>
 void store_correlation(const Gather& g, const CorrelationPlan& p, int64_t group, const accumulator_t<T>* sums,
@@ -310,9 +318,9 @@ void store_correlation(const Gather& g, const CorrelationPlan& p, int64_t group,
         for (int64_t t = 0; t < taps; ++t) {
           const int64_t tap = (k + t) / p.merged, x = (k + t) % p.merged * g.c + c;
           if (p.source_lanes)
-            add_parts(p, sums, tap, m, x, channels, block + t * most_channels);
+            copy_sums(p, sums, tap, m, x, channels, block + t * most_channels);
           else
-            add_parts(p, sums, tap, x, m, m_end - m, block + t * most_channels);
+            copy_sums(p, sums, tap, x, m, m_end - m, block + t * most_channels);
         }
         const int64_t count = p.source_lanes ? channels : m_end - m, step = p.source_lanes ? g.weight_c : g.weight_m;
         T* to = weight + m * g.weight_m + c * g.weight_c;

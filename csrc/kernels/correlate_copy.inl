@@ -22,15 +22,43 @@ Side<A> in_copy(const Block& box, int64_t ld, const A* at, int64_t group) {
   return s;
 }
 
-// to[l · ld + r] = from[r · stride + l] for a square of lanes × lanes, rows past `rows` zero.
-template <class T, class A, bool ALL>
+// N accumulators: a vector, or a part of one.
+template <int N, class A>
+struct Part {
+  typedef A type __attribute__((vector_size(N * sizeof(A))));
+  typedef A unaligned __attribute__((vector_size(N * sizeof(A)), aligned(alignof(A)), may_alias));
+};
+template <int N, class A, class T>
+inline typename Part<N, A>::type load_part(const T* p) {
+  if constexpr (sizeof(T) == sizeof(A)) return *reinterpret_cast<const typename Part<N, A>::unaligned*>(p);
+  A wide[N];
+  for (int l = 0; l < N; ++l) wide[l] = widen(p[l]);
+  return *reinterpret_cast<const typename Part<N, A>::unaligned*>(wide);
+}
+
+// to[l · ld + r] = from[r · stride + l] for a square of N × N, rows past `rows` zero unless ALL are there.
+template <int N, bool ALL, class T, class A>
 void copy_square(const T* from, int64_t stride, int64_t rows, A* to, int64_t ld) {
-  vector_t<A> square[lanes<A>];
+  typename Part<N, A>::type square[N];
 #pragma GCC unroll 16
-  for (int r = 0; r < lanes<A>; ++r) square[r] = ALL || r < rows ? load_widened(from + r * stride) : vector_t<A>{};
+  for (int r = 0; r < N; ++r)
+    square[r] = ALL || r < rows ? load_part<N, A>(from + r * stride) : typename Part<N, A>::type{};
   transpose_square<1>(square);
 #pragma GCC unroll 16
-  for (int r = 0; r < lanes<A>; ++r) store(to + r * ld, square[r]);
+  for (int r = 0; r < N; ++r) *reinterpret_cast<typename Part<N, A>::unaligned*>(to + r * ld) = square[r];
+}
+
+// to[l · ld + c] = from[c · stride + l] in such squares; the last along the run overlaps the one before.
+template <int N, class T, class A>
+void copy_squares(const T* from, int64_t stride, int64_t channels, int64_t length, A* to, int64_t ld) {
+  for (int64_t c = 0; c < channels; c += N)
+    for (int64_t l = 0; l < length; l += N) {
+      const int64_t at = at_most(l, length - N);
+      if (channels - c >= N)
+        copy_square<N, true>(from + c * stride + at, stride, N, to + at * ld + c, ld);
+      else
+        copy_square<N, false>(from + c * stride + at, stride, channels - c, to + at * ld + c, ld);
+    }
 }
 
 // `length` runs of `size` elements, to_l apart. SIZE of each are copied, the least power of 2 that is enough, or all if
@@ -48,7 +76,7 @@ inline void copy_runs_of(const T* from, int64_t from_l, int64_t length, A* to, i
 template <class T, class A>
 void copy_run(const T* from, int64_t from_l, int64_t from_c, int64_t channels, int64_t length, A* to, int64_t ld,
               int64_t fill) {
-  constexpr int64_t n = lanes<A>;
+  constexpr int n = lanes<A>;
   if (from_l == ld && channels == ld && (from_c == 1 || channels == 1)) {
     for (int64_t i = 0; i < length * ld; ++i) to[i] = widen(from[i]);
     return;
@@ -65,20 +93,19 @@ void copy_run(const T* from, int64_t from_l, int64_t from_c, int64_t channels, i
     }
     return;
   }
-  const bool squares = from_l == 1 && length >= n && round_up(channels, n) <= ld;
-  if (squares)
-    for (int64_t c = 0; c < channels; c += n)
-      for (int64_t l = 0; l < length; l += n) {
-        const int64_t at = at_most(l, length - n);  // the last square overlaps the one before
-        if (channels - c >= n)
-          copy_square<T, A, true>(from + c * from_c + at, from_c, n, to + at * ld + c, ld);
-        else
-          copy_square<T, A, false>(from + c * from_c + at, from_c, channels - c, to + at * ld + c, ld);
-      }
+  // Squares of a vector, of half of one or of a quarter, that fit into the run and into the channels' room.
+  constexpr int half = n > 2 ? n / 2 : n, quarter = half > 2 ? half / 2 : half;
+  const auto fits = [&](int64_t size) { return from_l == 1 && length >= size && round_up(channels, size) <= ld; };
+  int64_t written = channels;
+  if (fits(n) && channels > quarter)
+    copy_squares<n>(from, from_c, channels, length, to, ld), written = round_up(channels, n);
+  else if (fits(half) && channels > quarter)
+    copy_squares<half>(from, from_c, channels, length, to, ld), written = round_up(channels, half);
+  else if (fits(quarter) && channels > 1)
+    copy_squares<quarter>(from, from_c, channels, length, to, ld), written = round_up(channels, quarter);
   else
     for (int64_t c = 0; c < channels; ++c)
       for (int64_t l = 0; l < length; ++l) to[l * ld + c] = widen(from[c * from_c + l * from_l]);
-  const int64_t written = squares ? round_up(channels, n) : channels;
   for (int64_t l = 0; l < length && written < fill; ++l) zero(to + l * ld + written, fill - written);
 }
 
