@@ -134,6 +134,32 @@ def test_only_what_is_asked_for_is_computed(monkeypatch) -> None:
         assert [t.grad is not None for t in operands] == list(needs)
 
 
+@pytest.mark.parametrize("leaves", [True, False])
+def test_grad_of_some_operands_computes_no_other(leaves: bool, monkeypatch) -> None:
+    called = []
+    names = ["convolution_input_grad", "convolution_weight_grad", "convolution_bias_grad"]
+    for name in names:
+        original = getattr(autograd, name)
+        monkeypatch.setattr(
+            autograd, name, lambda *args, name=name, original=original: (called.append(name), original(*args))[1]
+        )
+    operands = [torch.randn(size).requires_grad_() for size in [(1, 2, 4, 4), (3, 2, 3, 3), (3,)]]
+    if not leaves:
+        operands = [operand * 2 for operand in operands]
+    y = TF.conv2d(*operands).sum()
+    expected = torch.autograd.grad(y, operands, retain_graph=True)
+    for asked in ([0], [1], [2], [0, 1], [1, 2], [0, 2]):
+        called.clear()
+        grads = torch.autograd.grad(y, [operands[i] for i in asked], retain_graph=True)
+        assert called == [names[i] for i in asked]
+        assert all(torch.equal(grad, expected[i]) for grad, i in zip(grads, asked, strict=True))
+    if leaves:
+        called.clear()
+        y.backward(inputs=operands[1])
+        assert called == names[1:2]
+        assert [operand.grad is not None for operand in operands] == [False, True, False]
+
+
 def test_what_no_gradient_needs_is_not_kept() -> None:
     x, w, b = torch.randn(1, 2, 4, 4), torch.randn(3, 2, 3, 3), torch.randn(3, requires_grad=True)
     kept = weakref.ref(x)

@@ -48,3 +48,22 @@ def below_autograd(name: str, *args: Any) -> Any:
     """The operator's kernel, with nothing recorded: what a Function's ``forward`` runs."""
     with torch._C._AutoDispatchBelowAutograd():
         return getattr(torch.ops.torchconv, name).default(*args)
+
+
+def asked(ctx: Any) -> tuple[bool, ...]:
+    """Which of a Function's operands, its leading tensors, this backward owes a gradient.
+
+    ``needs_input_grad`` says which require one; ``torch.autograd.grad(y, x)`` asks for x alone, and only the engine
+    knows that. It does not tell of a leaf that is itself asked for: that is an error, and means yes.
+    """
+    needs, edges = ctx.needs_input_grad, getattr(ctx, "next_functions", ())
+    if sum(needs) == 1 or any(needs[len(edges) :]):
+        return needs
+    return tuple(need and _will_run(edges[i][0]) for i, need in enumerate(needs))
+
+
+def _will_run(node: Any) -> bool:
+    try:
+        return torch._C._will_engine_execute_node(node)
+    except RuntimeError:
+        return True

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from ._common import below_autograd, register
+from ._common import asked, below_autograd, register
 
 aten = torch.ops.aten
 
@@ -91,9 +91,10 @@ class Convolution(Function):
         if grad is None:
             return (None,) * 8
         input, weight = ctx.saved_tensors
+        to_input, to_weight, to_bias = asked(ctx)[:3]
         return (
-            *_operand_grads(ctx, grad, input, weight),
-            convolution_bias_grad(grad) if ctx.needs_input_grad[2] else None,
+            *_operand_grads(ctx, grad, input, weight, to_input, to_weight),
+            convolution_bias_grad(grad) if to_bias else None,
             *(None,) * 5,
         )
 
@@ -138,9 +139,10 @@ class Convolution(Function):
         return out, axis
 
 
-def _operand_grads(ctx: Any, grad: Tensor, input: Tensor, weight: Tensor) -> tuple[Tensor | None, Tensor | None]:
-    """The gradients of a convolution's input and weight, where they are needed."""
-    to_input, to_weight = ctx.needs_input_grad[:2]
+def _operand_grads(
+    ctx: Any, grad: Tensor, input: Tensor, weight: Tensor, to_input: bool, to_weight: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    """The gradients of a convolution's input and weight, where they are asked for."""
     return (
         convolution_input_grad(grad, weight, ctx.input_size, *ctx.window) if to_input else None,
         convolution_weight_grad(grad, input, ctx.weight_size, *ctx.window, ctx.weight_format) if to_weight else None,
@@ -169,11 +171,12 @@ class ConvolutionReLU(Function):
             return (None,) * 8
         input, weight, output = ctx.saved_tensors
         output, of_bias = output.detach(), None  # the mask has no derivative
-        if ctx.needs_input_grad[2]:
+        to_input, to_weight, to_bias = asked(ctx)[:3]
+        if to_bias:
             grad, of_bias = relu_bias_grad(grad, output)
         else:
             grad = aten.threshold_backward(grad, output, 0)
-        return (*_operand_grads(ctx, grad, input, weight), of_bias, *(None,) * 5)
+        return (*_operand_grads(ctx, grad, input, weight, to_input, to_weight), of_bias, *(None,) * 5)
 
     @staticmethod
     def jvp(ctx: Any, input: Tensor | None, weight: Tensor | None, bias: Tensor | None, *_: Any) -> Tensor | None:
@@ -207,7 +210,7 @@ class ConvolutionInputGrad(Function):
         if of_input is None:
             return (None,) * 8
         grad, weight = ctx.saved_tensors
-        to_grad, to_weight = ctx.needs_input_grad[:2]
+        to_grad, to_weight = asked(ctx)[:2]
         return (
             convolution(of_input, weight, None, *ctx.window) if to_grad else None,
             convolution_weight_grad(grad, of_input, ctx.weight_size, *ctx.window, ctx.weight_format)
@@ -262,7 +265,7 @@ class ConvolutionWeightGrad(Function):
         if of_weight is None:
             return (None,) * 9
         grad, input = ctx.saved_tensors
-        to_grad, to_input = ctx.needs_input_grad[:2]
+        to_grad, to_input = asked(ctx)[:2]
         return (
             convolution(input, of_weight, None, *ctx.window) if to_grad else None,
             convolution_input_grad(grad, of_weight, ctx.input_size, *ctx.window) if to_input else None,
