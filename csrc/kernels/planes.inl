@@ -27,6 +27,7 @@ struct PlanesTile {
   A* target;
   int64_t ld;
   const A* bias;  // [tile_rows]
+  A floor;        // that no result is below
   A* total;       // [tile_rows * tile_vectors] vectors, for sums of several blocks
 };
 
@@ -60,7 +61,7 @@ void planes_tile(const PlanesTile<A>& t, const Start* starts) {
         if (end < t.depth)
           store(at, sum[r][j]);
         else
-          store(t.target + starts[j].target + r * t.ld, sum[r][j] + bias);
+          store(t.target + starts[j].target + r * t.ld, raised(sum[r][j] + bias, vector_t<A>{} + t.floor));
       }
     }
     if (end == t.depth) break;
@@ -286,8 +287,9 @@ void planes_group(const Gather& g, const A* packed, const A* source, const int64
       A panel_bias[tile_rows] = {};
       for (int64_t r = 0; bias && r < at_most(tile_rows, g.m - m); ++r) panel_bias[r] = widen(bias[m + r]);
       planes_rows<A>(at_most(tile_rows, g.m - m),
-                     {depth, packed + m * depth, source, offsets, target + m * ld, ld, panel_bias, total}, starts + first,
-                     at_most(near, count - first));
+                     {depth, packed + m * depth, source, offsets, target + m * ld, ld, panel_bias,
+                      floor_of<A>(g.relu), total},
+                     starts + first, at_most(near, count - first));
     }
 }
 
