@@ -27,7 +27,7 @@ struct PlanesTile {
   A* target;
   int64_t ld;
   const A* bias;  // [tile_rows]
-  A floor;        // that results are not to fall below: a ReLU's, or none
+  A floor;        // that no result is below
   A* total;       // [tile_rows * tile_vectors] vectors, for sums of several blocks
 };
 
@@ -58,12 +58,10 @@ void planes_tile(const PlanesTile<A>& t, const Start* starts) {
       for (int j = 0; j < VECTORS; ++j) {
         A* at = t.total + (r * VECTORS + j) * lanes<A>;
         if (k > 0) sum[r][j] = load(at) + sum[r][j];
-        if (end < t.depth) {
+        if (end < t.depth)
           store(at, sum[r][j]);
-        } else {
-          const vector_t<A> y = sum[r][j] + bias;
-          store(t.target + starts[j].target + r * t.ld, y < t.floor ? t.floor + vector_t<A>{} : y);
-        }
+        else
+          store(t.target + starts[j].target + r * t.ld, raised(sum[r][j] + bias, vector_t<A>{} + t.floor));
       }
     }
     if (end == t.depth) break;
@@ -290,8 +288,8 @@ void planes_group(const Gather& g, const A* packed, const A* source, const int64
       for (int64_t r = 0; bias && r < at_most(tile_rows, g.m - m); ++r) panel_bias[r] = widen(bias[m + r]);
       planes_rows<A>(at_most(tile_rows, g.m - m),
                      {depth, packed + m * depth, source, offsets, target + m * ld, ld, panel_bias,
-                      floor_of<A>(g.relu), total}, starts + first,
-                     at_most(near, count - first));
+                      floor_of<A>(g.relu), total},
+                     starts + first, at_most(near, count - first));
     }
 }
 
