@@ -70,7 +70,8 @@ double volume(const std::array<int64_t, 3>& sides) { return static_cast<double>(
 // Measured in multiply-adds of one vector: what comes with every product, position or point beside the products.
 constexpr double direct_product = 1.1, direct_position = 6;
 constexpr double correlate_product = 1.2, correlate_position = 4;
-constexpr double winograd_product = 1.1, winograd_point = 12, winograd_contiguous = 3, winograd_sum = 8;
+constexpr double winograd_product = 1.1, winograd_point = 12, winograd_contiguous = 3, winograd_grouped = 10,
+                 winograd_sum = 8;
 
 double cost_direct(const ConvParams& p, Direction direction) {
   const Channels c = channels(p, direction);
@@ -79,7 +80,8 @@ double cost_direct(const ConvParams& p, Direction direction) {
     return groups * (products * std::min(c.source * c.filled_target, c.filled_source * c.target) * correlate_product +
                      volume(p.output) * (c.filled_source + c.filled_target) * correlate_position);
   const double targets = direction == Direction::forward ? volume(p.output) : volume(p.input);
-  return groups * (products * c.source * c.filled_target * direct_product + targets * c.filled_target * direct_position);
+  const double target = std::min(c.filled_target, 2 * c.target + 1);  // few: positions fill the vectors instead
+  return groups * (products * c.source * target * direct_product + targets * target * direct_position);
 }
 
 double cost_winograd(const ConvParams& p, Direction direction) {
@@ -91,7 +93,9 @@ double cost_winograd(const ConvParams& p, Direction direction) {
     points *= static_cast<double>(target[a] + tiles * (p.kernel[a] - 1));
     kernel *= static_cast<double>(p.kernel[a] + (p.kernel[a] == 1 ? 0 : winograd_outputs - 1));
   }
-  const double slices = static_cast<double>(p.kernel[0]), point = winograd_point + (p.channels_last ? 0 : winograd_contiguous);
+  const double slices = static_cast<double>(p.kernel[0]);
+  // Channels-last, a group is part of every pixel: pieces of cache lines.
+  const double point = winograd_point + (!p.channels_last ? winograd_contiguous : p.groups > 1 ? winograd_grouped : 0);
   double sides = slices * c.filled_source + c.filled_target;  // transformed at every point
   double sums = c.filled_target;                              // loaded and stored at every point
   if (direction == Direction::weight_grad) {

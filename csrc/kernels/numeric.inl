@@ -40,6 +40,7 @@ template <>
 struct Vector<float> {
   typedef float type __attribute__((vector_size(TORCHCONV_VECTOR_BYTES)));
   typedef float unaligned __attribute__((vector_size(TORCHCONV_VECTOR_BYTES), aligned(4), may_alias));
+  typedef int32_t mask __attribute__((vector_size(TORCHCONV_VECTOR_BYTES)));  // what comparisons give
 };
 template <>
 struct Vector<double> {

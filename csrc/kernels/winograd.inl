@@ -33,13 +33,28 @@ constexpr int64_t winograd_columns = winograd_vectors * lanes<A>;
 
 // ---- vectors of channels, widened; `count` of them are there, the rest reads 0 and is not written ----
 
+// Where full vectors may be read although fewer channels are there: before `end`, and at `zeros`.
 template <class T>
-inline vector_t<accumulator_t<T>> load_channels(const T* p, int64_t count) {
-  constexpr int64_t width = lanes<accumulator_t<T>>;
-  if (count >= width) return load_widened(p);
-  T some[width] = {};
+struct Readable {
+  const T *end, *zeros;
+  bool at(const T* p, const T* pixel) const { return p + lanes<accumulator_t<T>> <= end || pixel == zeros; }
+};
+
+template <class T>
+inline vector_t<accumulator_t<T>> load_some(const T* p, int64_t count) {
+  T some[lanes<accumulator_t<T>>] = {};
   for (int64_t i = 0; i < count; ++i) some[i] = p[i];
   return load_widened(some);
+}
+
+// Of channels c and on of a pixel, where fewer than a vector are left.
+template <class T>
+inline vector_t<accumulator_t<T>> load_tail(const T* pixel, int64_t c, int64_t count, const Readable<T>& readable) {
+  using A = accumulator_t<T>;
+  if (!readable.at(pixel + c, pixel)) return load_some(pixel + c, count);
+  typename Vector<A>::mask lane;
+  for (int l = 0; l < lanes<A>; ++l) lane[l] = l;
+  return lane < static_cast<int32_t>(count) ? load_widened(pixel + c) : vector_t<A>{};
 }
 
 template <class T>
@@ -48,7 +63,13 @@ inline void store_channels(vector_t<accumulator_t<T>> v, int64_t count, T* p) {
   if (count >= width) return store_narrowed(p, v);
   T some[width];
   store_narrowed(some, v);
-  for (int64_t i = 0; i < count; ++i) p[i] = some[i];
+  const T* from = some;
+#pragma GCC unroll 4
+  for (int64_t half = width / 2; half > 0; half /= 2)
+    if (count & half) {
+      std::memcpy(static_cast<void*>(p), from, half * sizeof(T));
+      p += half, from += half;
+    }
 }
 
 // ---- between the contiguous layout and vectors of channels ----
@@ -69,7 +90,7 @@ void gather_channels(const T* from, int64_t plane, int64_t count, int64_t pixels
     } else {
       for (int l = 0; l < L; ++l) {
         const T* at = from + l * plane + p;
-        v[l] = l >= count ? vector_t<A>{} : at + L <= end ? load_widened(at) : load_channels(at, here);
+        v[l] = l >= count ? vector_t<A>{} : at + L <= end ? load_widened(at) : load_some(at, here);
       }
     }
     transpose_square<1>(v);
@@ -227,14 +248,16 @@ inline void tile_pixels(const Winograd& w, const WinogradTile& t, bool on_map, c
 
 // tmp[row][point] = the transform of each row of pixels, at channel c.
 template <class P, class S>
-void source_rows(int64_t rows, const void* const* pixels, int64_t c, int64_t count, accumulator_t<S>* tmp) {
+void source_rows(int64_t rows, const void* const* pixels, int64_t c, int64_t count, const Readable<S>& readable,
+                 accumulator_t<S>* tmp) {
   using A = accumulator_t<S>;
   for (int64_t i = 0; i < rows; ++i, pixels += winograd_points, tmp += winograd_points * lanes<A>) {
     vector_t<A> x[P::N], y[P::N];
 #pragma GCC unroll 8
-    for (int j = 0; j < P::N; ++j)
-      x[j] = count >= lanes<A> ? load_widened(static_cast<const S*>(pixels[j]) + c)
-                               : load_channels(static_cast<const S*>(pixels[j]) + c, count);
+    for (int j = 0; j < P::N; ++j) {
+      const S* pixel = static_cast<const S*>(pixels[j]);
+      x[j] = count >= lanes<A> ? load_widened(pixel + c) : load_tail(pixel, c, count, readable);
+    }
     interpolate<A, P::N, P::MOST>(x, y);
 #pragma GCC unroll 8
     for (int j = 0; j < P::N; ++j) store(tmp + j * lanes<A>, y[j]);
@@ -271,9 +294,11 @@ void source_columns(const Winograd& w, const WinogradTile& t, int64_t columns, c
 
 template <class S>
 inline void source_tile(const Winograd& w, const WinogradTile& t, const void* const* pixels, int64_t c, int64_t count,
-                        accumulator_t<S>* tmp, int64_t to, const WinogradPlanes<accumulator_t<S>>& planes) {
+                        const Readable<S>& readable, accumulator_t<S>* tmp, int64_t to, const WinogradPlanes<accumulator_t<S>>& planes) {
   const WinogradAxis &v = w.axis[0], &h = w.axis[1];
-  with_pair(h.taps, t.mx, [&](auto p) { source_rows<decltype(p), S>(t.my + v.taps - 1, pixels, c, count, tmp); });
+  with_pair(h.taps, t.mx, [&](auto p) { 
+    source_rows<decltype(p), S>(t.my + v.taps - 1, pixels, c, count, readable, tmp);
+  });
   with_pair(v.taps, t.my,
             [&](auto p) { source_columns<decltype(p)>(w, t, t.mx + h.taps - 1, tmp, to, planes); });
 }
@@ -304,7 +329,8 @@ void winograd_source(const Winograd& w, const WinogradBlock& b, int64_t begin, i
     if (w.channels_last) {
       for (int64_t i = t; i < strip.last; ++i)
         for (int64_t c = c_begin; c < c_end; c += L)
-          source_tile<T>(w, b.tiles[i], s.pixels + i * table, c, c_end - c, s.tmp, c - c_begin, planes);
+          source_tile<T>(w, b.tiles[i], s.pixels + i * table, c, c_end - c, {end_of_source, s.zeros}, s.tmp, c - c_begin,
+                         planes);
     } else {
       for (int64_t c = c_begin; c < c_end; c += L) {
         if (on_map)
@@ -313,7 +339,7 @@ void winograd_source(const Winograd& w, const WinogradBlock& b, int64_t begin, i
                             s.strip + in_strip * L);
           });
         for (int64_t i = t; i < strip.last; ++i)
-          source_tile<A>(w, b.tiles[i], s.pixels + i * table, 0, L, s.tmp, c - c_begin, planes);
+          source_tile<A>(w, b.tiles[i], s.pixels + i * table, 0, L, {}, s.tmp, c - c_begin, planes);
       }
     }
     t = strip.last;
@@ -387,7 +413,7 @@ void winograd_target(const Winograd& w, const WinogradBlock& b, int64_t begin, i
     T* map = target + slice_target(g, b.tiles[t]) + (group * g.m + m_begin) * g.target.c;
     for (int64_t m = 0; m < m_end - m_begin; m += L) {
       const int64_t count = m_end - m_begin - m;
-      const vector_t<A> offset = bias ? load_channels(bias + group * g.m + m_begin + m, count) : vector_t<A>{};
+      const vector_t<A> offset = bias ? load_some(bias + group * g.m + m_begin + m, at_most(L, count)) : vector_t<A>{};
       for (int64_t i = t; i < strip.last; ++i) {
         const WinogradTile& tile = b.tiles[i];
         if (w.channels_last)
@@ -411,12 +437,16 @@ void winograd_target(const Winograd& w, const WinogradBlock& b, int64_t begin, i
 
 // tmp[y][point] = each row of outputs evaluated.
 template <class P, class S>
-void grad_rows(int64_t rows, const S* from, int64_t row_stride, int64_t stride, int64_t count, accumulator_t<S>* tmp) {
+void grad_rows(int64_t rows, const S* from, int64_t row_stride, int64_t stride, int64_t count, const S* end,
+               accumulator_t<S>* tmp) {
   using A = accumulator_t<S>;
   for (int64_t i = 0; i < rows; ++i, from += row_stride, tmp += winograd_points * lanes<A>) {
     vector_t<A> x[P::M], y[P::N];
 #pragma GCC unroll 4
-    for (int j = 0; j < P::M; ++j) x[j] = load_channels(from + j * stride, count);
+    for (int j = 0; j < P::M; ++j) {
+      const S* pixel = from + j * stride;
+      x[j] = count >= lanes<A> ? load_widened(pixel) : load_tail(pixel, 0, count, {end, nullptr});
+    }
     evaluate<A, P::M, P::N, P::MOST, false>(x, y);
 #pragma GCC unroll 8
     for (int j = 0; j < P::N; ++j) store(tmp + j * lanes<A>, y[j]);
@@ -441,10 +471,12 @@ void grad_columns(const Winograd& w, const WinogradTile& t, int64_t columns, con
 
 template <class S>
 inline void grad_tile(const Winograd& w, const WinogradTile& t, const S* from, int64_t row_stride, int64_t stride,
-                      int64_t count, int64_t m, const WinogradPlanes<accumulator_t<S>>& planes,
+                      int64_t count, const S* end, int64_t m, const WinogradPlanes<accumulator_t<S>>& planes,
                       accumulator_t<S>* tmp) {
   const WinogradAxis &v = w.axis[0], &h = w.axis[1];
-  with_pair(h.taps, t.mx, [&](auto p) { grad_rows<decltype(p)>(t.my, from, row_stride, stride, count, tmp); });
+  with_pair(h.taps, t.mx, [&](auto p) { 
+    grad_rows<decltype(p)>(t.my, from, row_stride, stride, count, end, tmp);
+  });
   with_pair(v.taps, t.my, [&](auto p) { grad_columns<decltype(p)>(w, t, t.mx + h.taps - 1, tmp, m, planes); });
 }
 
@@ -471,10 +503,10 @@ void winograd_grad(const Winograd& w, const WinogradBlock& b, int64_t begin, int
         const WinogradTile& tile = b.tiles[i];
         if (w.channels_last)
           grad_tile<T>(w, tile, map + m + tile.y * g.target.s[1] + tile.x * g.target.s[2], g.target.s[1],
-                       g.target.s[2], count, m, planes, s.tmp);
+                       g.target.s[2], count, end_of_grad, m, planes, s.tmp);
         else
           grad_tile<A>(w, tile, s.strip + ((tile.y - strip.y) * strip.width + tile.x - strip.x) * L,
-                       strip.width * L, L, L, m, planes, s.tmp);
+                       strip.width * L, L, L, nullptr, m, planes, s.tmp);
       }
     }
     t = strip.last;
