@@ -28,8 +28,8 @@ void set_taps(TappedGather& to, const AxisTaps& axes, const View& weight) {
   for (const AxisTap& a0 : axes[0])
     for (const AxisTap& a1 : axes[1])
       for (const AxisTap& a2 : axes[2])
-        taps->push_back({a0.k * weight.s[0] + a1.k * weight.s[1] + a2.k * weight.s[2],
-                           {a0.offset, a1.offset, a2.offset}});
+        taps->push_back(
+            {a0.k * weight.s[0] + a1.k * weight.s[1] + a2.k * weight.s[2], {a0.offset, a1.offset, a2.offset}});
   to.gather.taps = taps->data(), to.gather.tap_count = static_cast<int64_t>(taps->size());
   to.taps = std::move(taps);
   for (int a = 0; a < 3; ++a) to.gather.grid[a] = static_cast<int64_t>(axes[a].size());
@@ -157,18 +157,42 @@ Box box_at(const Boxes& b, const Gather& g, int64_t index) {
   return box;
 }
 
+// An axis of one tap steps over a sparser map: the same gather with a step of one. Returns how far the source moves.
+int64_t without_steps(Gather& g, std::vector<Tap>& taps) {
+  int64_t shift = 0;
+  for (int a = 0; a < 3; ++a) {
+    if (g.step[a] == 1 || g.grid[a] != 1) continue;
+    const int64_t offset = taps.front().offset[a], phase = (offset % g.step[a] + g.step[a]) % g.step[a];
+    if (phase >= g.extent[a]) continue;
+    for (Tap& tap : taps) tap.offset[a] = (offset - phase) / g.step[a];
+    shift += phase * g.source.s[a];
+    g.extent[a] = blocks_of(g.extent[a] - phase, g.step[a]);
+    g.source.s[a] *= g.step[a];
+    g.step[a] = 1;
+  }
+  return shift;
+}
+
 // How a gather is run, by all but the number of threads.
 template <class T>
 struct DirectPlan {
   std::vector<Gather> g;  // of every residue
+  std::vector<Tap> taps;  // of a gather that is not as it came
+  int64_t shift = 0;      // of its source
   bool channels_last, planes;
   int64_t together, units;  // groups of a task, and tasks a box they make
   Boxes boxes;
   int64_t packed, scratch;  // elements: a group's packed weight, [residue][panel][depth][panel width]; a task's scratch
 
+  DirectPlan(const DirectPlan&) = delete;
   DirectPlan(const std::vector<TappedGather>& gathers, bool last) : channels_last(last) {
     const auto& k = kernels<T>().conv;
     for (const TappedGather& t : gathers) g.push_back(t.gather);
+    if (g.size() == 1) {
+      taps = *gathers.front().taps;
+      shift = without_steps(g.front(), taps);
+      g.front().taps = taps.data();
+    }
     const Gather& first = g.front();
     const int64_t residues = static_cast<int64_t>(g.size()), m = std::max<int64_t>(1, first.m);
     planes = k.prefers_planes(g.data(), residues, channels_last);
@@ -219,6 +243,7 @@ void run_direct(const std::vector<TappedGather>& gathers, bool channels_last, co
   const DirectPlan<T> plan(gathers, channels_last);
   const Gather* g = plan.g.data();
   const auto packed = packed_weights(plan, weight);
+  source += plan.shift;
   const int64_t panels = k.panels(*g, plan.packs_rows()), residues = plan.g.size(), blocks = plan.boxes.total();
   int64_t chunks = 1;
   while (!plan.planes && chunks < panels && plan.units * blocks * chunks < 2 * at::get_num_threads()) ++chunks;
@@ -262,7 +287,7 @@ int64_t gather_workspace(const std::vector<TappedGather>& gathers, bool channels
   return elements * sizeof(accumulator_t<T>);
 }
 
-#define INSTANTIATE(T)                                                                                            \
+#define INSTANTIATE(T)                                                                                              \
   template void run_gather<T>(const std::vector<TappedGather>&, bool, Algorithm, const T*, const T*, const T*, T*); \
   template int64_t gather_workspace<T>(const std::vector<TappedGather>&, bool, Algorithm);
 INSTANTIATE(float)

@@ -85,6 +85,19 @@ CASES_2D = [
     case("depthwise_dilated", (1, 7, 9, 10), (14, 1, 3, 3), stride=2, padding=((2, 1), (0, 3)), dilation=2, groups=7),
     case("depthwise_large_kernel", (1, 4, 21, 20), (4, 1, 13, 13), padding=6, groups=4),
     case("many_positions", (8, 2, 40, 40), (3, 2, 3, 3), padding=1),  # 16 partial sums of the weight gradient
+    # Positions along the vectors (planes.inl): few target channels, groups, 1×1 on contiguous maps.
+    case("few_targets_deep", (2, 300, 5, 19), (3, 300, 3, 3), padding=1),
+    case("few_sources", (2, 3, 9, 33), (70, 3, 3, 3), padding=1),
+    case("grouped_by_four", (2, 32, 9, 14), (32, 4, 3, 3), padding=1, groups=8),
+    case("grouped_by_eight", (3, 32, 7, 7), (32, 8, 3, 3), padding=1, groups=4),
+    case("grouped_by_sixteen", (3, 64, 7, 5), (64, 16, 3, 3), padding=1, groups=4),
+    case("grouped_unevenly", (2, 20, 8, 17), (12, 5, 3, 3), padding=(2, 1), groups=4),
+    case("1x1_deep_and_wide", (2, 270, 6, 19), (40, 270, 1, 1)),
+    case("1x1_padded", (2, 20, 5, 17), (13, 20, 1, 1), padding=((1, 2), (0, 3))),
+    case("1x1_cropped", (2, 20, 7, 9), (13, 20, 1, 1), padding=((-1, 0), (0, -2))),
+    case("1x1_strided_and_padded", (2, 12, 7, 18), (9, 12, 1, 1), stride=(3, 2), padding=((1, 0), (2, 1))),
+    case("three_vectors_of_channels", (2, 20, 6, 5), (48, 20, 3, 3), padding=1),
+    case("first_layer_backward", (1, 3, 40, 41), (20, 3, 7, 7), stride=2, padding=3),
     case("empty_batch", (0, 3, 6, 6), (4, 3, 3, 3), padding=1),
 ]
 CASES_1D = [

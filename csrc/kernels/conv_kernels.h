@@ -99,8 +99,8 @@ struct ConvKernels {
                  A* scratch);
   // The same for all channels of the groups [begin, end), steps of one alone; packed as for contiguous.
   int64_t (*planes_scratch)(const Gather* residues, int64_t count, bool channels_last, int64_t groups, const Box&);
-  void (*planes)(const Gather* residues, int64_t count, bool channels_last, int64_t begin, int64_t end,
-                 const T* source, const A* packed, const T* bias, T* target, const Box&, A* scratch);
+  void (*planes)(const Gather* residues, int64_t count, bool channels_last, int64_t begin, int64_t end, const T* source,
+                 const A* packed, const T* bias, T* target, const Box&, A* scratch);
   bool (*prefers_planes)(const Gather* residues, int64_t count, bool channels_last);
 
   CorrelationPlan (*correlation_plan)(const Gather&, bool channels_last);

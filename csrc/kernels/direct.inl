@@ -36,9 +36,7 @@ struct Place {
 
 // Panels side by side in one tile, with as many fewer rows: broadcasts are fewer, and pixels' addresses stay in registers.
 constexpr int tile_panels = TORCHCONV_VECTOR_BYTES == 64 ? 2 : 1;
-constexpr int direct_tile_rows(int vectors) {
-  return TORCHCONV_VECTOR_BYTES < 64 ? tile_rows : vectors < 4 ? 8 : 6;
-}
+constexpr int direct_tile_rows(int vectors) { return TORCHCONV_VECTOR_BYTES < 64 ? tile_rows : vectors < 4 ? 8 : 6; }
 
 // bias: [tile_panels · tile_columns], then a vector of the floor that no result is below.
 template <class T, int VECTORS>
@@ -62,8 +60,8 @@ inline __attribute__((always_inline)) void put_pixel(const vector_t<accumulator_
 // [tile_rows][tile_columns], or null if there is but one block.
 template <class T, int ROWS, int VECTORS>
 void direct_tile(const accumulator_t<T>* source, const Place* places, const TapRun* run, const TapRun* runs_end,
-                 const accumulator_t<T>* w, int64_t next_panel, const accumulator_t<T>* bias, accumulator_t<T>* total, int64_t columns,
-                 T* target) {
+                 const accumulator_t<T>* w, int64_t next_panel, const accumulator_t<T>* bias, accumulator_t<T>* total,
+                 int64_t columns, T* target) {
   using A = accumulator_t<T>;
   const A* pixel[ROWS];
 #pragma GCC unroll 16
@@ -145,8 +143,7 @@ inline int64_t find_spans(const Gather& g, const Box& box, int axis, Span* out) 
     while (first < last && t * g.step[axis] + tap_offset(g, axis, first) < 0) ++first;
     while (last > first && t * g.step[axis] + tap_offset(g, axis, last - 1) >= g.extent[axis]) --last;
     if (first == last) first = last = 0;
-    if (count == 0 || out[count - 1].first != first || out[count - 1].last != last)
-      out[count++] = {t, t, first, last};
+    if (count == 0 || out[count - 1].first != first || out[count - 1].last != last) out[count++] = {t, t, first, last};
     out[count - 1].end = t + 1;
   }
   return count;
@@ -196,19 +193,27 @@ inline void source_box(const Gather* g, int64_t residues, const Box& box, int64_
   }
 }
 
+// Whether the rows of a contiguous source follow one another in memory.
+inline bool dense_rows(const Gather& g) {
+  return g.source.s[2] == 1 && (g.extent[1] == 1 || g.source.s[1] == g.extent[2]);
+}
+
 // out[n][i0][i1][i2][c] = source[n, c, i] over the box.
 template <class T, class A>
-void copy_source(const Gather& g, bool channels_last, const Box& box, const int64_t (&begin)[3], const int64_t (&end)[3],
-                 const T* source, A* out) {
+void copy_source(const Gather& g, bool channels_last, const Box& box, const int64_t (&begin)[3],
+                 const int64_t (&end)[3], const T* source, A* out) {
   const int64_t width = end[2] - begin[2], height = end[1] - begin[1];
-  const bool whole_rows = width == g.extent[2] && !channels_last;  // then rows follow one another in memory
+  const bool whole_rows = width == g.extent[2] && !channels_last && dense_rows(g);
   const int64_t length = whole_rows ? height * width : width, lines = whole_rows ? at_most(1, height) : height;
   for (int64_t n = box.n_begin; n < box.n_end; ++n)
     for (int64_t i0 = begin[0]; i0 < end[0]; ++i0)
       for (int64_t i1 = begin[1]; i1 < begin[1] + lines; ++i1, out += length * g.c) {
         const T* from = source + n * g.source.n + i0 * g.source.s[0] + i1 * g.source.s[1] + begin[2] * g.source.s[2];
-        if (!channels_last)
+        if (!channels_last && g.source.s[2] == 1)
           transpose<false, false>(from, g.source.c, g.c, length, out, g.c);
+        else if (!channels_last)
+          for (int64_t c = 0; c < g.c; ++c)
+            for (int64_t l = 0; l < length; ++l) out[l * g.c + c] = widen(from[c * g.source.c + l * g.source.s[2]]);
         else
           for (int64_t l = 0; l < length; ++l) copy_strided(from + l * g.source.s[2], 1, g.c, out + l * g.c);
       }
@@ -224,9 +229,9 @@ void store_box(const Gather& g, const Box& box, const int64_t (&begin)[3], const
   for (int64_t n = box.n_begin; n < box.n_end; ++n)
     for (int64_t i0 = begin[0]; i0 < begin[0] + size[0]; ++i0)
       for (int64_t i1 = begin[1]; i1 < begin[1] + lines; ++i1, results += length * ld)
-        transpose<true, false>(results, ld, length, columns,
-                  target + n * g.target.n + i0 * g.target.s[0] + i1 * g.target.s[1] + begin[2] * g.target.s[2],
-                  g.target.c);
+        transpose<true, false>(
+            results, ld, length, columns,
+            target + n * g.target.n + i0 * g.target.s[0] + i1 * g.target.s[1] + begin[2] * g.target.s[2], g.target.c);
 }
 
 inline int64_t volume(const int64_t (&begin)[3], const int64_t (&end)[3]) {
@@ -312,10 +317,17 @@ DirectScratch direct_layout(const Gather* g, int64_t residues, bool copies, bool
 template <class T>
 constexpr bool narrow_type = sizeof(T) < sizeof(accumulator_t<T>);
 
+// Whether the tiles read a copy. Of a few channels among many, pixels lie so far apart that they contend for the same
+// lines of a cache.
+template <class T>
+bool copies_source(const Gather& g, bool channels_last) {
+  return !channels_last || narrow_type<T> || (g.groups > 1 && g.c <= 64);
+}
+
 template <class T>
 int64_t direct_scratch(const Gather* g, int64_t residues, bool channels_last, const Box& box) {
   using A = accumulator_t<T>;
-  return direct_layout<A>(g, residues, !channels_last || narrow_type<T>, channels_last, box).end / sizeof(A);
+  return direct_layout<A>(g, residues, copies_source<T>(*g, channels_last), channels_last, box).end / sizeof(A);
 }
 
 // All positions of the box for one panel's channels; `to` as the places' targets count.
@@ -350,7 +362,7 @@ void direct(const Gather* g, int64_t residues, bool channels_last, int64_t group
             int64_t panel_end, accumulator_t<T>* scratch) {
   using A = accumulator_t<T>;
   constexpr int64_t width = tile_columns<A>;
-  const bool copies = !channels_last || narrow_type<T>;
+  const bool copies = copies_source<T>(*g, channels_last);
   const DirectScratch at = direct_layout<A>(g, residues, copies, channels_last, box);
   char* memory = reinterpret_cast<char*>(scratch);
   Place* places = reinterpret_cast<Place*>(memory + at.places);
@@ -394,6 +406,7 @@ void direct(const Gather* g, int64_t residues, bool channels_last, int64_t group
                     round_up(columns, lanes<A>), results);
     const int64_t size[3] = {target_end[0] - target_begin[0], target_end[1] - target_begin[1],
                              target_end[2] - target_begin[2]};
-    store_box(*g, box, target_begin, size, reinterpret_cast<A*>(memory + at.results), columns, target + m * g->target.c);
+    store_box(*g, box, target_begin, size, reinterpret_cast<A*>(memory + at.results), columns,
+              target + m * g->target.c);
   }
 }

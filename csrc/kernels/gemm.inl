@@ -53,7 +53,8 @@ constexpr int64_t patch_space =
 template <class T>
 int64_t gemm_scratch(const Gather& g) {
   using A = accumulator_t<T>;
-  const int64_t channels = at_most(gemm_channels, round_up(g.m, at_least(tile_rows, tile_columns<A>))) + line<A>;
+  const int64_t padded = at_least(round_up(g.m, tile_rows), round_up(g.m, tile_columns<A>));  // in either layout
+  const int64_t channels = at_most(gemm_channels, padded) + line<A>;
   return segment_space<A> + patch_space<A> + channels * patch_stride<A>;
 }
 

@@ -111,9 +111,9 @@ PlanesBox planes_box(const Gather* g, int64_t residues, bool channels_last, cons
     }
     pads = pads || b.begin[a] < 0 || b.end[a] > g->extent[a];
   }
-  const bool plain = !channels_last && !narrow_type<T> && residues == 1 &&
-                     g->spacing[0] * g->spacing[1] * g->spacing[2] == 1;
-  const bool whole_rows = b.size[2] == g->extent[2] && b.size[2] == g->count[2] && b.size[0] == 1;
+  const bool plain =
+      !channels_last && !narrow_type<T> && residues == 1 && g->spacing[0] * g->spacing[1] * g->spacing[2] == 1;
+  const bool whole_rows = b.size[2] == g->extent[2] && b.size[2] == g->count[2] && b.size[0] == 1 && dense_rows(*g);
   b.in_place = plain && !pads && g->tap_count == 1 && whole_rows && b.size[1] * b.size[2] >= lanes<A>;
   b.straight = b.in_place || (plain && b.size[2] >= lanes<A>);
   b.pitch = b.end[2] - b.begin[2];
@@ -134,8 +134,8 @@ struct PlanesLayout {
     offsets = 0;
     starts = next(offsets, depth * sizeof(int64_t));
     source = next(starts, at_least(most, segments * (b.segment / lanes<A> + 1)) * sizeof(Start));
-    results = next(source, b.in_place ? 0 : (groups * g->c * b.plane + lanes<A>) * sizeof(A));
-    end = next(results, b.straight ? 0 : (groups * g->m * segments * b.segment + lanes<A>) * sizeof(A));
+    results = next(source, b.in_place ? 0 : (groups * g->c * b.plane + lanes<A>)*sizeof(A));
+    end = next(results, b.straight ? 0 : (groups * g->m * segments * b.segment + lanes<A>)*sizeof(A));
   }
 };
 
@@ -186,30 +186,43 @@ inline void copy_row(const float* from, int64_t length, bfloat16* to) {
   for (int64_t l = 0; l < length; ++l) narrow(from[l], to + l);
 }
 
-// out[channel][n][i0][i1][i2]; source points at the first channel. Rows may be written a vector past their ends, since
-// they are written in order.
+// One row of a source box: the part [low, high) lies inside the map.
+template <class T, class A>
+void copy_plane_row(const T* from, int64_t step, const PlanesBox& b, int64_t low, int64_t high, A* to) {
+  zero_loosely(to, low - b.begin[2]);
+  if (step == 1)
+    copy_row(from, high - low, to + low - b.begin[2]);
+  else
+    copy_strided(from, step, high - low, to + low - b.begin[2]);
+  zero_loosely(to + high - b.begin[2], b.end[2] - high);
+}
+
+// out[channel][n][i0][i1][i2]; source points at the first channel. Rows are written in order, so that one may be written
+// a vector past its end; contiguous maps are read one after another.
 template <class T, class A>
 void copy_planes(const Gather& g, bool channels_last, int64_t channels, const Box& box, const PlanesBox& b,
                  const T* source, A* out) {
   const int64_t low = at_least(b.begin[2], 0), high = at_least(low, at_most(b.end[2], g.extent[2]));
-  for (int64_t c = 0; c < channels; ++c) zero(out + (c + 1) * b.plane - lanes<A>, lanes<A>);
-  for (int64_t n = box.n_begin; n < box.n_end; ++n)
-    for (int64_t i0 = b.begin[0]; i0 < b.end[0]; ++i0)
-      for (int64_t i1 = b.begin[1]; i1 < b.end[1]; ++i1, out += b.pitch) {
-        const bool inside = i0 >= 0 && i0 < g.extent[0] && i1 >= 0 && i1 < g.extent[1] && high > low;
-        const int64_t left = inside ? low - b.begin[2] : b.pitch, right = inside ? high - b.begin[2] : b.pitch;
-        const int64_t i[3] = {i0, i1, low};
-        const T* from = source + offset_of(g.source, n, i);
-        for (int64_t c = 0; c < channels; ++c) {
-          zero_loosely(out + c * b.plane, left);
-          if (!inside || channels_last) continue;
-          copy_row(from + c * g.source.c, high - low, out + c * b.plane + left);
-          zero_loosely(out + c * b.plane + right, b.pitch - right);
+  const int64_t together = channels_last ? channels : 1;
+  for (int64_t c = 0; c < channels; c += together) {
+    A* to = out + c * b.plane;
+    for (int64_t n = box.n_begin; n < box.n_end; ++n)
+      for (int64_t i0 = b.begin[0]; i0 < b.end[0]; ++i0)
+        for (int64_t i1 = b.begin[1]; i1 < b.end[1]; ++i1, to += b.pitch) {
+          const bool inside = i0 >= 0 && i0 < g.extent[0] && i1 >= 0 && i1 < g.extent[1] && high > low;
+          const int64_t i[3] = {i0, i1, low};
+          const T* from = source + c * g.source.c + offset_of(g.source, n, i);
+          if (inside && !channels_last) {
+            copy_plane_row(from, g.source.s[2], b, low, high, to);
+            continue;
+          }
+          const int64_t left = inside ? low - b.begin[2] : b.pitch, right = inside ? high - b.begin[2] : b.pitch;
+          for (int64_t j = 0; j < together; ++j) zero_loosely(to + j * b.plane, left);
+          if (inside) transpose<true, true>(from, g.source.s[2], high - low, channels, to + left, b.plane);
+          for (int64_t j = 0; j < together; ++j) zero_loosely(to + j * b.plane + right, b.pitch - right);
         }
-        if (!inside || !channels_last) continue;
-        transpose<true, true>(from, g.source.s[2], high - low, channels, out + left, b.plane);
-        for (int64_t c = 0; c < channels; ++c) zero_loosely(out + c * b.plane + right, b.pitch - right);
-      }
+  }
+  for (int64_t c = 0; c < channels; ++c) zero_loosely(out + (c + 1) * b.plane - lanes<A>, lanes<A>);
 }
 
 // Where the vectors of positions begin; returns how many.
@@ -229,8 +242,8 @@ int64_t find_starts(const Gather& g, const Box& box, const PlanesBox& b, Start* 
       for (int64_t t1 = 0; t1 < lines; ++t1) {
         const int64_t i[3] = {b.begin[0] + t0, b.begin[1] + t1, b.begin[2]};
         const int64_t t[3] = {box.begin[0] + t0, box.begin[1] + t1, box.begin[2]};
-        const int64_t from = b.in_place ? offset_of(g.source, box.n_begin + n, i)
-                                        : ((n * depth + t0) * height + t1) * b.pitch;
+        const int64_t from =
+            b.in_place ? offset_of(g.source, box.n_begin + n, i) : ((n * depth + t0) * height + t1) * b.pitch;
         const int64_t to = offset_of(g.target, box.n_begin + n, t);
         for (int64_t l = 0; l < line; l += n_lanes) {
           const int64_t at = at_most(l, line - n_lanes);  // the last one overlaps the one before
@@ -256,24 +269,22 @@ template <class T, class A>
 void store_planes(const Gather& g, bool channels_last, int64_t channels, const Box& box, const PlanesBox& b,
                   const A* results, T* target) {
   const int64_t ld = b.samples * b.size[0] * b.segment, step = g.spacing[2] * g.target.s[2];
-  const int64_t length = at_most(box.end[2], g.count[2]) - box.begin[2];
-  for (int64_t n = 0; n < b.samples; ++n)
-    for (int64_t t0 = 0; t0 < at_most(box.end[0], g.count[0]) - box.begin[0]; ++t0)
-      for (int64_t t1 = 0; t1 < at_most(box.end[1], g.count[1]) - box.begin[1]; ++t1) {
-        const A* from = results + (n * b.size[0] + t0) * b.segment + t1 * b.pitch;
-        int64_t o[3] = {box.begin[0] + t0, box.begin[1] + t1, box.begin[2]};
-        for (int a = 0; a < 3; ++a) o[a] = g.base[a] + o[a] * g.spacing[a];
-        T* to = target + offset_of(g.target, box.n_begin + n, o);
-        if (channels_last) {
-          if (length > 0) transpose<false, true>(from, ld, channels, length, to, step);
-          continue;
-        }
-        for (int64_t m = 0; m < channels; ++m, from += ld, to += g.target.c)
-          if (step == 1)
+  const int64_t length = at_most(box.end[2], g.count[2]) - box.begin[2], together = channels_last ? channels : 1;
+  for (int64_t m = 0; m < channels && length > 0; m += together)
+    for (int64_t n = 0; n < b.samples; ++n)
+      for (int64_t t0 = 0; t0 < at_most(box.end[0], g.count[0]) - box.begin[0]; ++t0)
+        for (int64_t t1 = 0; t1 < at_most(box.end[1], g.count[1]) - box.begin[1]; ++t1) {
+          const A* from = results + m * ld + (n * b.size[0] + t0) * b.segment + t1 * b.pitch;
+          int64_t o[3] = {box.begin[0] + t0, box.begin[1] + t1, box.begin[2]};
+          for (int a = 0; a < 3; ++a) o[a] = g.base[a] + o[a] * g.spacing[a];
+          T* to = target + m * g.target.c + offset_of(g.target, box.n_begin + n, o);
+          if (channels_last)
+            transpose<false, true>(from, ld, channels, length, to, step);
+          else if (step == 1)
             copy_row(from, length, to);
           else
             for (int64_t l = 0; l < length; ++l) narrow(from[l], to + l * step);
-      }
+        }
 }
 
 // One residue, one group: all channels over all vectors; a few vectors at a time, so that their source stays near.
@@ -360,15 +371,21 @@ bool prefers_planes(const Gather* g, int64_t residues, bool channels_last) {
   }
   const int64_t width = g->count[2], lines = at_most(g->count[1], at_least(1, 1024 / width));
   const bool straight = !channels_last && !narrow_type<T> && residues == 1 && width >= lanes<A>;
-  const bool in_place = !channels_last && !narrow_type<T> && residues == 1 && g->tap_count == 1 && g->spacing[2] == 1;
+  const bool in_place = !channels_last && !narrow_type<T> && residues == 1 && g->tap_count == 1 && dense_rows(*g);
   const double span = in_place   ? width * lines
                       : straight ? lines * round_up(width, lanes<A>)
                                  : round_up((lines - 1) * (width + reach) + width, lanes<A>);
   const double rows = at_most(g->m, tile_rows), groups_channels = g->groups > 1 ? lanes<A> : 0;
-  double direct = live * ((g->m + lanes<A> - 1) / lanes<A>) + tile;
+  double direct = live * ((g->m + lanes<A> - 1) / lanes<A>)+tile;
   if (!channels_last) direct += transposed(g->c) / residues + squared * g->m;
   double planes = depth * g->m / lanes<A> * span / (lines * width) * (rows < 2 ? 2 : 1);
-  if (!in_place) planes += channels_last ? transposed(at_least(g->c, groups_channels)) / at_least(g->c, groups_channels) * g->c / residues : copied * g->c / residues;
-  if (!straight && !in_place) planes += channels_last ? transposed(at_least(g->m, groups_channels)) / at_least(g->m, groups_channels) * g->m : 2 * copied * g->m;
+  if (!channels_last && g->source.s[2] != 1) direct += 4 * scalar * g->c, planes += scalar * g->c;
+  if (!in_place)
+    planes += channels_last
+                  ? transposed(at_least(g->c, groups_channels)) / at_least(g->c, groups_channels) * g->c / residues
+                  : copied * g->c / residues;
+  if (!straight && !in_place)
+    planes += channels_last ? transposed(at_least(g->m, groups_channels)) / at_least(g->m, groups_channels) * g->m
+                            : 2 * copied * g->m;
   return planes * 1.05 < direct;
 }
