@@ -17,9 +17,9 @@ from torch import Tensor
 
 from .conv import Conv1d, Conv2d, Conv3d
 
-# Scaling a weight pays against the passes over the output that it saves unless the weight is large and the map small. By
-# the size of a sample, since a result may not depend on the batch; measured on VGG-16 and MobileNet: at this ratio a
-# sample alone loses nothing and a batch of 64 gains, scaling every weight costs a sample alone 16% of VGG-16.
+# Scaling a weight pays against the passes over the output that it saves unless the weight is large and the map small.
+# By the size of a sample, since a result may not depend on the batch. Measured on VGG-16 and MobileNet: at this ratio a
+# sample alone loses nothing and a batch of 64 gains; scaling every weight costs a sample alone 16% of VGG-16.
 WEIGHTS_PER_OUTPUT = 16
 
 
