@@ -61,8 +61,6 @@ void transpose(const From* from, int64_t ld_from, int64_t rows, int64_t columns,
       const int64_t j = at_least(0, at_most(PLANES_OUT ? u : v, columns - n));
       const From* a = from + i * ld_from + j;
       To* b = to + j * ld_to + i;
-      if (PLANES_OUT)  // many streams of stores: too many for the hardware to foresee
-        for (int64_t l = j; l < at_most(j + n, columns); ++l) __builtin_prefetch(to + l * ld_to + i + 4 * n, 1);
       if (LOOSE && outer >= n && inner < n)
         transpose_part<true>(a, ld_from, at_most(n, rows - i), at_most(n, columns - j), b, ld_to);
       else
