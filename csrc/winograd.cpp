@@ -4,8 +4,6 @@
 
 #include <ATen/Parallel.h>
 
-#include <cstdlib>
-
 #include "buffer.h"
 #include "correlate.h"
 #include "kernels/kernels.h"
@@ -15,10 +13,17 @@ namespace {
 
 int64_t rounded(int64_t value, int64_t multiple) { return blocks_of(value, multiple) * multiple; }
 
-int64_t tune(const char* name, int64_t value) {
-  const char* s = std::getenv(name);
-  return s ? std::atoll(s) : value;
-}
+// Sizes that fit the caches of a core, measured: V and M of a block beside its filters' panel.
+constexpr int64_t block_tiles = 16;       // of by_block
+constexpr int64_t panel_tiles = 96;       // of by_panel, beside
+constexpr int64_t panel_channels = 128;   // source channels of the filters transformed at once
+constexpr int64_t cached_filters = 150 * 150;  // filters beyond this many are transformed a panel at a time
+constexpr int64_t correlate_tiles = 64;
+constexpr int64_t correlate_range = 256;  // source channels of a task of the weight gradient
+constexpr int64_t correlate_block = 128;  // target channels of one
+constexpr int64_t correlate_part = 64;    // source channels transformed at once
+constexpr int64_t correlate_tasks = 16;   // tasks wanted
+constexpr int64_t correlate_floats = 2 << 20;  // partial sums there is room for
 
 // Planes of rows × columns one after the other, each an odd number of cache lines further: no two of them on one set.
 template <class A>
@@ -173,7 +178,7 @@ void by_block(const Problem& p, const T* source, const T* weight, const T* bias,
                {to, planes_at<A>(nullptr, depth, k.columns).pitch, k.columns});
     }
   });
-  const Blocking blocking(p, tune("WT", 32));
+  const Blocking blocking(p, block_tiles);
   const int64_t blocks = blocking.count(), most = blocking.most_tiles(), columns = panels * k.columns;
   at::parallel_for(0, w.g.groups * blocks, 1, [&](int64_t begin, int64_t end) {
     std::vector<WinogradTile> tiles, next_tiles;
@@ -215,8 +220,8 @@ void by_panel(const Problem& p, const T* source, const T* weight, const T* bias,
   const auto& k = winograd<T>();
   const Winograd w = pointed(p);
   const int64_t channels = filled<T>(w), depth = w.slice_taps * channels, panels = blocks_of(w.g.m, k.columns);
-  const int64_t slab = std::min(channels, tune("WS", 8) * k.vector), slabs = blocks_of(w.g.c, slab), part = 16;
-  const Blocking blocking(p, tune("WP", 96));
+  const int64_t slab = std::min(channels, rounded(panel_channels, k.vector)), slabs = blocks_of(w.g.c, slab), part = 16;
+  const Blocking blocking(p, panel_tiles);
   const int64_t most = blocking.most_tiles();
   Buffer<A> shared(planes_size<A>(w, most, depth));
   const auto sources = planes_at(shared.get(), most, depth);
@@ -260,18 +265,22 @@ void by_panel(const Problem& p, const T* source, const T* weight, const T* bias,
 struct CorrelatePlan {
   int64_t c_range, c_ranges, m_block, m_blocks, splits;
   Blocking blocking;
-  static constexpr int64_t c_part = 64;  // source channels transformed at once
 
   explicit CorrelatePlan(const Problem& p)
-      : c_range(std::min(rounded(p.w.g.c, 16), tune("WC", 256))),
+      : c_range(std::min(rounded(p.w.g.c, 16), correlate_range)),
         c_ranges(blocks_of(p.w.g.c, c_range)),
-        m_block(std::min(rounded(p.w.g.m, 16), tune("WM", 128))),
+        m_block(std::min(rounded(p.w.g.m, 16), correlate_block)),
         m_blocks(blocks_of(p.w.g.m, m_block)),
-        blocking(p, tune("WW", 64)) {
-    const int64_t blocks = p.w.g.groups * p.w.slice_taps * c_ranges * m_blocks, tasks = 16;
-    splits = std::max<int64_t>(1, std::min(blocks_of(tasks, blocks), blocking.count() / 2));
+        blocking(p, correlate_tiles) {
+    const Gather& g = p.w.g;
+    const int64_t filters = std::max<int64_t>(1, g.groups * g.c * g.m * g.tap_count);
+    const int64_t most = std::max<int64_t>(1, std::min(correlate_floats / filters, blocking.count() / 2));
+    const int64_t others = g.groups * p.w.slice_taps * c_ranges;
+    while (m_block > 32 && others * m_blocks * most < correlate_tasks)  // smaller blocks, where parts take too much room
+      m_block = rounded(m_block / 2, 16), m_blocks = blocks_of(g.m, m_block);
+    splits = std::min(blocks_of(correlate_tasks, others * m_blocks), most);
   }
-  int64_t parts() const { return blocks_of(c_range, c_part); }
+  int64_t parts() const { return blocks_of(c_range, correlate_part); }
 };
 
 // One range by one block of channels, over the tiles of one split.
@@ -285,7 +294,7 @@ void run_task(const Winograd& w, const CorrelatePlan& plan, const CorrelateTask&
               accumulator_t<T>* out) {
   using A = accumulator_t<T>;
   const auto& k = winograd<T>();
-  const int64_t part = plan.c_part, most = plan.blocking.most_tiles(), area = w.axis[0].taps * w.axis[1].taps;
+  const int64_t part = correlate_part, most = plan.blocking.most_tiles(), area = w.axis[0].taps * w.axis[1].taps;
   const int64_t x_size = planes_size<A>(w, most, part), y_size = planes_size<A>(w, most, plan.m_block);
   const int64_t sums_size = planes_size<A>(w, part, plan.m_block);
   Buffer<A> buffer(x_size + y_size + plan.parts() * sums_size);
@@ -378,9 +387,8 @@ std::string winograd_refusal(const ConvParams& p) {
 
 template <class T>
 void run_winograd(const Gather& g, bool channels_last, const T* source, const T* weight, const T* bias, T* target) {
-  const int64_t mode = tune("WMODE", g.c * g.m * g.groups > 150 * 150);
-  if (mode) by_panel<T>(problem_of(g, channels_last), source, weight, bias, target);
-  else by_block<T>(problem_of(g, channels_last), source, weight, bias, target);
+  const auto run = g.c * g.m * g.groups > cached_filters ? by_panel<T> : by_block<T>;
+  run(problem_of(g, channels_last), source, weight, bias, target);
 }
 
 template <class T>
