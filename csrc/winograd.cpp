@@ -276,8 +276,8 @@ struct CorrelatePlan {
     const int64_t filters = std::max<int64_t>(1, g.groups * g.c * g.m * g.tap_count);
     const int64_t most = std::max<int64_t>(1, std::min(correlate_floats / filters, blocking.count() / 2));
     const int64_t others = g.groups * p.w.slice_taps * c_ranges;
-    while (m_block > 32 && others * m_blocks * most < correlate_tasks)  // smaller blocks, where parts take too much room
-      m_block = rounded(m_block / 2, 16), m_blocks = blocks_of(g.m, m_block);
+    while (m_block > 64 && others * m_blocks * most < correlate_tasks)  // smaller blocks, where parts take too much room
+      m_block = 64, m_blocks = blocks_of(g.m, m_block);
     splits = std::min(blocks_of(correlate_tasks, others * m_blocks), most);
   }
   int64_t parts() const { return blocks_of(c_range, correlate_part); }
