@@ -579,6 +579,19 @@ void gather_filters(const Winograd& w, int64_t slice_tap, const T* weight, const
   }
 }
 
+// Fetches what gather_filters will read for `count` channels from c on: memory in rows, along whichever channel is nearer.
+template <class T>
+inline void touch_filters(const Gather& g, const T* weight, int64_t c, int64_t count, int64_t m) {
+  constexpr int64_t L = lanes<accumulator_t<T>>;
+  const bool along_c = g.weight_c < g.weight_m;
+  const T* from = weight + m * g.weight_m + c * g.weight_c;
+  const int64_t rows = along_c ? at_most(L, g.m - m) : count, stride = along_c ? g.weight_m : g.weight_c;
+  const int64_t bytes = sizeof(T) * (along_c ? count * g.weight_c : at_most(L, g.m - m) * g.weight_m);
+  for (int64_t i = 0; i < rows; ++i)
+    for (int64_t byte = 0; byte < bytes; byte += 64)
+      __builtin_prefetch(reinterpret_cast<const char*>(from + i * stride) + byte, 0, 3);
+}
+
 template <class T>
 void winograd_filter(const Winograd& w, int64_t group, int64_t slice_tap, int64_t c_begin, int64_t c_end, int64_t panel,
                      const T* weight, WinogradPlanes<accumulator_t<T>> planes) {
@@ -596,6 +609,7 @@ void winograd_filter(const Winograd& w, int64_t group, int64_t slice_tap, int64_
       A filters[block * 25 * L] = {};  // [channel][tap][L]
       A tmp[winograd_tmp<A>];     // [tap of axis 0][point][L]
       const int64_t m = panel * winograd_columns<A> + k, here = at_most(block, c_end - c);
+      if (c + block < c_end && m < g.m) touch_filters(g, weight, c + block, at_most(block, c_end - c - block), m);
       if (here > 0 && m < g.m) gather_filters(w, slice_tap, weight, end, c, here, m, filters);
       for (int64_t i = 0; i < at_most(block, c_begin + round_up(c_end - c_begin, L) - c); ++i) {
         A* to = planes.data + (c - c_begin + i) * planes.ld + k;
