@@ -14,7 +14,6 @@
 namespace torchconv {
 namespace {
 
-
 // ---- depth-wise and reference in parallel ----
 
 Depthwise depthwise_of(const ConvParams& p, const View& x, const View& y, const View& weight) {
@@ -249,20 +248,17 @@ int64_t workspace(const ConvParams& p, Direction direction, Algorithm algorithm)
         gathers.push_back(forward_gather(p, none, none, none));
       else
         gathers = input_grad_gathers(p, none, none, none);
-      bytes = algorithm == Algorithm::winograd
-                  ? winograd_workspace<T>(gathers.front().gather, p.channels_last, false)
-                  : gather_workspace<T>(gathers, p.channels_last, algorithm);
+      bytes = algorithm == Algorithm::winograd ? winograd_workspace<T>(gathers.front().gather, p.channels_last, false)
+                                               : gather_workspace<T>(gathers, p.channels_last, algorithm);
     }
   });
   return bytes;
 }
 
-std::tuple<std::string, std::vector<std::string>, int64_t, double> explain(std::string_view direction,
-                                                                   at::IntArrayRef input_size,
-                                                                   at::IntArrayRef weight_size, at::IntArrayRef stride,
-                                                                   at::IntArrayRef padding, at::IntArrayRef dilation,
-                                                                   int64_t groups, at::ScalarType dtype,
-                                                                   bool channels_last, std::string_view algorithm) {
+std::tuple<std::string, std::vector<std::string>, int64_t, double> explain(
+    std::string_view direction, at::IntArrayRef input_size, at::IntArrayRef weight_size, at::IntArrayRef stride,
+    at::IntArrayRef padding, at::IntArrayRef dilation, int64_t groups, at::ScalarType dtype, bool channels_last,
+    std::string_view algorithm) {
   TORCH_CHECK_VALUE(direction == "forward" || direction == "input_grad" || direction == "weight_grad",
                     "explain: direction '", direction, "' is none of forward, input_grad, weight_grad");
   const Direction d = direction == "forward"      ? Direction::forward

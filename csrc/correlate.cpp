@@ -44,8 +44,8 @@ int64_t correlate_workspace(const Gather& g, bool channels_last) {
   return (p.splits * p.split_sums + k.correlate_scratch(g, p)) * static_cast<int64_t>(sizeof(accumulator_t<T>));
 }
 
-#define TORCHCONV_INSTANTIATE(T)                                                 \
-  template void run_correlate(const Gather&, bool, const T*, const T*, T*);     \
+#define TORCHCONV_INSTANTIATE(T)                                            \
+  template void run_correlate(const Gather&, bool, const T*, const T*, T*); \
   template int64_t correlate_workspace<T>(const Gather&, bool);
 TORCHCONV_INSTANTIATE(float)
 TORCHCONV_INSTANTIATE(double)

@@ -14,15 +14,15 @@ namespace {
 int64_t rounded(int64_t value, int64_t multiple) { return blocks_of(value, multiple) * multiple; }
 
 // Sizes that fit the caches of a core, measured: V and M of a block beside its filters' panel.
-constexpr int64_t block_tiles = 16;       // of by_block
-constexpr int64_t panel_tiles = 96;       // of by_panel, beside
-constexpr int64_t panel_channels = 128;   // source channels of the filters transformed at once
+constexpr int64_t block_tiles = 16;            // of by_block
+constexpr int64_t panel_tiles = 96;            // of by_panel, beside
+constexpr int64_t panel_channels = 128;        // source channels of the filters transformed at once
 constexpr int64_t cached_filters = 150 * 150;  // filters beyond this many are transformed a panel at a time
 constexpr int64_t correlate_tiles = 64;
-constexpr int64_t correlate_range = 256;  // source channels of a task of the weight gradient
-constexpr int64_t correlate_block = 128;  // target channels of one
-constexpr int64_t correlate_part = 64;    // source channels transformed at once
-constexpr int64_t correlate_tasks = 16;   // tasks wanted
+constexpr int64_t correlate_range = 256;       // source channels of a task of the weight gradient
+constexpr int64_t correlate_block = 128;       // target channels of one
+constexpr int64_t correlate_part = 64;         // source channels transformed at once
+constexpr int64_t correlate_tasks = 16;        // tasks wanted
 constexpr int64_t correlate_floats = 2 << 20;  // partial sums there is room for
 
 // Planes of rows × columns one after the other, each an odd number of cache lines further: no two of them on one set.
@@ -212,6 +212,8 @@ void by_block(const Problem& p, const T* source, const T* weight, const T* bias,
   });
 }
 
+bool takes_panels(const Gather& g) { return g.c * g.m * g.groups > cached_filters; }
+
 // A panel of target channels at a time, its filters transformed as they are needed, against all tiles of a chunk: for
 // filters that do not stay in cache, and for few tiles.
 template <class T>
@@ -250,9 +252,8 @@ void by_panel(const Problem& p, const T* source, const T* weight, const T* bias,
           for (int64_t c = 0; c < w.g.c; c += slab) {
             const int64_t c_end = std::min(w.g.c, c + slab);
             k.filter(w, group, s, c, c_end, panel, weight, filters);
-            k.multiply(w, block, c_end - c, m_end - m,
-                       {sources.data + s * channels + c, sources.pitch, sources.ld}, filters, products, s + c > 0,
-                       none);
+            k.multiply(w, block, c_end - c, m_end - m, {sources.data + s * channels + c, sources.pitch, sources.ld},
+                       filters, products, s + c > 0, none);
           }
         k.target(w, block, 0, block.count, group, m, m_end, products, bias, target, scratch.get());
       }
@@ -276,7 +277,8 @@ struct CorrelatePlan {
     const int64_t filters = std::max<int64_t>(1, g.groups * g.c * g.m * g.tap_count);
     const int64_t most = std::max<int64_t>(1, std::min(correlate_floats / filters, blocking.count() / 2));
     const int64_t others = g.groups * p.w.slice_taps * c_ranges;
-    while (m_block > 64 && others * m_blocks * most < correlate_tasks)  // smaller blocks, where parts take too much room
+    while (m_block > 64 &&
+           others * m_blocks * most < correlate_tasks)  // smaller blocks, where parts take too much room
       m_block = 64, m_blocks = blocks_of(g.m, m_block);
     splits = std::min(blocks_of(correlate_tasks, others * m_blocks), most);
   }
@@ -315,8 +317,7 @@ void run_task(const Winograd& w, const CorrelatePlan& plan, const CorrelateTask&
       touched.add(w, next, true, t.c_end - t.c, source + (t.group * w.g.c + t.c) * w.g.source.c);
       touched.add(w, next, false, t.m_end - t.m, grad + (t.group * w.g.m + t.m) * w.g.target.c);
     }
-    WinogradAhead ahead =
-        touched.over(w.planes() * blocks_of(t.c_end - t.c, 6) * blocks_of(t.m_end - t.m, k.columns));
+    WinogradAhead ahead = touched.over(w.planes() * blocks_of(t.c_end - t.c, 6) * blocks_of(t.m_end - t.m, k.columns));
     A* space = scratch_for<T>(w, block, scratch);
     k.grad(w, block, 0, block.count, t.group, t.m, t.m_end, grad, y, space);
     for (int64_t c = t.c; c < t.c_end; c += part) {
@@ -341,8 +342,13 @@ void correlate(const Problem& p, const T* source, const T* grad, T* weight) {
   const auto task_of = [&](int64_t i, int64_t split) {
     const int64_t m = i % plan.m_blocks * plan.m_block, c = i / plan.m_blocks % plan.c_ranges * plan.c_range;
     const int64_t rest = i / plan.m_blocks / plan.c_ranges;
-    return CorrelateTask{rest / w.slice_taps, rest % w.slice_taps, c, std::min(w.g.c, c + plan.c_range), m,
-                         std::min(w.g.m, m + plan.m_block), blocks * split / plan.splits,
+    return CorrelateTask{rest / w.slice_taps,
+                         rest % w.slice_taps,
+                         c,
+                         std::min(w.g.c, c + plan.c_range),
+                         m,
+                         std::min(w.g.m, m + plan.m_block),
+                         blocks * split / plan.splits,
                          blocks * (split + 1) / plan.splits};
   };
   const auto store = [&](const CorrelateTask& t, int64_t c, int64_t c_end, const A* sums) {
@@ -387,7 +393,7 @@ std::string winograd_refusal(const ConvParams& p) {
 
 template <class T>
 void run_winograd(const Gather& g, bool channels_last, const T* source, const T* weight, const T* bias, T* target) {
-  const auto run = g.c * g.m * g.groups > cached_filters ? by_panel<T> : by_block<T>;
+  const auto run = takes_panels(g) ? by_panel<T> : by_block<T>;
   run(problem_of(g, channels_last), source, weight, bias, target);
 }
 
@@ -398,8 +404,34 @@ void run_winograd_correlate(const Gather& g, bool channels_last, const T* source
 }
 
 template <class T>
-int64_t winograd_workspace(const Gather&, bool, bool) {
-  return 0;
+int64_t winograd_workspace(const Gather& g, bool channels_last, bool weight_grad) {
+  using A = accumulator_t<T>;
+  if constexpr (std::is_same_v<T, double>) {
+    return 0;
+  } else {
+    const Problem p = problem_of(g, channels_last);
+    const Winograd& w = p.w;
+    const auto& k = winograd<T>();
+    const int64_t depth = w.slice_taps * filled<T>(w), panels = blocks_of(g.m, k.columns);
+    int64_t floats = 0;
+    if (weight_grad) {
+      const CorrelatePlan plan(p);
+      const int64_t most = plan.blocking.most_tiles(), taps = w.axis[0].taps * w.axis[1].taps;
+      const int64_t tasks = g.groups * w.slice_taps * plan.c_ranges * plan.m_blocks;
+      floats = planes_size<A>(w, most, correlate_part) + planes_size<A>(w, most, plan.m_block) +
+               plan.parts() * planes_size<A>(w, correlate_part, plan.m_block) +
+               (plan.splits == 1 ? 1 : plan.splits * tasks) * plan.c_range * taps * plan.m_block;
+    } else if (takes_panels(g)) {
+      const int64_t most = Blocking(p, panel_tiles).most_tiles();
+      floats = planes_size<A>(w, most, depth) + planes_size<A>(w, most, k.columns) +
+               planes_size<A>(w, std::min(filled<T>(w), rounded(panel_channels, k.vector)), k.columns);
+    } else {
+      const int64_t most = Blocking(p, block_tiles).most_tiles();
+      floats = g.groups * panels * planes_size<A>(w, depth, k.columns) + planes_size<A>(w, most, depth) +
+               planes_size<A>(w, most, panels * k.columns);
+    }
+    return floats * static_cast<int64_t>(sizeof(A));
+  }
 }
 template int64_t winograd_workspace<float>(const Gather&, bool, bool);
 template int64_t winograd_workspace<double>(const Gather&, bool, bool);

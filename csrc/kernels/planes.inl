@@ -297,10 +297,10 @@ void planes_group(const Gather& g, const A* packed, const A* source, const int64
     for (int64_t m = 0; m < g.m; m += tile_rows) {
       A panel_bias[tile_rows] = {};
       for (int64_t r = 0; bias && r < at_most(tile_rows, g.m - m); ++r) panel_bias[r] = widen(bias[m + r]);
-      planes_rows<A>(at_most(tile_rows, g.m - m),
-                     {depth, packed + m * depth, source, offsets, target + m * ld, ld, panel_bias,
-                      floor_of<A>(g.relu), total},
-                     starts + first, at_most(near, count - first));
+      planes_rows<A>(
+          at_most(tile_rows, g.m - m),
+          {depth, packed + m * depth, source, offsets, target + m * ld, ld, panel_bias, floor_of<A>(g.relu), total},
+          starts + first, at_most(near, count - first));
     }
 }
 

@@ -77,8 +77,7 @@ inline void store_channels(vector_t<accumulator_t<T>> v, int64_t count, T* p) {
 // out[pixel][lane] = from[lane · plane + pixel] for `pixels` pixels of `count` channels, zeros in the other lanes. Nothing
 // from `end` on is read. The last vector of pixels overlaps the one before it where it can, instead of being cut short.
 template <class T>
-void gather_channels(const T* from, int64_t plane, int64_t count, int64_t pixels, const T* end,
-                     accumulator_t<T>* out) {
+void gather_channels(const T* from, int64_t plane, int64_t count, int64_t pixels, const T* end, accumulator_t<T>* out) {
   using A = accumulator_t<T>;
   constexpr int L = lanes<A>;
   for (int64_t done = 0; done < pixels; done += L) {
@@ -171,16 +170,15 @@ int64_t winograd_touches(const Winograd& w, const WinogradBlock& b, bool in_sour
   int64_t count = 0;
   for (int64_t t = 0; t < b.count;) {
     const WinogradStrip s = winograd_strip(w, b, t, b.count, in_source);
-    const int64_t slice = in_source ? b.tiles[t].slice * g.step[0] + w.slice_offset[0]
-                                    : g.base[0] + b.tiles[t].slice * g.spacing[0];
+    const int64_t slice =
+        in_source ? b.tiles[t].slice * g.step[0] + w.slice_offset[0] : g.base[0] + b.tiles[t].slice * g.spacing[0];
     if (slice >= 0 && slice < g.extent[0]) {
       const T* from = base + b.tiles[t].n * v.n + slice * v.s[0] + s.y * v.s[1] + s.x * v.s[2];
       const int64_t size = sizeof(T), row = (s.width - 1) * v.s[2];
-      out[count++] =
-          w.channels_last
-              ? WinogradTouch{reinterpret_cast<const char*>(from), s.height, v.s[1] * size, (row + channels) * size}
-              : WinogradTouch{reinterpret_cast<const char*>(from), channels, v.c * size,
-                              ((s.height - 1) * v.s[1] + row + 1) * size};
+      out[count++] = w.channels_last ? WinogradTouch{reinterpret_cast<const char*>(from), s.height, v.s[1] * size,
+                                                     (row + channels) * size}
+                                     : WinogradTouch{reinterpret_cast<const char*>(from), channels, v.c * size,
+                                                     ((s.height - 1) * v.s[1] + row + 1) * size};
     }
     t = s.last;
   }
@@ -214,7 +212,7 @@ inline int64_t strip_pixels(const Winograd& w, const WinogradBlock& b) {
 template <class T>
 int64_t winograd_scratch(const Winograd& w, const WinogradBlock& b) {
   using A = accumulator_t<T>;
-  return winograd_tmp<A> + round_up(w.g.c, 64) + (strip_pixels(w, b) + lanes<A>) * lanes<A> +
+  return winograd_tmp<A> + round_up(w.g.c, 64) + (strip_pixels(w, b) + lanes<A>)*lanes<A> +
          b.count * winograd_points * winograd_points * 8 / static_cast<int64_t>(sizeof(A));
 }
 
@@ -228,7 +226,7 @@ struct WinogradScratch {
       : tmp(scratch),
         strip(scratch + winograd_tmp<A> + round_up(w.g.c, 64)),
         zeros(reinterpret_cast<T*>(scratch + winograd_tmp<A>)),
-        pixels(reinterpret_cast<const void**>(strip + (strip_pixels(w, b) + lanes<A>) * lanes<A>)) {}
+        pixels(reinterpret_cast<const void**>(strip + (strip_pixels(w, b) + lanes<A>)*lanes<A>)) {}
 };
 
 // ---- source: Bᵀ x B ----
@@ -271,7 +269,8 @@ struct TileRows {
   TileRows(const Winograd& w, const WinogradTile& t, int64_t j, const WinogradPlanes<A>& planes, int64_t column) {
     const int32_t* row = t.row + point_class(static_cast<int>(j), static_cast<int>(w.axis[1].taps));
 #pragma GCC unroll 4
-    for (int k = 0; k < winograd_outputs; ++k) at[k] = row[k * winograd_outputs] * planes.ld + j * planes.pitch + column;
+    for (int k = 0; k < winograd_outputs; ++k)
+      at[k] = row[k * winograd_outputs] * planes.ld + j * planes.pitch + column;
   }
 };
 
@@ -294,13 +293,12 @@ void source_columns(const Winograd& w, const WinogradTile& t, int64_t columns, c
 
 template <class S>
 inline void source_tile(const Winograd& w, const WinogradTile& t, const void* const* pixels, int64_t c, int64_t count,
-                        const Readable<S>& readable, accumulator_t<S>* tmp, int64_t to, const WinogradPlanes<accumulator_t<S>>& planes) {
+                        const Readable<S>& readable, accumulator_t<S>* tmp, int64_t to,
+                        const WinogradPlanes<accumulator_t<S>>& planes) {
   const WinogradAxis &v = w.axis[0], &h = w.axis[1];
-  with_pair(h.taps, t.mx, [&](auto p) { 
-    source_rows<decltype(p), S>(t.my + v.taps - 1, pixels, c, count, readable, tmp);
-  });
-  with_pair(v.taps, t.my,
-            [&](auto p) { source_columns<decltype(p)>(w, t, t.mx + h.taps - 1, tmp, to, planes); });
+  with_pair(h.taps, t.mx,
+            [&](auto p) { source_rows<decltype(p), S>(t.my + v.taps - 1, pixels, c, count, readable, tmp); });
+  with_pair(v.taps, t.my, [&](auto p) { source_columns<decltype(p)>(w, t, t.mx + h.taps - 1, tmp, to, planes); });
 }
 
 template <class T>
@@ -329,8 +327,8 @@ void winograd_source(const Winograd& w, const WinogradBlock& b, int64_t begin, i
     if (w.channels_last) {
       for (int64_t i = t; i < strip.last; ++i)
         for (int64_t c = c_begin; c < c_end; c += L)
-          source_tile<T>(w, b.tiles[i], s.pixels + i * table, c, c_end - c, {end_of_source, s.zeros}, s.tmp, c - c_begin,
-                         planes);
+          source_tile<T>(w, b.tiles[i], s.pixels + i * table, c, c_end - c, {end_of_source, s.zeros}, s.tmp,
+                         c - c_begin, planes);
     } else {
       for (int64_t c = c_begin; c < c_end; c += L) {
         if (on_map)
@@ -417,9 +415,8 @@ void winograd_target(const Winograd& w, const WinogradBlock& b, int64_t begin, i
       for (int64_t i = t; i < strip.last; ++i) {
         const WinogradTile& tile = b.tiles[i];
         if (w.channels_last)
-          target_tile<T>(w, tile, planes, m, count, offset,
-                         map + m + tile.y * g.target.s[1] + tile.x * g.target.s[2], g.target.s[1], g.target.s[2],
-                         s.tmp);
+          target_tile<T>(w, tile, planes, m, count, offset, map + m + tile.y * g.target.s[1] + tile.x * g.target.s[2],
+                         g.target.s[1], g.target.s[2], s.tmp);
         else
           target_tile<A>(w, tile, planes, m, L, offset,
                          s.strip + ((tile.y - strip.y) * strip.width + tile.x - strip.x) * L, strip.width * L, L,
@@ -474,9 +471,7 @@ inline void grad_tile(const Winograd& w, const WinogradTile& t, const S* from, i
                       int64_t count, const S* end, int64_t m, const WinogradPlanes<accumulator_t<S>>& planes,
                       accumulator_t<S>* tmp) {
   const WinogradAxis &v = w.axis[0], &h = w.axis[1];
-  with_pair(h.taps, t.mx, [&](auto p) { 
-    grad_rows<decltype(p)>(t.my, from, row_stride, stride, count, end, tmp);
-  });
+  with_pair(h.taps, t.mx, [&](auto p) { grad_rows<decltype(p)>(t.my, from, row_stride, stride, count, end, tmp); });
   with_pair(v.taps, t.my, [&](auto p) { grad_columns<decltype(p)>(w, t, t.mx + h.taps - 1, tmp, m, planes); });
 }
 
@@ -502,11 +497,11 @@ void winograd_grad(const Winograd& w, const WinogradBlock& b, int64_t begin, int
       for (int64_t i = t; i < strip.last; ++i) {
         const WinogradTile& tile = b.tiles[i];
         if (w.channels_last)
-          grad_tile<T>(w, tile, map + m + tile.y * g.target.s[1] + tile.x * g.target.s[2], g.target.s[1],
-                       g.target.s[2], count, end_of_grad, m, planes, s.tmp);
+          grad_tile<T>(w, tile, map + m + tile.y * g.target.s[1] + tile.x * g.target.s[2], g.target.s[1], g.target.s[2],
+                       count, end_of_grad, m, planes, s.tmp);
         else
-          grad_tile<A>(w, tile, s.strip + ((tile.y - strip.y) * strip.width + tile.x - strip.x) * L,
-                       strip.width * L, L, L, nullptr, m, planes, s.tmp);
+          grad_tile<A>(w, tile, s.strip + ((tile.y - strip.y) * strip.width + tile.x - strip.x) * L, strip.width * L, L,
+                       L, nullptr, m, planes, s.tmp);
       }
     }
     t = strip.last;
@@ -569,7 +564,8 @@ void gather_filters(const Winograd& w, int64_t slice_tap, const T* weight, const
       gather_channels(weight + m * g.weight_m + (c + i) * g.weight_c + low, g.weight_m, lanes_here, run * taps, end,
                       dense + i * taps * L);
     for (int64_t i = 0; i < count; ++i)
-      for (int64_t k = 0; k < taps; ++k) store(filters + (i * taps + k) * L, load(dense + (i * taps + at[k] - low) * L));
+      for (int64_t k = 0; k < taps; ++k)
+        store(filters + (i * taps + k) * L, load(dense + (i * taps + at[k] - low) * L));
   } else {
     for (int64_t i = 0; i < count; ++i)
       for (int64_t k = 0; k < taps; ++k)
@@ -607,7 +603,7 @@ void winograd_filter(const Winograd& w, int64_t group, int64_t slice_tap, int64_
   for (int64_t k = 0; k < winograd_columns<A>; k += L)
     for (int64_t c = c_begin; c < c_begin + round_up(c_end - c_begin, L); c += block) {
       A filters[block * 25 * L] = {};  // [channel][tap][L]
-      A tmp[winograd_tmp<A>];     // [tap of axis 0][point][L]
+      A tmp[winograd_tmp<A>];          // [tap of axis 0][point][L]
       const int64_t m = panel * winograd_columns<A> + k, here = at_most(block, c_end - c);
       if (c + block < c_end && m < g.m) touch_filters(g, weight, c + block, at_most(block, c_end - c - block), m);
       if (here > 0 && m < g.m) gather_filters(w, slice_tap, weight, end, c, here, m, filters);
@@ -738,10 +734,8 @@ void winograd_accumulate(const Winograd& w, const WinogradBlock& b, int64_t c, i
 template <class T>
 constexpr WinogradKernels<T> winograd_kernels() {
   using A = accumulator_t<T>;
-  return {winograd_columns<A>,    lanes<A>,
-          winograd_scratch<T>, winograd_touches<T>, winograd_source<T>,
-          winograd_filter<T>, winograd_multiply<A>,
-          winograd_target<T>, winograd_grad<T>,
-          winograd_accumulate<A>, winograd_weight<A>,
-          winograd_store<T>};
+  return {winograd_columns<A>,    lanes<A>,           winograd_scratch<T>,
+          winograd_touches<T>,    winograd_source<T>, winograd_filter<T>,
+          winograd_multiply<A>,   winograd_target<T>, winograd_grad<T>,
+          winograd_accumulate<A>, winograd_weight<A>, winograd_store<T>};
 }

@@ -33,8 +33,8 @@ struct Winograd {
 // m × m' outputs. A tile of m outputs uses the first m + r − 1 points, so the filter's transform serves tiles of every
 // size, and a plane holds rows for the tiles alone that have its points: class (k, k') for those of more than k and k'.
 struct WinogradTile {
-  int64_t n, slice;                 // sample, and target slice along the axis that is not transformed
-  int32_t y, x, my, mx;             // first target position, outputs
+  int64_t n, slice;               // sample, and target slice along the axis that is not transformed
+  int32_t y, x, my, mx;           // first target position, outputs
   int32_t row[winograd_classes];  // its row in the planes of each class
 };
 
@@ -69,8 +69,8 @@ struct WinogradKernels {
   using A = accumulator_t<T>;
   using Planes = WinogradPlanes<A>;
 
-  int64_t columns;  // target channels of a panel
-  int64_t vector;   // channels handled at once
+  int64_t columns;                                            // target channels of a panel
+  int64_t vector;                                             // channels handled at once
   int64_t (*scratch)(const Winograd&, const WinogradBlock&);  // elements of A
   // What the block reads of the source or writes of the target, at most a run for each tile, of `channels` channels from
   // `base`; returns how many runs.

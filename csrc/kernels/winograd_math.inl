@@ -52,8 +52,7 @@ struct Evaluation {
   constexpr Evaluation() : v{} {
     for (int p = 0; p < N; ++p) {
       double power = SCALED && p != infinity ? 1 / product_of_differences(p, 0, MOST) : 1;
-      for (int j = 0; j < K; ++j, power *= point_value[p])
-        v[p][j] = static_cast<A>(p == infinity ? j == K - 1 : power);
+      for (int j = 0; j < K; ++j, power *= point_value[p]) v[p][j] = static_cast<A>(p == infinity ? j == K - 1 : power);
     }
   }
 };
