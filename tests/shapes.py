@@ -1,7 +1,9 @@
 """Named convolutions, each chosen to hurt: what a test of convolution runs over.
 
 The names say where a shape stands relative to the kernels' tiles (6 or 12 rows, 8 to 32 columns of float32, blocks of
-192 positions and 256 products): `equal`, `multiple`, `tail`; or what is unusual about it.
+192 positions and 256 products): `equal`, `multiple`, `tail`; or what is unusual about it. WINOGRAD_CASES stand relative
+to Winograd's: tiles of 4 outputs a side, blocks of 16 tiles (96 where the filters do not stay in cache, from 150 · 150
+on; 64 for the weight gradient), slabs of 128 source channels, ranges of 256 source by 128 target channels.
 """
 
 from dataclasses import dataclass
@@ -113,3 +115,64 @@ CASES_3D = [
     case("3d_depthwise", (2, 5, 4, 5, 6), (10, 1, 3, 3, 3), stride=(1, 2, 1), padding=1, groups=5),
 ]
 CASES = CASES_2D + CASES_1D + CASES_3D
+
+# Every map is tiled exactly: maps of 1 to 9 a side have tiles of 1, 2, 3 and 4 outputs, alone and after others.
+WINOGRAD_CASES = [
+    *[case(f"map_of_{side}", (2, 3, side, side), (5, 3, 3, 3), padding=1) for side in range(1, 10)],
+    case("map_of_57", (1, 5, 57, 57), (7, 5, 3, 3), padding=1),
+    case("map_smaller_than_tile", (2, 17, 2, 3), (9, 17, 3, 3), padding=1),
+    case("map_smaller_than_5x5", (3, 4, 1, 2), (6, 4, 5, 5), padding=2),
+    case("map_of_one_row", (2, 5, 1, 21), (6, 5, 3, 3), padding=1),
+    case("map_of_one_column", (2, 5, 21, 1), (6, 5, 3, 3), padding=1),
+    case("tiles_of_many_samples", (37, 5, 3, 3), (6, 5, 3, 3), padding=1),
+    case("one_channel_each", (2, 1, 10, 9), (1, 1, 3, 3), padding=1),
+    case("one_source", (2, 1, 6, 7), (18, 1, 3, 3), padding=1),
+    case("one_target", (2, 18, 6, 7), (1, 18, 3, 3), padding=1),
+    case("thousand_sources", (1, 1000, 3, 3), (40, 1000, 3, 3), padding=1),  # panels; 4 ranges
+    case("thousand_targets", (1, 40, 3, 3), (1000, 40, 3, 3), padding=1),  # 8 blocks of target channels
+    case("thousand_channels", (1, 1000, 2, 4), (1000, 1000, 1, 3), padding=(0, 1)),
+    case("channels_15_33", (2, 15, 7, 6), (33, 15, 3, 3), padding=1),
+    case("channels_16_65", (2, 16, 7, 6), (65, 16, 3, 3), padding=1),
+    case("channels_17_15", (2, 17, 7, 6), (15, 17, 3, 3), padding=1),
+    case("channels_33_17", (2, 33, 7, 6), (17, 33, 3, 3), padding=1),
+    case("channels_65_16", (2, 65, 7, 6), (16, 65, 3, 3), padding=1),
+    case("channels_300_20", (2, 300, 4, 5), (20, 300, 3, 3), padding=1),  # more products than a depth block
+    case("tiles_beyond_a_block", (2, 3, 21, 22), (5, 3, 3, 3), padding=1),  # 36 a sample
+    case("row_of_tiles_beyond_a_block", (1, 6, 6, 150), (4, 6, 3, 3), padding=1),  # 38 tiles: 3 segments
+    case("row_of_tiles_beyond_a_correlation_block", (2, 4, 3, 270), (3, 4, 3, 3), padding=1),  # 68
+    case("splits", (6, 3, 30, 34), (5, 3, 3, 3), padding=1),  # 3 partial sums of the weight gradient
+    case("panels_of_several_chunks_and_slabs", (26, 160, 5, 5), (150, 160, 3, 3), padding=1),  # 104 tiles
+    case("panels_of_segments", (1, 152, 1, 400), (152, 152, 1, 3), padding=(0, 1)),  # a row of 100 tiles
+    case("several_ranges", (1, 300, 6, 7), (140, 300, 3, 3), padding=1),
+    case("ranges_of_groups", (1, 520, 3, 4), (260, 260, 3, 3), padding=1, groups=2),
+    case("groups", (2, 34, 7, 9), (22, 17, 3, 3), padding=1, groups=2),
+    case("groups_of_one", (2, 5, 6, 6), (10, 1, 3, 3), padding=1, groups=5),
+    case("panels_of_groups", (2, 214, 5, 4), (220, 107, 3, 3), padding=1, groups=2),
+    case("5x5", (2, 9, 11, 14), (10, 9, 5, 5), padding=2),
+    case("5x5_grouped", (2, 12, 9, 7), (8, 6, 5, 5), padding=2, groups=2),
+    case("5x5_panels", (1, 160, 6, 7), (150, 160, 5, 5), padding=2),
+    case("3x5", (2, 6, 9, 10), (7, 6, 3, 5), padding=(1, 2)),
+    case("5x3", (2, 6, 10, 9), (7, 6, 5, 3), padding=(2, 1)),
+    case("1x3", (2, 6, 5, 13), (7, 6, 1, 3), padding=(0, 1)),
+    case("3x1", (2, 6, 13, 5), (7, 6, 3, 1), padding=(1, 0)),
+    case("1x5", (2, 6, 5, 13), (7, 6, 1, 5), padding=(0, 2)),
+    case("5x1", (2, 6, 13, 5), (7, 6, 5, 1), padding=(2, 0)),
+    case("3x1_padded_across", (2, 6, 13, 5), (7, 6, 3, 1), padding=(1, (2, 1)), dilation=(1, 3)),
+    case("valid", (2, 6, 11, 12), (7, 6, 3, 3)),
+    case("asymmetric_padding", (2, 6, 8, 9), (7, 6, 3, 3), padding=((2, 0), (0, 1))),
+    case("asymmetric_padding_5x5", (2, 6, 8, 9), (7, 6, 5, 5), padding=((4, 1), (0, 3))),
+    case("padding_beyond_the_taps", (1, 3, 3, 4), (4, 3, 3, 3), padding=((7, 5), (4, 9))),  # tiles beside the map
+    case("cropped_to_tiles", (1, 6, 12, 13), (7, 6, 3, 3), padding=((-1, -2), (1, -3))),
+    case("cropped_and_padded", (1, 6, 9, 13), (7, 6, 3, 3), padding=((-3, 4), (2, -5))),
+    case("1d_of_3", (2, 6, 19), (7, 6, 3), padding=1),
+    case("1d_of_5", (2, 6, 18), (8, 3, 5), padding=((3, 0),), groups=2),
+    case("1d_wide", (1, 20, 300), (33, 20, 3), padding=1),
+    case("3d_of_3", (2, 5, 4, 6, 7), (6, 5, 3, 3, 3), padding=1),
+    case("3d_strided_along_the_first_axis", (2, 5, 7, 6, 5), (6, 5, 3, 3, 3), stride=(2, 1, 1), padding=1),
+    case("3d_stride_beyond_the_taps", (1, 5, 9, 6, 5), (6, 5, 2, 3, 3), stride=(3, 1, 1), padding=((0, 1), 1, 1)),
+    case("3d_dilated_along_the_first_axis", (1, 4, 8, 5, 6), (6, 2, 3, 3, 5), padding=2, dilation=(3, 1, 1), groups=2),
+    case("3d_channels_of_17", (1, 17, 3, 5, 4), (18, 17, 3, 3, 3), padding=1),  # each slice tap is filled up
+    case("3d_panels", (1, 160, 3, 4, 4), (150, 160, 3, 3, 3), padding=1),
+    case("3d_1x3x3", (2, 5, 3, 6, 7), (6, 5, 1, 3, 3), padding=(0, 1, 1)),
+    case("empty_batch_of_tiles", (0, 3, 6, 6), (4, 3, 3, 3), padding=1),
+]
