@@ -7,7 +7,6 @@ namespace TORCHCONV_CAPABILITY {
 #include "numeric.inl"
 #include "conv.inl"
 #include "pool.inl"
-#include "winograd_math.inl"
 #include "winograd.inl"
 
 template <class T>
