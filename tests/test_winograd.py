@@ -108,8 +108,8 @@ def test_bfloat16_and_autocast(layout: str) -> None:
 
 # ---- transforms ----
 #
-# The formulas of csrc/kernels/winograd_math.inl, evaluated in rational numbers: tiles of m outputs use the first m + r − 1
-# of the r + 3 points that an axis of more than 3 positions has (m positions: m + r − 1).
+# The formulas of csrc/kernels/winograd_math.inl, evaluated in rational numbers: tiles of m outputs use the
+# first m + r − 1 of the r + 3 points that an axis of more than 3 positions has (m positions: m + r − 1).
 
 POINTS = [0, None, 1, -1, Fraction(1, 2), -2, 2, Fraction(-1, 2)]  # None: infinity
 
@@ -201,9 +201,10 @@ def test_impulses(kernel: tuple[int, int], layout: str) -> None:
             assert (difference <= allowed.flip(1)).all(), ("input_grad", height, width)
 
             maps = pixels.transpose(0, 1).contiguous(memory_format=memory_format)  # a channel for each pixel
-            grad = ops.convolution_weight_grad(maps, maps, [height * width] * 2 + [r, s], *window, torch.contiguous_format)
-            by_pixel = lambda t: t.permute(2, 3, 0, 1).reshape(grad.shape)  # noqa: E731
-            assert ((grad - by_pixel(expected)).abs() <= by_pixel(allowed)).all(), ("weight_grad", height, width)
+            size = [height * width, height * width, r, s]
+            grad = ops.convolution_weight_grad(maps, maps, size, *window, torch.contiguous_format)
+            wanted, allowed = (t.permute(2, 3, 0, 1).reshape(size) for t in (expected, allowed))
+            assert ((grad - wanted).abs() <= allowed).all(), ("weight_grad", height, width)
 
 
 # ---- NaN and infinity ----
@@ -223,7 +224,8 @@ def reaches(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
 def test_nan_and_infinity_at_every_position(value: float, layout: str, size: tuple[int, int], groups: int) -> None:
     """A sample for each position of the map that holds the value, and one without."""
     height, width = 6, 7
-    c = case("", (height * width + 1, 4, height, width), (6, 4 // groups, *size), 1, tuple(k // 2 for k in size), 1, groups)
+    padding = tuple(k // 2 for k in size)
+    c = case("", (height * width + 1, 4, height, width), (6, 4 // groups, *size), 1, padding, 1, groups)
     for direction, hit in (("forward", 0), ("input_grad", 3)):
         tensors = operands(c, torch.float32, layout)
         for position in range(height * width):
@@ -262,7 +264,7 @@ def test_nan_and_infinity_where_auto_takes_winograd(value: float, layout: str) -
     c = case("", (3, 64, 12, 13), (64, 64, 3, 3), padding=1)
     for direction, hits in (("forward", (0, 1)), ("input_grad", (3, 1)), ("weight_grad", (0, 3))):
         for hit in hits:
-            x, w, b, g = tensors = operands(c, torch.float32, layout)
+            x, w, _, g = tensors = operands(c, torch.float32, layout)
             assert chosen(c, direction, x, w, g) == ("winograd", "")
             tensors[hit][1, 33, 2, 1] = value
             result = run(c, direction, *tensors)
