@@ -69,7 +69,7 @@ $(done)/test: $(torch) requirements/test.txt requirements/constraints.txt
 	@touch $@
 
 $(torch): requirements/build.txt | $(VENV)/bin/python
-	@command -v $(CXX) >/dev/null || { echo "No C++ compiler: '$(CXX)' is not on the path; install g++ 11 or newer, or name another with CXX=" >&2; exit 1; }
+	@command -v $(CXX) >/dev/null || { echo "No C++ compiler: '$(CXX)' is not on the path; install g++ 12 or newer, or name another with CXX=" >&2; exit 1; }
 	@$(python) -c 'import os, sys, sysconfig as s; sys.exit(not os.path.exists(os.path.join(s.get_path("include"), "Python.h")))' \
 		|| { echo "No Python.h for $(PYTHON): install Python's development headers (python3-dev), or name another with PYTHON=" >&2; exit 1; }
 	$(install) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) '$(TORCH)' --requirement requirements/build.txt
