@@ -48,7 +48,8 @@ def convert(model: _Model, *, fuse: bool = False, report: list[LeftAlone] | None
     class overrides `forward` or `_conv_forward`. Converting twice is converting once; `revert` undoes it. Calls of
     torch.nn.functional inside a forward are not layers: see `enabled`.
 
-    With `fuse`, a convolution also does what follows it: a ReLU, in training too; in evaluation a batch norm, and a
+    With `fuse`, a convolution also does what follows it, which saves passes over memory, but in a backward holds the
+    gradients before and after the ReLU's mask at once: a ReLU, in training too; in evaluation a batch norm, and a
     ReLU after that. Outputs and gradients stay what they were, up to rounding. The layers that it does stay in the
     model, with their parameters, statistics and names, and hand on what they are given; a convolution then gives out
     what the last of them would. Joined are torch.nn.ReLU and torch.nn.BatchNorm1d to 3d that alone take a convolution's
