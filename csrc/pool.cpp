@@ -59,7 +59,8 @@ std::tuple<at::Tensor, at::Tensor> max_pool(const at::Tensor& input, at::IntArra
                                             at::IntArrayRef output_size) {
   const PoolWindow window{"max_pool", kernel_size, stride, padding, dilation};
   const auto format = input.suggest_memory_format();
-  const PoolPlan plan(window, input.sizes(), output_size, is_channels_last(format));
+  PoolPlan plan(window, input.sizes(), output_size, is_channels_last(format));
+  if (!window.adaptive() && serves_pairs(plan.geometry)) plan.geometry.lanes = PoolLanes::pairs;
   const auto output = at::empty(plan.output_sizes, input.options(), format);
   const auto positions = at::empty(plan.output_sizes, input.options().dtype(plan.position_dtype), format);
   const auto x = input.contiguous(format);

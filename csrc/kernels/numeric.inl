@@ -41,11 +41,14 @@ struct Vector<float> {
   typedef float type __attribute__((vector_size(TORCHCONV_VECTOR_BYTES)));
   typedef float unaligned __attribute__((vector_size(TORCHCONV_VECTOR_BYTES), aligned(4), may_alias));
   typedef int32_t mask __attribute__((vector_size(TORCHCONV_VECTOR_BYTES)));  // what comparisons give
+  typedef uint8_t bytes __attribute__((vector_size(TORCHCONV_VECTOR_BYTES / 4)));
 };
 template <>
 struct Vector<double> {
   typedef double type __attribute__((vector_size(TORCHCONV_VECTOR_BYTES)));
   typedef double unaligned __attribute__((vector_size(TORCHCONV_VECTOR_BYTES), aligned(8), may_alias));
+  typedef int64_t mask __attribute__((vector_size(TORCHCONV_VECTOR_BYTES)));
+  typedef uint8_t bytes __attribute__((vector_size(TORCHCONV_VECTOR_BYTES / 8)));
 };
 template <class A>
 using vector_t = typename Vector<A>::type;

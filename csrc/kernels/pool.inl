@@ -281,10 +281,17 @@ inline void close_sums(const PoolGeometry& g, const Part& p, const Sums<accumula
       for (int64_t c = 0; c < n; ++c) narrow(sums.at[s * n + c], to + s * g.channels + c);
 }
 
+}  // namespace pooling
+
+#include "pool_pairs.inl"
+
 // ---- the operators ----
+
+namespace pooling {
 
 template <class T>
 void max_pool(const PoolGeometry& g, const T* x, T* y, void* positions, int64_t begin, int64_t end) {
+  if (g.lanes == PoolLanes::pairs) return max_pairs(g, x, y, static_cast<uint8_t*>(positions), begin, end);
   with_positions(g, positions, [&]<class P>(const P*) {
     Maximum<T, P> maximum;
     maximum.y = y;
@@ -306,6 +313,10 @@ void scatter(const PoolGeometry& g, const T* dy, const void* positions, T* dx, a
   const uint64_t size = static_cast<uint64_t>(inputs(g));
   for (int64_t unit = begin; unit < end; ++unit) {
     const Part p = part(g, unit);
+    if (serves_pairs_back(g)) {
+      scatter_pairs(g, p.p0, p.p1, dy, static_cast<const uint8_t*>(positions), dx);
+      continue;
+    }
     const auto sums = open_sums(g, p, dx, scratch);
     with_positions(g, positions, [&](auto* kept) {
       for_each_kept(g, p, kept, kNowhere, [=](int64_t out, const Kept& k) {

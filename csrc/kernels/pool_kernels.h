@@ -23,8 +23,9 @@ struct PoolRun {
   int32_t tap, begin, end;
 };
 
-// What the innermost loops run over: outputs of a row, channels (channels-last) or planes (contiguous, short rows).
-enum class PoolLanes { row, channels, planes };
+// What the innermost loops run over: outputs of a row, channels (channels-last), planes (contiguous, short rows), or
+// outputs of a row and their channels together (pool_pairs.inl: maxima alone).
+enum class PoolLanes { row, channels, planes, pairs };
 
 // Element (plane p, position s, channel c) of a map lies at (p * positions + s) * channels + c. Contiguous: planes are
 // N * C and channels 1; channels-last: planes are N.
@@ -61,6 +62,19 @@ struct PoolKernels {
   // indices: [output map] of flat indices into the input's plane
   void (*indices)(const PoolGeometry&, const void* positions, int64_t* indices, int64_t begin, int64_t end);
 };
+
+// The pixels of a row that a row of windows spans at a step of two, those in the padding included.
+inline int64_t pool_span(const PoolAxis& a) { return 2 * (a.output - 1) + (a.taps - 1) * a.dilation + 1; }
+
+// Whether a maximum of regular windows may have lanes of pairs: what its buffers hold is kPairRows rows of a window, of each kPairLanes
+// elements at even places and as many at odd ones. Fewer than kPairLeast lanes leave most of a vector empty.
+constexpr int64_t kPairRows = 4, kPairLanes = 1024, kPairLeast = 8;
+inline bool serves_pairs(const PoolGeometry& g) {
+  const PoolAxis& a2 = g.axis[2];
+  return a2.stride == 2 && a2.output > 0 && g.position_bytes == 1 && g.channels <= kPoolChannels &&
+         a2.output * g.channels >= kPairLeast && g.axis[0].taps * g.axis[1].taps <= kPairRows &&
+         (pool_span(a2) / 2 + 1) * g.channels <= kPairLanes;
+}
 
 inline int64_t pool_blocks(int64_t size, int64_t block) { return (size + block - 1) / block; }
 
