@@ -5,7 +5,8 @@
 // The source of a box is copied to planes [channel][n][i0][i1][i2], zeros where it leaves the map, so that a tap is one
 // offset. Unless rows fill vectors and go straight to a contiguous target, the results are planes of the same pitch, of
 // which the valid positions are then copied to the target. Every output is the same chain of operations wherever it
-// stands: all taps, in blocks of depth_block products, each summed in order, then added in order.
+// stands: all taps, or all whose row lies in the map, in blocks of depth_block products, each summed in order, then added
+// in order.
 
 // Where a vector of positions begins.
 struct Start {
@@ -89,9 +90,23 @@ struct PlanesBox {
   int64_t segment;           // results of a segment, whole vectors
   bool in_place;             // the source's own planes serve
   bool straight;             // vectors go to the target
+  bool by_rows;              // vectors lie in one row, and meet only the taps whose row lies in the map
 
   int64_t lines() const { return samples * size[0] * size[1]; }
 };
+
+// The taps [begin, end) along the middle axis that look into the map from target row t.
+struct LiveTaps {
+  int64_t begin, end;
+  int64_t count() const { return end - begin; }
+};
+inline LiveTaps live_taps(const Gather& g, int64_t t) {
+  LiveTaps live{0, g.grid[1]};
+  const auto at = [&](int64_t j) { return t * g.step[1] + tap_offset(g, 1, j); };
+  while (live.begin < live.end && at(live.begin) < 0) ++live.begin;
+  while (live.begin < live.end && at(live.end - 1) >= g.extent[1]) --live.end;
+  return live;
+}
 
 template <class T>
 PlanesBox planes_box(const Gather* g, int64_t residues, bool channels_last, const Box& box) {
@@ -119,6 +134,14 @@ PlanesBox planes_box(const Gather* g, int64_t residues, bool channels_last, cons
   b.pitch = b.end[2] - b.begin[2];
   b.plane = b.samples * volume(b.begin, b.end) + lanes<A>;  // a row may be written past its end
   b.segment = round_up((b.size[1] - 1) * b.pitch + b.size[2], lanes<A>);
+  // A plane's rows are padded: by rows, the zeros above and below the map need not be multiplied.
+  if (residues == 1 && g->tap_count > 0 && g->grid[0] == 1 && b.size[0] == 1 && !b.in_place) {
+    int64_t live = 0;
+    for (int64_t t = 0; t < b.size[1]; ++t) live += live_taps(*g, box.begin[1] + t).count();
+    const int64_t row = round_up(b.size[2], lanes<A>), whole = b.straight ? b.size[1] * row : b.segment;
+    b.by_rows = live * row < whole * g->grid[1];
+  }
+  if (b.by_rows) b.segment += lanes<A>;  // the last row may be written past its end
   return b;
 }
 
@@ -232,6 +255,19 @@ int64_t find_starts(const Gather& g, const Box& box, const PlanesBox& b, Start* 
   int64_t count = 0;
   const int64_t line = b.in_place ? b.size[1] * b.size[2] : b.size[2], lines = b.in_place ? 1 : b.size[1];
   const int64_t height = b.end[1] - b.begin[1], depth = b.end[0] - b.begin[0];
+  if (b.by_rows) {  // in order of rows, then of samples
+    for (int64_t t1 = 0; t1 < lines; ++t1)
+      for (int64_t n = 0; n < b.samples; ++n) {
+        const int64_t t[3] = {box.begin[0], box.begin[1] + t1, box.begin[2]};
+        const int64_t from = (n * height + t1) * b.pitch;
+        const int64_t to = b.straight ? offset_of(g.target, box.n_begin + n, t) : n * b.segment + t1 * b.pitch;
+        for (int64_t l = 0; l < line; l += n_lanes) {
+          const int64_t at = at_least(0, at_most(l, line - n_lanes));
+          out[count++] = {from + at, to + at};
+        }
+      }
+    return count;
+  }
   for (int64_t n = 0; n < b.samples; ++n)
     for (int64_t t0 = 0; t0 < b.size[0]; ++t0) {
       if (!b.straight) {
@@ -287,20 +323,21 @@ void store_planes(const Gather& g, bool channels_last, int64_t channels, const B
         }
 }
 
-// One residue, one group: all channels over all vectors; a few vectors at a time, so that their source stays near.
+// One residue, one group: all channels over some vectors, products [begin, end) of each; a few vectors at a time, so that
+// their source stays near.
 template <class T, class A>
 void planes_group(const Gather& g, const A* packed, const A* source, const int64_t* offsets, const Start* starts,
-                  int64_t count, const T* bias, A* target, int64_t ld) {
+                  int64_t count, int64_t begin, int64_t end, const T* bias, A* target, int64_t ld) {
   const int64_t depth = g.depth(), near = 24;
   A total[tile_rows * tile_columns<A>];
   for (int64_t first = 0; first < count; first += near)
     for (int64_t m = 0; m < g.m; m += tile_rows) {
       A panel_bias[tile_rows] = {};
       for (int64_t r = 0; bias && r < at_most(tile_rows, g.m - m); ++r) panel_bias[r] = widen(bias[m + r]);
-      planes_rows<A>(
-          at_most(tile_rows, g.m - m),
-          {depth, packed + m * depth, source, offsets, target + m * ld, ld, panel_bias, floor_of<A>(g.relu), total},
-          starts + first, at_most(near, count - first));
+      planes_rows<A>(at_most(tile_rows, g.m - m),
+                     {end - begin, packed + m * depth + begin * tile_rows, source, offsets + begin, target + m * ld, ld,
+                      panel_bias, floor_of<A>(g.relu), total},
+                     starts + first, at_most(near, count - first));
     }
 }
 
@@ -331,9 +368,15 @@ void planes(const Gather* g, int64_t residues, bool channels_last, int64_t group
   for (int64_t r = 0; r < residues; ++r) size += panels * tile_rows * g[r].depth();
   for (int64_t r = 0; r < residues; packed += panels * tile_rows * g[r].depth(), ++r) {
     find_offsets(g[r], box, b, offsets);
+    const int64_t lines = b.by_rows ? b.size[1] : 1, vectors = count / lines;
     for (int64_t group = 0; group < groups; ++group)
-      planes_group(g[r], packed + group * size, from + group * g->c * channel, offsets, starts, count,
-                   bias ? bias + (group_begin + group) * g->m : nullptr, to + group * g->m * ld, ld);
+      for (int64_t line = 0; line < lines; ++line) {
+        const LiveTaps live = b.by_rows ? live_taps(g[r], box.begin[1] + line) : LiveTaps{0, g[r].tap_count};
+        const int64_t products = g->c * (b.by_rows ? g[r].grid[2] : 1);  // of one of the taps that `live` counts
+        planes_group(g[r], packed + group * size, from + group * g->c * channel, offsets, starts + line * vectors,
+                     vectors, live.begin * products, live.end * products,
+                     bias ? bias + (group_begin + group) * g->m : nullptr, to + group * g->m * ld, ld);
+      }
     if (!b.straight) store_planes(g[r], channels_last, groups * g->m, box, b, results, target);
   }
 }
