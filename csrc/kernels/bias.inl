@@ -80,7 +80,7 @@ template <class T, bool MASKED>
 void sum_maps(const BiasGrad& b, int64_t begin, int64_t end, const T* grad, const T* output, T* masked, double* sums) {
   constexpr int64_t longest = bias_lanes * bias_run;
   const int64_t sample = b.channels * b.positions, together = bias_row / at_least(1, b.positions);
-  if (together >= 8) {
+  if (together >= 4) {
     for (int64_t c = 0; c < b.channels; c += together) {
       const int64_t at = begin * sample + c * b.positions, width = at_most(together, b.channels - c) * b.positions;
       sum_rows<T, MASKED>(end - begin, width, sample, b.positions, grad + at, output + at, masked + at, sums + c);
