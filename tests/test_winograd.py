@@ -1,5 +1,6 @@
 """Winograd convolution asked for by name: at the edges of its tiles, and its transforms against their matrices."""
 
+import math
 from fractions import Fraction
 
 import pytest
@@ -219,17 +220,19 @@ def reaches(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
 
 @pytest.mark.parametrize("value", VALUES)
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("size", [(3, 3), (5, 5), (1, 3)], ids=str)
+@pytest.mark.parametrize("size", [(3, 3), (5, 5), (1, 3), (3, 3, 3)], ids=str)
 @pytest.mark.parametrize("groups", [1, 2])
-def test_nan_and_infinity_at_every_position(value: float, layout: str, size: tuple[int, int], groups: int) -> None:
+def test_nan_and_infinity_at_every_position(value: float, layout: str, size: tuple[int, ...], groups: int) -> None:
     """A sample for each position of the map that holds the value, and one without."""
-    height, width = 6, 7
-    padding = tuple(k // 2 for k in size)
-    c = case("", (height * width + 1, 4, height, width), (6, 4 // groups, *size), 1, padding, 1, groups)
+    sides = (6, 7) if len(size) == 2 else (3, 4, 5)
+    positions, padding = math.prod(sides), tuple(k // 2 for k in size)
+    c = case("", (positions + 1, 4, *sides), (6, 4 // groups, *size), 1, padding, 1, groups)
     for direction, hit in (("forward", 0), ("input_grad", 3)):
         tensors = operands(c, torch.float32, layout)
-        for position in range(height * width):
-            tensors[hit][position, position % 4, position // width, position % width] = value
+        maps = tensors[hit].flatten(2)
+        for position in range(positions):
+            maps[position, position % 4, position] = value
+        assert maps.data_ptr() == tensors[hit].data_ptr()  # a view
         result = run(c, direction, *tensors, "winograd")
         assert reaches(result, exact(c, direction, *tensors))
         assert result[-1].isfinite().all()
