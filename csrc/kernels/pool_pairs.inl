@@ -150,7 +150,8 @@ inline bool serves_pairs_back(const PoolGeometry& g) {
   const PoolAxis& a2 = g.axis[2];
   return apart(g.axis[0]) && apart(g.axis[1]) && apart(a2) && a2.stride == 2 && a2.taps == 2 &&
          2 * a2.output <= a2.input && g.position_bytes == 1 &&
-         ((g.channels == 1 && a2.output >= kPairLeast) || (g.channels >= kPairLeast && g.channels <= kPoolChannels));  // fewer: half-empty vectors
+         ((g.channels == 1 && a2.output >= kPairLeast) ||
+          (g.channels >= kPairLeast && g.channels <= kPoolChannels));  // fewer: half-empty vectors
 }
 
 // What dy gives to a tap, lane by lane.
