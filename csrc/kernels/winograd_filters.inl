@@ -58,6 +58,17 @@ void gather_filters(const Winograd& w, int64_t slice_tap, const T* weight, const
     for (int64_t i = 0; i < count; ++i)
       for (int64_t k = 0; k < taps; ++k)
         store(filters + (i * taps + k) * L, load(dense + (i * taps + at[k] - low) * L));
+  } else if (g.weight_c == 1) {  // channels-last filters: transpose each point's source channels
+    for (int64_t k = 0; k < taps; ++k) {
+      gather_channels(weight + m * g.weight_m + c + at[k], g.weight_m, lanes_here, count, end, dense);
+      for (int64_t i = 0; i < count; ++i) store(filters + (i * taps + k) * L, load(dense + i * L));
+    }
+  } else if (g.weight_m == 1) {  // and of the input gradient, where they lie as wanted
+    for (int64_t i = 0; i < count; ++i)
+      for (int64_t k = 0; k < taps; ++k) {
+        const T* from = weight + m + (c + i) * g.weight_c + at[k];
+        store(filters + (i * taps + k) * L, lanes_here == L ? load_widened(from) : load_some(from, lanes_here));
+      }
   } else {
     for (int64_t i = 0; i < count; ++i)
       for (int64_t k = 0; k < taps; ++k)
@@ -155,6 +166,13 @@ void winograd_store(const Winograd& w, int64_t group, int64_t slice_tap, int64_t
       T* to = weight + m * g.weight_m + c * g.weight_c;
       if (dense && g.weight_c == taps) {
         scatter_channels(filters, g.weight_m, lanes_here, here * taps, to + low);
+      } else if (g.weight_c == 1) {  // channels-last filters
+        for (int64_t k = 0; k < taps; ++k) {
+          A rows[2 * L * L];  // [channel][L]; what lies beyond is read, and not stored
+          for (int64_t i = 0; i < here; ++i)
+            store(rows + i * L, load(filters + (i * taps + (dense ? at[k] - low : k)) * L));
+          scatter_channels(rows, g.weight_m, lanes_here, here, to + at[k]);
+        }
       } else {
         for (int64_t i = 0; i < here; ++i)
           for (int64_t k = 0; k < taps; ++k)
