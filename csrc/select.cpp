@@ -87,11 +87,10 @@ double cost_direct(const ConvParams& p, Direction direction) {
 double cost_winograd(const ConvParams& p, Direction direction) {
   const Channels c = channels(p, direction);
   const auto& target = direction == Direction::input_grad ? p.input : p.output;
-  double points = static_cast<double>(target[0]), kernel = 1;  // points of all tiles
+  double points = static_cast<double>(target[0]);  // of all tiles
   for (int a = 1; a < 3; ++a) {
     const int64_t tiles = p.kernel[a] == 1 ? target[a] : (target[a] + winograd_outputs - 1) / winograd_outputs;
     points *= static_cast<double>(target[a] + tiles * (p.kernel[a] - 1));
-    kernel *= static_cast<double>(p.kernel[a] + (p.kernel[a] == 1 ? 0 : winograd_outputs - 1));
   }
   const double slices = static_cast<double>(p.kernel[0]);
   // Channels-last, a group is part of every pixel: pieces of cache lines.
@@ -99,8 +98,8 @@ double cost_winograd(const ConvParams& p, Direction direction) {
   double sides = slices * c.filled_source + c.filled_target;  // transformed at every point
   double sums = c.filled_target;                              // loaded and stored at every point
   if (direction == Direction::weight_grad) {
-    // Each side is transformed again for each block of 64 channels of the other.
-    sides = slices * (c.filled_source * std::ceil(c.target / 64) + c.filled_target * std::ceil(c.source / 64));
+    // Each side is transformed again for each block of channels of the other that a task takes: see winograd.cpp.
+    sides = slices * (c.filled_source * std::ceil(c.target / 128) + c.filled_target * std::ceil(c.source / 256));
     sums = 0;
   }
   return static_cast<double>(p.groups) *

@@ -36,51 +36,14 @@ int64_t planes_size(const Winograd& w, int64_t rows, int64_t columns) {
   return planes_at<A>(nullptr, rows, columns).pitch * w.planes();
 }
 
-// The problem with what it points to.
-struct Problem {
-  Winograd w;
-  std::vector<int64_t> slice_offset, weight_at;
-  int64_t tiles[2];  // along each axis
-};
-
-WinogradAxis axis_of(const Gather& g, int a, int64_t taps) {
-  int64_t low = g.taps[0].offset[a];
-  for (int64_t k = 1; k < g.tap_count; ++k) low = std::min(low, g.taps[k].offset[a]);
-  const int64_t outputs = taps == 1 ? 1 : std::min(g.count[a], winograd_outputs);
-  return {taps, low, g.count[a], g.extent[a], outputs + taps - 1};
-}
-
-int64_t tap_range(const Gather& g, int a) {
-  int64_t low = g.taps[0].offset[a], high = low;
-  for (int64_t k = 1; k < g.tap_count; ++k)
-    low = std::min(low, g.taps[k].offset[a]), high = std::max(high, g.taps[k].offset[a]);
-  return high - low + 1;
-}
-
 int64_t outputs_of(const WinogradAxis& a) { return a.points - a.taps + 1; }
 
-Problem problem_of(const Gather& g, bool channels_last) {
-  Problem p{};
-  p.w.g = g, p.w.channels_last = channels_last;
+Winograd problem_of(const Gather& g, bool channels_last) {
+  Winograd w{g, {}, channels_last};
   for (int i = 0; i < 2; ++i) {
-    p.w.axis[i] = axis_of(g, i + 1, tap_range(g, i + 1));
-    p.tiles[i] = blocks_of(g.count[i + 1], outputs_of(p.w.axis[i]));
+    const int64_t taps = g.grid[i + 1], outputs = taps == 1 ? 1 : std::min(g.count[i + 1], winograd_outputs);
+    w.axis[i] = {taps, g.taps[0].offset[i + 1], g.count[i + 1], g.extent[i + 1], outputs + taps - 1};
   }
-  const int64_t area = p.w.axis[0].taps * p.w.axis[1].taps;
-  p.w.slice_taps = g.tap_count / area;
-  p.weight_at.resize(g.tap_count);
-  for (int64_t k = 0; k < g.tap_count; ++k) {  // taps run over the first axis slowest
-    const Tap& tap = g.taps[k];
-    const int64_t i = tap.offset[1] - p.w.axis[0].low, j = tap.offset[2] - p.w.axis[1].low;
-    p.weight_at[k / area * area + i * p.w.axis[1].taps + j] = tap.weight;
-    if (k % area == 0) p.slice_offset.push_back(tap.offset[0]);
-  }
-  return p;
-}
-// The pointers of a Problem where it now lies.
-Winograd pointed(const Problem& p) {
-  Winograd w = p.w;
-  w.slice_offset = p.slice_offset.data(), w.weight_at = p.weight_at.data();
   return w;
 }
 
@@ -88,10 +51,10 @@ Winograd pointed(const Problem& p) {
 struct Blocking {
   int64_t tiles_y, tiles_x, rows, block_rows, segments;
 
-  Blocking(const Problem& p, int64_t most)
-      : tiles_y(p.tiles[0]),
-        tiles_x(p.tiles[1]),
-        rows(p.w.g.batch * p.w.g.count[0] * tiles_y),
+  Blocking(const Winograd& w, int64_t most)
+      : tiles_y(blocks_of(w.axis[0].count, outputs_of(w.axis[0]))),
+        tiles_x(blocks_of(w.axis[1].count, outputs_of(w.axis[1]))),
+        rows(w.g.batch * w.g.count[0] * tiles_y),
         block_rows(std::max<int64_t>(1, std::min(rows, most / tiles_x))),
         segments(blocks_of(tiles_x, most)) {}
   int64_t count() const { return blocks_of(rows, block_rows) * segments; }
@@ -150,7 +113,7 @@ int64_t filled(const Winograd& w) {
 }
 template <class T>
 int64_t depth_of(const Winograd& w) {
-  return (w.slice_taps - 1) * filled<T>(w) + w.g.c;
+  return (w.slice_taps() - 1) * filled<T>(w) + w.g.c;
 }
 
 // The kernels' scratch for a block, in a tensor that grows as it must.
@@ -163,22 +126,21 @@ accumulator_t<T>* scratch_for(const Winograd& w, const WinogradBlock& block, at:
 
 // Every block by itself, all its channels, against filters transformed beforehand: for filters that stay in cache.
 template <class T>
-void by_block(const Problem& p, const T* source, const T* weight, const T* bias, T* target) {
+void by_block(const Winograd& w, const T* source, const T* weight, const T* bias, T* target) {
   using A = accumulator_t<T>;
   const auto& k = winograd<T>();
-  const Winograd w = pointed(p);
-  const int64_t channels = filled<T>(w), depth = w.slice_taps * channels, panels = blocks_of(w.g.m, k.columns);
+  const int64_t channels = filled<T>(w), depth = w.slice_taps() * channels, panels = blocks_of(w.g.m, k.columns);
   const int64_t filter_size = planes_size<A>(w, depth, k.columns), slab = 4 * k.vector, slabs = blocks_of(w.g.c, slab);
   Buffer<A> filters(w.g.groups * panels * filter_size);  // [group][panel] planes [slice tap, channel][column]
-  at::parallel_for(0, w.g.groups * panels * w.slice_taps * slabs, 1, [&](int64_t begin, int64_t end) {
+  at::parallel_for(0, w.g.groups * panels * w.slice_taps() * slabs, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      const int64_t s = i / slabs % w.slice_taps, panel = i / slabs / w.slice_taps, c = i % slabs * slab;
+      const int64_t s = i / slabs % w.slice_taps(), panel = i / slabs / w.slice_taps(), c = i % slabs * slab;
       A* to = filters.get() + panel * filter_size + (s * channels + c) * k.columns;
       k.filter(w, panel / panels, s, c, std::min(w.g.c, c + slab), panel % panels, weight,
                {to, planes_at<A>(nullptr, depth, k.columns).pitch, k.columns});
     }
   });
-  const Blocking blocking(p, block_tiles);
+  const Blocking blocking(w, block_tiles);
   const int64_t blocks = blocking.count(), most = blocking.most_tiles(), columns = panels * k.columns;
   at::parallel_for(0, w.g.groups * blocks, 1, [&](int64_t begin, int64_t end) {
     std::vector<WinogradTile> tiles, next_tiles;
@@ -193,7 +155,7 @@ void by_block(const Problem& p, const T* source, const T* weight, const T* bias,
       if (i == begin) next = block_of(w, blocking, i % blocks, next_tiles);
       tiles.swap(next_tiles), block = next;
       A* space = scratch_for<T>(w, block, scratch);
-      for (int64_t s = 0; s < w.slice_taps; ++s)
+      for (int64_t s = 0; s < w.slice_taps(); ++s)
         k.source(w, block, 0, block.count, group, s, 0, w.g.c, source,
                  {sources.data + s * channels, sources.pitch, sources.ld}, space);
       touched.runs.clear();
@@ -202,7 +164,7 @@ void by_block(const Problem& p, const T* source, const T* weight, const T* bias,
         next = block_of(w, blocking, (i + 1) % blocks, next_tiles);
         touched.add(w, next, true, w.g.c, source + (i + 1) / blocks * w.g.c * w.g.source.c);
       }
-      WinogradAhead ahead = touched.over(panels * w.planes() * blocks_of(block.count, 6));
+      WinogradAhead ahead = touched.over(panels * w.planes() * blocks_of(block.count, k.rows));
       for (int64_t panel = 0; panel < panels; ++panel)
         k.multiply(w, block, depth_of<T>(w), std::min(k.columns, w.g.m - panel * k.columns), sources,
                    planes_at(filters.get() + (group * panels + panel) * filter_size, depth, k.columns),
@@ -217,13 +179,12 @@ bool takes_panels(const Gather& g) { return g.c * g.m * g.groups > cached_filter
 // A panel of target channels at a time, its filters transformed as they are needed, against all tiles of a chunk: for
 // filters that do not stay in cache, and for few tiles.
 template <class T>
-void by_panel(const Problem& p, const T* source, const T* weight, const T* bias, T* target) {
+void by_panel(const Winograd& w, const T* source, const T* weight, const T* bias, T* target) {
   using A = accumulator_t<T>;
   const auto& k = winograd<T>();
-  const Winograd w = pointed(p);
-  const int64_t channels = filled<T>(w), depth = w.slice_taps * channels, panels = blocks_of(w.g.m, k.columns);
+  const int64_t channels = filled<T>(w), depth = w.slice_taps() * channels, panels = blocks_of(w.g.m, k.columns);
   const int64_t slab = std::min(channels, rounded(panel_channels, k.vector)), slabs = blocks_of(w.g.c, slab), part = 16;
-  const Blocking blocking(p, panel_tiles);
+  const Blocking blocking(w, panel_tiles);
   const int64_t most = blocking.most_tiles();
   Buffer<A> shared(planes_size<A>(w, most, depth));
   const auto sources = planes_at(shared.get(), most, depth);
@@ -232,10 +193,10 @@ void by_panel(const Problem& p, const T* source, const T* weight, const T* bias,
     const int64_t group = chunk / blocking.count();
     const WinogradBlock block = block_of(w, blocking, chunk % blocking.count(), tiles);
     const int64_t scratch_size = k.scratch(w, block), parts = blocks_of(block.count, part);
-    at::parallel_for(0, parts * w.slice_taps * slabs, 1, [&](int64_t begin, int64_t end) {
+    at::parallel_for(0, parts * w.slice_taps() * slabs, 1, [&](int64_t begin, int64_t end) {
       Buffer<A> scratch(scratch_size);
       for (int64_t i = begin; i < end; ++i) {
-        const int64_t t = i / slabs / w.slice_taps * part, s = i / slabs % w.slice_taps, c = i % slabs * slab;
+        const int64_t t = i / slabs / w.slice_taps() * part, s = i / slabs % w.slice_taps(), c = i % slabs * slab;
         k.source(w, block, t, std::min(block.count, t + part), group, s, c, std::min(w.g.c, c + slab), source,
                  {sources.data + s * channels + c, sources.pitch, sources.ld}, scratch.get());
       }
@@ -248,7 +209,7 @@ void by_panel(const Problem& p, const T* source, const T* weight, const T* bias,
       WinogradAhead none{};
       for (int64_t panel = begin; panel < end; ++panel) {
         const int64_t m = panel * k.columns, m_end = std::min(w.g.m, m + k.columns);
-        for (int64_t s = 0; s < w.slice_taps; ++s)
+        for (int64_t s = 0; s < w.slice_taps(); ++s)
           for (int64_t c = 0; c < w.g.c; c += slab) {
             const int64_t c_end = std::min(w.g.c, c + slab);
             k.filter(w, group, s, c, c_end, panel, weight, filters);
@@ -267,18 +228,17 @@ struct CorrelatePlan {
   int64_t c_range, c_ranges, m_block, m_blocks, splits;
   Blocking blocking;
 
-  explicit CorrelatePlan(const Problem& p)
-      : c_range(std::min(rounded(p.w.g.c, 16), correlate_range)),
-        c_ranges(blocks_of(p.w.g.c, c_range)),
-        m_block(std::min(rounded(p.w.g.m, 16), correlate_block)),
-        m_blocks(blocks_of(p.w.g.m, m_block)),
-        blocking(p, correlate_tiles) {
-    const Gather& g = p.w.g;
+  explicit CorrelatePlan(const Winograd& w)
+      : c_range(std::min(rounded(w.g.c, 16), correlate_range)),
+        c_ranges(blocks_of(w.g.c, c_range)),
+        m_block(std::min(rounded(w.g.m, 16), correlate_block)),
+        m_blocks(blocks_of(w.g.m, m_block)),
+        blocking(w, correlate_tiles) {
+    const Gather& g = w.g;
     const int64_t filters = std::max<int64_t>(1, g.groups * g.c * g.m * g.tap_count);
     const int64_t most = std::max<int64_t>(1, std::min(correlate_floats / filters, blocking.count() / 2));
-    const int64_t others = g.groups * p.w.slice_taps * c_ranges;
-    while (m_block > 64 &&
-           others * m_blocks * most < correlate_tasks)  // smaller blocks, where parts take too much room
+    const int64_t others = g.groups * w.slice_taps() * c_ranges;
+    if (m_block > 64 && others * m_blocks * most < correlate_tasks)  // smaller blocks, where parts take too much room
       m_block = 64, m_blocks = blocks_of(g.m, m_block);
     splits = std::min(blocks_of(correlate_tasks, others * m_blocks), most);
   }
@@ -317,7 +277,8 @@ void run_task(const Winograd& w, const CorrelatePlan& plan, const CorrelateTask&
       touched.add(w, next, true, t.c_end - t.c, source + (t.group * w.g.c + t.c) * w.g.source.c);
       touched.add(w, next, false, t.m_end - t.m, grad + (t.group * w.g.m + t.m) * w.g.target.c);
     }
-    WinogradAhead ahead = touched.over(w.planes() * blocks_of(t.c_end - t.c, 6) * blocks_of(t.m_end - t.m, k.columns));
+    WinogradAhead ahead =
+        touched.over(w.planes() * blocks_of(t.c_end - t.c, k.rows) * blocks_of(t.m_end - t.m, k.columns));
     A* space = scratch_for<T>(w, block, scratch);
     k.grad(w, block, 0, block.count, t.group, t.m, t.m_end, grad, y, space);
     for (int64_t c = t.c; c < t.c_end; c += part) {
@@ -332,18 +293,17 @@ void run_task(const Winograd& w, const CorrelatePlan& plan, const CorrelateTask&
 }
 
 template <class T>
-void correlate(const Problem& p, const T* source, const T* grad, T* weight) {
+void correlate(const Winograd& w, const T* source, const T* grad, T* weight) {
   using A = accumulator_t<T>;
   const auto& k = winograd<T>();
-  const Winograd w = pointed(p);
-  const CorrelatePlan plan(p);
+  const CorrelatePlan plan(w);
   const int64_t size = plan.c_range * w.axis[0].taps * w.axis[1].taps * plan.m_block;  // of one task's result
-  const int64_t tasks = w.g.groups * w.slice_taps * plan.c_ranges * plan.m_blocks, blocks = plan.blocking.count();
+  const int64_t tasks = w.g.groups * w.slice_taps() * plan.c_ranges * plan.m_blocks, blocks = plan.blocking.count();
   const auto task_of = [&](int64_t i, int64_t split) {
     const int64_t m = i % plan.m_blocks * plan.m_block, c = i / plan.m_blocks % plan.c_ranges * plan.c_range;
     const int64_t rest = i / plan.m_blocks / plan.c_ranges;
-    return CorrelateTask{rest / w.slice_taps,
-                         rest % w.slice_taps,
+    return CorrelateTask{rest / w.slice_taps(),
+                         rest % w.slice_taps(),
                          c,
                          std::min(w.g.c, c + plan.c_range),
                          m,
@@ -409,24 +369,23 @@ int64_t winograd_workspace(const Gather& g, bool channels_last, bool weight_grad
   if constexpr (std::is_same_v<T, double>) {
     return 0;
   } else {
-    const Problem p = problem_of(g, channels_last);
-    const Winograd& w = p.w;
+    const Winograd w = problem_of(g, channels_last);
     const auto& k = winograd<T>();
-    const int64_t depth = w.slice_taps * filled<T>(w), panels = blocks_of(g.m, k.columns);
+    const int64_t depth = w.slice_taps() * filled<T>(w), panels = blocks_of(g.m, k.columns);
     int64_t floats = 0;
     if (weight_grad) {
-      const CorrelatePlan plan(p);
+      const CorrelatePlan plan(w);
       const int64_t most = plan.blocking.most_tiles(), taps = w.axis[0].taps * w.axis[1].taps;
-      const int64_t tasks = g.groups * w.slice_taps * plan.c_ranges * plan.m_blocks;
+      const int64_t tasks = g.groups * w.slice_taps() * plan.c_ranges * plan.m_blocks;
       floats = planes_size<A>(w, most, correlate_part) + planes_size<A>(w, most, plan.m_block) +
                plan.parts() * planes_size<A>(w, correlate_part, plan.m_block) +
                (plan.splits == 1 ? 1 : plan.splits * tasks) * plan.c_range * taps * plan.m_block;
     } else if (takes_panels(g)) {
-      const int64_t most = Blocking(p, panel_tiles).most_tiles();
+      const int64_t most = Blocking(w, panel_tiles).most_tiles();
       floats = planes_size<A>(w, most, depth) + planes_size<A>(w, most, k.columns) +
                planes_size<A>(w, std::min(filled<T>(w), rounded(panel_channels, k.vector)), k.columns);
     } else {
-      const int64_t most = Blocking(p, block_tiles).most_tiles();
+      const int64_t most = Blocking(w, block_tiles).most_tiles();
       floats = g.groups * panels * planes_size<A>(w, depth, k.columns) + planes_size<A>(w, most, depth) +
                planes_size<A>(w, most, panels * k.columns);
     }

@@ -63,8 +63,9 @@ void winograd_accumulate(const Winograd& w, const WinogradBlock& b, int64_t c, i
 template <class T>
 constexpr WinogradKernels<T> winograd_kernels() {
   using A = accumulator_t<T>;
-  return {winograd_columns<A>,    lanes<A>,           winograd_scratch<T>,
-          winograd_touches<T>,    winograd_source<T>, winograd_filter<T>,
-          winograd_multiply<A>,   winograd_target<T>, winograd_grad<T>,
-          winograd_accumulate<A>, winograd_weight<A>, winograd_store<T>};
+  return {winograd_columns<A>, winograd_rows,          lanes<A>,
+          winograd_scratch<T>, winograd_touches<T>,    winograd_source<T>,
+          winograd_filter<T>,  winograd_multiply<A>,   winograd_target<T>,
+          winograd_grad<T>,    winograd_accumulate<A>, winograd_weight<A>,
+          winograd_store<T>};
 }

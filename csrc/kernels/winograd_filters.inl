@@ -34,9 +34,10 @@ inline int64_t most_outputs(const WinogradAxis& a) { return a.points - a.taps + 
 
 // The lowest address of a slice tap's filter points, and whether they lie together.
 inline bool filter_is_dense(const Winograd& w, int64_t slice_tap, int64_t* low) {
-  const int64_t taps = w.axis[0].taps * w.axis[1].taps, *at = w.weight_at + slice_tap * taps;
-  int64_t high = *low = at[0];
-  for (int64_t k = 0; k < taps; ++k) *low = at_most(*low, at[k]), high = at_least(high, at[k]);
+  const int64_t taps = w.axis[0].taps * w.axis[1].taps;
+  const Tap* at = w.taps(slice_tap);
+  int64_t high = *low = at[0].weight;
+  for (int64_t k = 0; k < taps; ++k) *low = at_most(*low, at[k].weight), high = at_least(high, at[k].weight);
   return high - *low == taps - 1;
 }
 
@@ -46,7 +47,8 @@ void gather_filters(const Winograd& w, int64_t slice_tap, const T* weight, const
                     int64_t m, accumulator_t<T>* filters) {
   constexpr int64_t L = lanes<accumulator_t<T>>;
   const Gather& g = w.g;
-  const int64_t taps = w.axis[0].taps * w.axis[1].taps, *at = w.weight_at + slice_tap * taps;
+  const int64_t taps = w.axis[0].taps * w.axis[1].taps;
+  const Tap* at = w.taps(slice_tap);
   int64_t low;
   const int64_t lanes_here = at_most(L, g.m - m);
   accumulator_t<T> dense[8 * 25 * L];
@@ -57,16 +59,16 @@ void gather_filters(const Winograd& w, int64_t slice_tap, const T* weight, const
                       dense + i * taps * L);
     for (int64_t i = 0; i < count; ++i)
       for (int64_t k = 0; k < taps; ++k)
-        store(filters + (i * taps + k) * L, load(dense + (i * taps + at[k] - low) * L));
+        store(filters + (i * taps + k) * L, load(dense + (i * taps + at[k].weight - low) * L));
   } else if (g.weight_c == 1) {  // channels-last filters: transpose each point's source channels
     for (int64_t k = 0; k < taps; ++k) {
-      gather_channels(weight + m * g.weight_m + c + at[k], g.weight_m, lanes_here, count, end, dense);
+      gather_channels(weight + m * g.weight_m + c + at[k].weight, g.weight_m, lanes_here, count, end, dense);
       for (int64_t i = 0; i < count; ++i) store(filters + (i * taps + k) * L, load(dense + i * L));
     }
   } else if (g.weight_m == 1) {  // and of the input gradient, where they lie as wanted
     for (int64_t i = 0; i < count; ++i)
       for (int64_t k = 0; k < taps; ++k) {
-        const T* from = weight + m + (c + i) * g.weight_c + at[k];
+        const T* from = weight + m + (c + i) * g.weight_c + at[k].weight;
         store(filters + (i * taps + k) * L, lanes_here == L ? load_widened(from) : load_some(from, lanes_here));
       }
   } else {
@@ -74,7 +76,7 @@ void gather_filters(const Winograd& w, int64_t slice_tap, const T* weight, const
       for (int64_t k = 0; k < taps; ++k)
         for (int64_t l = 0; l < L; ++l)
           filters[(i * taps + k) * L + l] =
-              l < lanes_here ? widen(weight[(m + l) * g.weight_m + (c + i) * g.weight_c + at[k]]) : 0;
+              l < lanes_here ? widen(weight[(m + l) * g.weight_m + (c + i) * g.weight_c + at[k].weight]) : 0;
   }
 }
 
@@ -148,7 +150,8 @@ void winograd_store(const Winograd& w, int64_t group, int64_t slice_tap, int64_t
   using A = accumulator_t<T>;
   constexpr int64_t L = lanes<A>, block = 8;
   const Gather& g = w.g;
-  const int64_t taps = w.axis[0].taps * w.axis[1].taps, *at = w.weight_at + slice_tap * taps;
+  const int64_t taps = w.axis[0].taps * w.axis[1].taps;
+  const Tap* at = w.taps(slice_tap);
   int64_t low;
   const bool dense = filter_is_dense(w, slice_tap, &low);
   weight += group * g.weight_g;
@@ -161,7 +164,7 @@ void winograd_store(const Winograd& w, int64_t group, int64_t slice_tap, int64_t
           const A* from = sums + ((c - c_begin + i) * taps + k) * ld + m - m_begin;
           vector_t<A> sum = load(from);
           for (int64_t part = 1; part < parts; ++part) sum += load(from + part * stride);
-          store(filters + (i * taps + (dense ? at[k] - low : k)) * L, sum);
+          store(filters + (i * taps + (dense ? at[k].weight - low : k)) * L, sum);
         }
       T* to = weight + m * g.weight_m + c * g.weight_c;
       if (dense && g.weight_c == taps) {
@@ -170,15 +173,15 @@ void winograd_store(const Winograd& w, int64_t group, int64_t slice_tap, int64_t
         for (int64_t k = 0; k < taps; ++k) {
           A rows[2 * L * L];  // [channel][L]; what lies beyond is read, and not stored
           for (int64_t i = 0; i < here; ++i)
-            store(rows + i * L, load(filters + (i * taps + (dense ? at[k] - low : k)) * L));
-          scatter_channels(rows, g.weight_m, lanes_here, here, to + at[k]);
+            store(rows + i * L, load(filters + (i * taps + (dense ? at[k].weight - low : k)) * L));
+          scatter_channels(rows, g.weight_m, lanes_here, here, to + at[k].weight);
         }
       } else {
         for (int64_t i = 0; i < here; ++i)
           for (int64_t k = 0; k < taps; ++k)
             for (int64_t l = 0; l < lanes_here; ++l)
-              narrow(filters[(i * taps + (dense ? at[k] - low : k)) * L + l],
-                     to + l * g.weight_m + i * g.weight_c + at[k]);
+              narrow(filters[(i * taps + (dense ? at[k].weight - low : k)) * L + l],
+                     to + l * g.weight_m + i * g.weight_c + at[k].weight);
       }
     }
 }

@@ -22,11 +22,10 @@ struct WinogradAxis {
 struct Winograd {
   Gather g;
   WinogradAxis axis[2];
-  int64_t slice_taps;
-  const int64_t* slice_offset;  // [slice_taps] source slice = target slice · step + offset
-  const int64_t* weight_at;     // [slice_taps][axis 0 taps][axis 1 taps] element offsets in the weight
   bool channels_last;
 
+  int64_t slice_taps() const { return g.grid[0]; }
+  const Tap* taps(int64_t slice_tap) const { return g.taps + slice_tap * g.grid[1] * g.grid[2]; }  // of both axes
   int64_t planes() const { return axis[0].points * axis[1].points; }  // plane (i, j) is i · axis[1].points + j
 };
 
@@ -70,6 +69,7 @@ struct WinogradKernels {
   using Planes = WinogradPlanes<A>;
 
   int64_t columns;                                            // target channels of a panel
+  int64_t rows;                                               // tiles, or source channels, of one step of a product
   int64_t vector;                                             // channels handled at once
   int64_t (*scratch)(const Winograd&, const WinogradBlock&);  // elements of A
   // What the block reads of the source or writes of the target, at most a run for each tile, of `channels` channels from

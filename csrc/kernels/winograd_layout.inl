@@ -171,8 +171,8 @@ int64_t winograd_touches(const Winograd& w, const WinogradBlock& b, bool in_sour
   for (int64_t t = 0; t < b.count;) {
     const WinogradStrip s = winograd_strip(w, b, t, b.count, in_source);
     const int64_t slice =
-        in_source ? b.tiles[t].slice * g.step[0] + w.slice_offset[0] : g.base[0] + b.tiles[t].slice * g.spacing[0];
-    if (slice >= 0 && slice < g.extent[0]) {
+        in_source ? b.tiles[t].slice * g.step[0] + w.taps(0)->offset[0] : g.base[0] + b.tiles[t].slice * g.spacing[0];
+    if (!in_source || (slice >= 0 && slice < g.extent[0])) {
       const T* from = base + b.tiles[t].n * v.n + slice * v.s[0] + s.y * v.s[1] + s.x * v.s[2];
       const int64_t size = sizeof(T), row = (s.width - 1) * v.s[2];
       out[count++] = w.channels_last ? WinogradTouch{reinterpret_cast<const char*>(from), s.height, v.s[1] * size,

@@ -86,7 +86,7 @@ void winograd_source(const Winograd& w, const WinogradBlock& b, int64_t begin, i
   source += group * g.c * g.source.c;
   for (int64_t t = begin; t < end;) {
     const WinogradStrip strip = winograd_strip(w, b, t, end, true);
-    const int64_t slice = b.tiles[t].slice * g.step[0] + w.slice_offset[slice_tap];
+    const int64_t slice = b.tiles[t].slice * g.step[0] + w.taps(slice_tap)->offset[0];
     const bool on_map = slice >= 0 && slice < g.extent[0];
     const T* map = source + b.tiles[t].n * g.source.n + slice * g.source.s[0];
     for (int64_t i = t; i < strip.last; ++i)
