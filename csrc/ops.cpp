@@ -68,4 +68,15 @@ TORCH_LIBRARY(torchconv, m) {
   m.def(
       "avg_pool_spread(Tensor grad, SymInt[] input_size, SymInt[] kernel_size, SymInt[] stride, SymInt[] padding,"
       " bool count_include_pad, int? divisor_override, MemoryFormat memory_format) -> Tensor");
+  // max(0, y) of max_pool, in one pass.
+  m.def(
+      "max_pool_relu(Tensor input, SymInt[] kernel_size, SymInt[] stride, SymInt[] padding, SymInt[] dilation,"
+      " SymInt[] output_size) -> (Tensor, Tensor)");
+
+  // Batch normalisation in training, and max(0, y) of it: the output, and the channels' means and biased variances.
+  m.def("batch_norm(Tensor input, Tensor? weight, Tensor? bias, float eps, bool relu) -> (Tensor, Tensor, Tensor)");
+  // The gradients of input, weight and bias.
+  m.def(
+      "batch_norm_grad(Tensor grad, Tensor input, Tensor? weight, Tensor? bias, Tensor mean, Tensor var, float eps,"
+      " bool relu) -> (Tensor, Tensor, Tensor)");
 }

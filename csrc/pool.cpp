@@ -73,6 +73,14 @@ std::tuple<at::Tensor, at::Tensor> max_pool(const at::Tensor& input, at::IntArra
   return {output, positions};
 }
 
+std::tuple<at::Tensor, at::Tensor> max_pool_relu(const at::Tensor& input, at::IntArrayRef kernel_size,
+                                                 at::IntArrayRef stride, at::IntArrayRef padding,
+                                                 at::IntArrayRef dilation, at::IntArrayRef output_size) {
+  auto result = max_pool(input, kernel_size, stride, padding, dilation, output_size);
+  std::get<0>(result).relu_();  // of the pooled map, which is in cache: max(0, ·) and the maximum of a window commute
+  return result;
+}
+
 at::Tensor max_pool_scatter(const at::Tensor& grad, const at::Tensor& positions, at::IntArrayRef input_size,
                             at::IntArrayRef kernel_size, at::IntArrayRef stride, at::IntArrayRef padding,
                             at::IntArrayRef dilation) {
@@ -171,6 +179,7 @@ at::Tensor avg_pool_spread(const at::Tensor& grad, at::IntArrayRef input_size, a
 
 TORCH_LIBRARY_IMPL(torchconv, CPU, m) {
   m.impl("max_pool", max_pool);
+  m.impl("max_pool_relu", max_pool_relu);
   m.impl("max_pool_scatter", max_pool_scatter);
   m.impl("max_pool_gather", max_pool_gather);
   m.impl("max_pool_indices", max_pool_indices);

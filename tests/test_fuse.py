@@ -22,12 +22,12 @@ NETWORKS = {  # the classes of their convolutions once fused, and how many layer
     # Two blocks of a stage share no ReLU, but each calls its own twice, for two sums.
     "resnet18": ({"ConvBatchNormReLU2d": 1, "ConvBatchNorm2d": 19}, 8),
     "vgg16_bn": ({"ConvBatchNormReLU2d": 13}, 0),
-    "vgg16": ({"ConvReLU2d": 13}, 0),
-    "alexnet": ({"ConvReLU2d": 5}, 0),
+    "vgg16": ({"ConvReLU2d": 8, "Conv2d": 5}, 0),  # max poolings do the others' ReLUs
+    "alexnet": ({"ConvReLU2d": 2, "Conv2d": 3}, 0),
     "mobilenet_v2": ({"ConvBatchNorm2d": 52}, 0),  # its activations are ReLU6
     "googlenet": ({"ConvBatchNorm2d": 59}, 0),  # torch.nn.functional.relu, which is no layer
     "densenet121": ({"ConvBatchNormReLU2d": 59, "Conv2d": 61}, 0),
-    "squeezenet1_1": ({"ConvReLU2d": 26}, 0),
+    "squeezenet1_1": ({"ConvReLU2d": 25, "Conv2d": 1}, 0),
 }
 
 
@@ -84,12 +84,13 @@ def test_networks_keep_their_outputs_and_gradients(name, training):
     assert errors(run(ours, x), exact).max() < 1e-9
     unfused, ours = unfused.float(), ours.float()
     plain, mine = run(unfused, x.float()), run(ours, x.float())
-    if training:  # the same operations
+    if training and not any(isinstance(module, BatchNorm2d) for module in stock.modules()):  # the same operations
         for one, other in zip(mine, plain, strict=True):
             assert one is other is None or torch.equal(one, other)
     else:
-        # Folding rounds the weight once more, and saves two roundings of the output. Gradients have no such bound:
-        # where an output of a ReLU is zero but for rounding, a derivative jumps.
+        # Training's batch norm rounds elsewhere than PyTorch's. Folding rounds the weight once more, and saves two
+        # roundings of the output. Gradients have no such bound: where an output of a ReLU is zero but for rounding, a
+        # derivative jumps.
         assert errors(mine, exact)[0] < 4 * errors(plain, exact)[0]
 
 
@@ -103,7 +104,8 @@ def test_the_networks_of_train(name, home):
         stock = copy.deepcopy(model).train(training).double()
         ours = torchconv.convert(copy.deepcopy(stock), fuse=True, report=(left := []))
         assert not left
-        assert set(kinds(ours)) == {"ConvBatchNormReLU2d" if name == "vgg16" else "ConvReLU2d"}
+        expected = {"lenet5": {"Conv2d"}, "alexnet": {"Conv2d", "ConvReLU2d"}, "vgg16": {"ConvBatchNormReLU2d"}}
+        assert set(kinds(ours)) == expected[name]
         assert errors(run(ours, x), run(stock, x)).max() < 1e-9
 
 

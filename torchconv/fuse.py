@@ -1,14 +1,16 @@
 """Which layers of a model `convert(model, fuse=True)` joins, and how they are joined and taken apart.
 
-A convolution is joined with the batch norm and the ReLU that alone take its output, see torchconv/nn/fused.py. Who
-takes whose output is read from the model's torch.fx graphs, one of training and one of evaluation; of a model that
-torch.fx cannot trace only neighbours in torch.nn.Sequential are joined. All modules stay where they are, with their
-parameters, buffers, hooks and names: they are given other classes, and a few references to each other.
+A convolution is joined with the batch norm and the ReLU that alone take its output, and a max pooling with the ReLU
+before it, see torchconv/nn/fused.py. Who takes whose output is read from the model's torch.fx graphs, one of training
+and one of evaluation; of a model that torch.fx cannot trace only neighbours in torch.nn.Sequential are joined. All
+modules stay where they are, with their parameters, buffers, hooks and names: they are given other classes, and a few
+references to each other.
 """
 
 import copy
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
@@ -24,8 +26,9 @@ from .nn import fused
 _Takers: TypeAlias = dict[Module, list[list[Module | None]]]
 
 _CONVS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+_POOLS: dict[int, type] = {1: nn.MaxPool1d, 2: nn.MaxPool2d, 3: nn.MaxPool3d}
 _NORMS = {1: torch.nn.BatchNorm1d, 2: torch.nn.BatchNorm2d, 3: torch.nn.BatchNorm3d}
-# What is joined with a convolution has one of these classes, and had torch.nn's.
+# What is joined with a convolution or a pooling has one of these classes, and had torch.nn's.
 _FOLLOWERS: dict[type, type] = {
     fused.FusedReLU: torch.nn.ReLU,
     fused.FusedBatchNorm1d: torch.nn.BatchNorm1d,
@@ -36,6 +39,9 @@ _FUSED = {stock: ours for ours, stock in _FOLLOWERS.items()}
 FOLLOWERS = tuple(_FOLLOWERS)
 _LEAVES = (*STOCK, torch.nn.ReLU, *_NORMS.values())
 
+_RELU_POOLS: dict[type, type] = {
+    _POOLS[n]: cls for n, cls in enumerate((fused.ReLUMaxPool1d, fused.ReLUMaxPool2d, fused.ReLUMaxPool3d), 1)
+}
 _RELUS = (nn.ConvReLU1d, nn.ConvReLU2d, nn.ConvReLU3d)
 
 
@@ -109,8 +115,10 @@ def _sequential(model: Module) -> _Takers:
 def join(model: Module) -> list[tuple[str, Module, str]]:
     """Joins what can be joined, in place, and returns what could not: name, module and reason."""
     convs = {name: n for name, module in model.named_modules() if (n := _axes(module))}
+    relus = {name for name, module in model.named_modules() if type(module) is torch.nn.ReLU}
+    pools = any(type(module) in _POOLS.values() for module in model.modules())
     left: list[tuple[str, Module, str]] = []
-    if not convs:
+    if not convs and not (relus and pools):
         return left
     try:
         flows = [_traced(model, training) for training in (False, True)]
@@ -119,16 +127,23 @@ def join(model: Module) -> list[tuple[str, Module, str]]:
         left.append(("", model, f"fused in its Sequentials only: torch.fx cannot trace it ({reason})"))
         flows = [_sequential(model)]
     names = {module: name for name, module in model.named_modules()}
-    for name, n in convs.items():
-        conv = model.get_submodule(name)
-        followers, refusal = _followers(conv, _NORMS[n], flows, names)
-        if followers:
+
+    def attempt(name: str, find: Callable[[Module], tuple[list[Module], str]], join: Callable[..., None]) -> None:
+        module = model.get_submodule(name)
+        found, refusal = find(module)
+        if found:
             try:
-                _join(conv, n, followers)
+                join(module, found)
             except TypeError as error:  # slots, a metaclass or an order of bases that leaves no room for another class
                 refusal = f"not fused: its class cannot be changed ({error})"
         if refusal:
-            left.append((name, conv, refusal))
+            left.append((name, module, refusal))
+
+    for name, n in convs.items():
+        attempt(name, lambda conv: _followers(conv, _NORMS[n], flows, names), partial(_join, n))  # noqa: B023
+    for name in relus:
+        if type(model.get_submodule(name)) is torch.nn.ReLU:  # of which no convolution does it
+            attempt(name, lambda relu: _pool_after(relu, flows, names), _join_pool)
     return left
 
 
@@ -145,6 +160,8 @@ def _followers(conv: Module, norm: type, flows: list[_Takers], names: dict[Modul
     try:
         for kinds in ((norm, torch.nn.ReLU), (torch.nn.ReLU,)):
             follower = _follower(found[-1] if found else conv, kinds, flows, names)
+            if not found and type(follower) is torch.nn.ReLU and _pool_after(follower, flows, names)[0]:
+                break  # the pooling does it, for less
             if follower is not None:
                 if own_class(conv) not in OURS and "_converted_from" not in vars(own_class(conv)):
                     raise Refusal(f"not fused with {names[follower]}: its class derives from torchconv.nn's")
@@ -179,33 +196,63 @@ def _follower(module: Module, kinds: tuple[type, ...], flows: list[_Takers], nam
         raise refuse("a hook sees what is between")
     if "forward" in vars(follower):
         raise refuse("its forward was replaced on the instance")
-    if type(follower) is not torch.nn.ReLU and follower.running_mean is None:
+    if type(follower) in _NORMS.values() and follower.running_mean is None:
         raise refuse("it has no running statistics")
     return follower
 
 
-def _join(conv: Module, n: int, followers: list[Module]) -> None:
+def _pool_after(relu: Module, flows: list[_Takers], names: dict[Module, str]) -> tuple[list[Module], str]:
+    """The max pooling that can do `relu` before it; and why there is none, where one takes what `relu` gives."""
+    try:
+        pool: Any = _follower(relu, tuple(_POOLS.values()), flows, names)
+    except Refusal as refusal:
+        return [], str(refusal)
+    if pool is None:
+        return [], ""
+    because = None
+    if pool.return_indices:  # of windows without a positive element they would be others
+        because = "it returns indices"
+    elif relu._forward_pre_hooks or "forward" in vars(relu):
+        because = "a hook sees what the ReLU is given" if relu._forward_pre_hooks else "the ReLU's forward was replaced"
+    elif getattr(relu, "inplace", False):  # others may count on what it does to its input
+        givers = [takers for flow in flows for calls in flow.values() for takers in calls if relu in takers]
+        if len(givers) < sum(len(flow.get(relu, [])) for flow in flows) or any(takers != [relu] for takers in givers):
+            because = "the ReLU works in place on what others may see"
+    return ([], f"not fused with {names[pool]} ({type(pool).__name__}): {because}") if because else ([pool], "")
+
+
+def _join_pool(relu: Module, pools: list[Module]) -> None:
+    pool: Any = pools[0]
+    pool.__class__ = _RELU_POOLS[type(pool)]
+    vars(pool)["_joined"] = (relu,)
+    relu.__class__ = fused.FusedReLU
+
+
+def _join(n: int, conv: Module, followers: list[Module]) -> None:
     relu = type(followers[-1]) is torch.nn.ReLU
     norm = followers[0] if len(followers) > 1 or not relu else None
     name = f"Conv{'BatchNorm' if norm else ''}{'ReLU' if relu else ''}{n}d"
     conv.__class__ = recast(conv, getattr(fused if norm else nn, name))
     # Straight into the instances' dictionaries: torch.nn.Module would make what is assigned a module of theirs.
     vars(conv)["_joined"] = tuple(followers)
-    for module in (conv, *followers[1:]) if norm else ():
-        vars(module)["_norm"] = norm
+    if norm is not None:
+        vars(conv)["_norm"] = norm
+        if relu:
+            vars(norm)["_last"] = "relu"
     for follower in followers:
         follower.__class__ = _FUSED[type(follower)]
 
 
 def separate(model: Module) -> None:
-    """Undoes `join`: each convolution in `model` is a layer of torchconv.nn again, and what it did of torch.nn."""
-    for conv in model.modules():
-        followers = vars(conv).pop("_joined", ())
-        for follower in followers:
-            stock = _FOLLOWERS[own_class(follower)]
-            parametrized = parametrize.is_parametrized(follower)
-            follower.__class__ = rebased(type(follower), stock) if parametrized else stock
-        for module in (conv, *followers) if followers else ():
+    """Undoes `join`: what did others in `model` is a layer of torchconv.nn again, and they of torch.nn."""
+    for module in model.modules():
+        joined = vars(module).pop("_joined", ())
+        for other in joined:
+            stock = _FOLLOWERS[own_class(other)]
+            parametrized = parametrize.is_parametrized(other)
+            other.__class__ = rebased(type(other), stock) if parametrized else stock
+            vars(other).pop("_last", None)
+        if joined:
             vars(module).pop("_norm", None)
-        if followers:
-            conv.__class__ = recast(conv, next(cls for cls in _CONVS.values() if isinstance(conv, cls)))
+            plain = (*_CONVS.values(), *_POOLS.values())
+            module.__class__ = recast(module, next(cls for cls in plain if isinstance(module, cls)))

@@ -129,6 +129,7 @@ def position_dtype(
 
 
 @register_fake("torchconv::max_pool")
+@register_fake("torchconv::max_pool_relu")
 def _(
     input: Tensor,
     kernel_size: Sequence[int],
@@ -204,3 +205,36 @@ def _(
     memory_format: torch.memory_format,
 ) -> Tensor:
     return _empty(input_size, grad, memory_format)
+
+
+# ---- batch normalisation ----
+
+
+def _norm_format(input: Tensor) -> torch.memory_format:
+    return activation_format(input, input) if input.dim() >= 4 else torch.contiguous_format
+
+
+def _statistic(input: Tensor) -> Tensor:
+    dtype = torch.float64 if input.dtype == torch.float64 else torch.float32
+    return torch.empty(input.shape[1], dtype=dtype, device=input.device)
+
+
+@register_fake("torchconv::batch_norm")
+def _(
+    input: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, relu: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _empty(input.shape, input, _norm_format(input)), _statistic(input), _statistic(input)
+
+
+@register_fake("torchconv::batch_norm_grad")
+def _(
+    grad: Tensor,
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor,
+    var: Tensor,
+    eps: float,
+    relu: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _empty(input.shape, input, _norm_format(input)), _statistic(input), _statistic(input)

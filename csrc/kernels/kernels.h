@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "conv_kernels.h"
+#include "norm_kernels.h"
 #include "pool_kernels.h"
 #include "winograd_kernels.h"
 
@@ -16,6 +17,7 @@ template <class T>
 struct KernelSet {
   ConvKernels<T> conv;
   PoolKernels<T> pool;
+  NormKernels<T> norm;
 };
 
 // Types that have Winograd kernels; float64 has none, since it is asked for where rounding matters.
@@ -23,12 +25,14 @@ template <>
 struct KernelSet<float> {
   ConvKernels<float> conv;
   PoolKernels<float> pool;
+  NormKernels<float> norm;
   WinogradKernels<float> winograd;
 };
 template <>
 struct KernelSet<bfloat16> {
   ConvKernels<bfloat16> conv;
   PoolKernels<bfloat16> pool;
+  NormKernels<bfloat16> norm;
   WinogradKernels<bfloat16> winograd;
 };
 

@@ -8,13 +8,14 @@ namespace TORCHCONV_CAPABILITY {
 #include "conv.inl"
 #include "pool.inl"
 #include "winograd.inl"
+#include "norm.inl"
 
 template <class T>
 constexpr KernelSet<T> kernel_set() {
   if constexpr (sizeof(T) < sizeof(double))
-    return {conv_kernels<T>(), pool_kernels<T>(), winograd_kernels<T>()};
+    return {conv_kernels<T>(), pool_kernels<T>(), norm_kernels<T>(), winograd_kernels<T>()};
   else
-    return {conv_kernels<T>(), pool_kernels<T>()};
+    return {conv_kernels<T>(), pool_kernels<T>(), norm_kernels<T>()};
 }
 }  // namespace TORCHCONV_CAPABILITY
 

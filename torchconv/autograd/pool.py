@@ -74,6 +74,41 @@ class MaxPool(Function):
         return (_split(values, size), _split(positions, size)), (0, 0)
 
 
+class MaxPoolReLU(Function):
+    """(max(0, values), positions) of MaxPool's operands. Keeps the values too: where they are 0 nothing passes."""
+
+    @staticmethod
+    def forward(*args: Any) -> tuple[Tensor, Tensor]:
+        return below_autograd("max_pool_relu", *args)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
+        MaxPool.setup_context(ctx, inputs, output)
+        ctx.save_for_backward(output[1], output[0])
+        ctx.save_for_forward(output[1], output[0])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None, _: Any) -> tuple:
+        if grad is None:
+            return (None,) * 6
+        positions, values = ctx.saved_tensors
+        passed = torch.ops.aten.threshold_backward(grad, values.detach(), 0)
+        return max_pool_scatter(passed, positions, ctx.input_size, *ctx.window), *(None,) * 5
+
+    @staticmethod
+    def jvp(ctx: Any, input: Tensor | None, *_: Any) -> tuple[Tensor | None, None]:
+        if input is None:
+            return None, None
+        positions, values = ctx.saved_tensors
+        taken = max_pool_gather(input, positions, *ctx.window)
+        return torch.ops.aten.threshold_backward(taken, values.detach(), 0), None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple:
+        (values, positions), dims = MaxPool.vmap(info, in_dims, *args)
+        return (values.relu(), positions), dims
+
+
 class MaxPoolScatter(Function):
     """x̄ [input_size] of ȳ [N, C, *] and the positions."""
 
@@ -214,6 +249,7 @@ class AvgPoolSpread(Function):
 
 
 max_pool = register("max_pool", MaxPool)
+max_pool_relu = register("max_pool_relu", MaxPoolReLU)
 max_pool_scatter = register("max_pool_scatter", MaxPoolScatter)
 max_pool_gather = register("max_pool_gather", MaxPoolGather)
 max_pool_indices = register("max_pool_indices", MaxPoolIndices)

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from ..autograd.pool import avg_pool, max_pool, max_pool_indices
+from ..autograd.pool import avg_pool, max_pool, max_pool_indices, max_pool_relu
 from .conv import KERNEL_DTYPES, Ints, _batched, _per_axis
 
 # None where an axis keeps the input's size.
@@ -108,13 +108,24 @@ def _max_pool(
     dilation: Ints,
     ceil_mode: bool,
     return_indices: bool,
+    activation: str | None = None,
 ) -> Any:
     name = f"max_pool{dims}d"
+    if activation not in (None, "relu") or (activation and return_indices):
+        raise ValueError(
+            f"{name}: activation must be None, or without return_indices 'relu', got {activation!r} with "
+            f"return_indices={return_indices}"
+        )
     if not _runs_here(input, dims):
-        return _built_in(name, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
+        out = _built_in(name, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
+        return out if activation is None else out.relu()
     x, batched = _prepare(input, dims, name)
     window = _window(kernel_size, stride, padding, dilation, dims, name)
-    return _max_result(x, batched, window, _output_size(input, *window, ceil_mode, name), return_indices)
+    output_size = _output_size(input, *window, ceil_mode, name)
+    if activation is not None:
+        values = max_pool_relu(x, *window, output_size)[0]
+        return values if batched else values.squeeze(0)
+    return _max_result(x, batched, window, output_size, return_indices)
 
 
 def _max_result(x: Tensor, batched: bool, window: Any, output_size: list[int], return_indices: bool) -> Any:
@@ -201,8 +212,10 @@ def max_pool1d(
     dilation: Ints = 1,
     ceil_mode: bool = False,
     return_indices: bool = False,
+    *,
+    activation: str | None = None,
 ) -> Any:
-    return _max_pool(1, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
+    return _max_pool(1, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices, activation)
 
 
 def max_pool2d(
@@ -213,8 +226,10 @@ def max_pool2d(
     dilation: Ints = 1,
     ceil_mode: bool = False,
     return_indices: bool = False,
+    *,
+    activation: str | None = None,
 ) -> Any:
-    return _max_pool(2, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
+    return _max_pool(2, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices, activation)
 
 
 def max_pool3d(
@@ -225,8 +240,10 @@ def max_pool3d(
     dilation: Ints = 1,
     ceil_mode: bool = False,
     return_indices: bool = False,
+    *,
+    activation: str | None = None,
 ) -> Any:
-    return _max_pool(3, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
+    return _max_pool(3, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices, activation)
 
 
 def max_pool1d_with_indices(

@@ -1,12 +1,14 @@
-"""Layers that `torchconv.convert(model, fuse=True)` makes of neighbours: a convolution that does what follows it, and
-the batch norm and the ReLU that it does. They are made by giving a model's layers these classes, and not otherwise.
+"""Layers that `torchconv.convert(model, fuse=True)` makes of neighbours: one that does what follows or precedes it, and
+those that it does. They are made by giving a model's layers these classes, and not otherwise.
 
 In evaluation a batch norm is affine, so convolution and batch norm are a convolution, whose weight and bias are
 
     w' = w · s,   b' = β + (b − μ) · s,   s = γ / √(σ² + ε)
 
 of each output map. They are computed at each call, from the parameters and statistics as they are then: no copy can go
-stale, and gradients reach w, b, γ and β. In training the layers do what they did.
+stale, and gradients reach w, b, γ and β. In training the convolution is by itself, and the batch norm does the ReLU.
+
+Max pooling commutes with a ReLU, and does the one before it: on fewer elements, and what it pools need not be kept.
 """
 
 import math
@@ -15,7 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import functional
 from .conv import Conv1d, Conv2d, Conv3d
+from .pool import MaxPool1d, MaxPool2d, MaxPool3d
 
 # Scaling a weight pays against the passes over the output that it saves unless the weight is large and the map small.
 # By the size of a sample, since a result may not depend on the batch. Measured on VGG-16 and MobileNet: at this ratio a
@@ -24,16 +28,28 @@ WEIGHTS_PER_OUTPUT = 16
 
 
 class FusedReLU(torch.nn.ReLU):
-    """A ReLU that the convolution before it does: always, or where it does `_norm`, the batch norm between."""
-
-    _norm: Any = None
+    """A ReLU that the convolution or the batch norm before it does, or the max pooling after it."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return input if self._norm is None or not self._norm.training else super().forward(input)
+        return input
+
+
+class ReLUMaxPool1d(MaxPool1d):
+    _activation = "relu"
+
+
+class ReLUMaxPool2d(MaxPool2d):
+    _activation = "relu"
+
+
+class ReLUMaxPool3d(MaxPool3d):
+    _activation = "relu"
 
 
 class _FusedNorm:
-    """A batch norm that the convolution before it does in evaluation."""
+    """A batch norm that does a ReLU after it with `_last`, and that the convolution before it does in evaluation."""
+
+    _last: str | None = None
 
     def forward(self: Any, input: Tensor) -> Tensor:
         return self.normalise(input) if self.training else input
@@ -42,8 +58,24 @@ class _FusedNorm:
     def affine_in_evaluation(self: Any) -> bool:
         return self.running_mean is not None and self.running_var is not None
 
-    def normalise(self, input: Tensor) -> Tensor:
-        return super().forward(input)  # type: ignore[misc]
+    def normalise(self: Any, input: Tensor) -> Tensor:
+        self._check_input_dim(input)
+        update, momentum = self.training and self.track_running_stats, self.momentum
+        if update and self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+            momentum = 1 / float(self.num_batches_tracked) if momentum is None else momentum
+        used = update or not self.training
+        return functional.batch_norm(
+            input,
+            self.running_mean if used else None,
+            self.running_var if used else None,
+            self.weight,
+            self.bias,
+            self.training or self.running_mean is None,
+            momentum or 0.0,
+            self.eps,
+            activation=self._last,
+        )
 
     def folded(self: Any, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
         """The weight and bias of the convolution with `weight` and `bias` and this."""
@@ -81,8 +113,7 @@ class _ConvBatchNorm:
         positions = math.prod(input.shape[-n:]) // math.prod(self.stride)
         if input.dim() == n + 2 and weight[0].numel() <= WEIGHTS_PER_OUTPUT * positions and norm.affine_in_evaluation:
             return self._convolve(input, *norm.folded(weight, bias), self._last)
-        out = norm.normalise(self._convolve(input, weight, bias, None))
-        return out if self._last is None else out.relu()
+        return norm.normalise(self._convolve(input, weight, bias, None))
 
 
 class ConvBatchNorm1d(_ConvBatchNorm, Conv1d):

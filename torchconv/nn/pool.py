@@ -118,6 +118,12 @@ class _Pool:
 
 
 class _MaxPool(_Pool):
+    _activation: str | None = None  # what is done to the result
+
+    def forward(self, input: Tensor) -> Any:
+        arguments = {name: getattr(self, name) for name in self._arguments}
+        return self._functional(input, **arguments, activation=self._activation)
+
     _arguments = ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
 
 

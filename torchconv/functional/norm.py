@@ -1,0 +1,72 @@
+"""Batch normalisation with the signature of torch.nn.functional, plus the ReLU that follows it."""
+
+import torch
+from torch import Tensor
+
+from ..autograd.norm import batch_norm as _batch_norm
+from .conv import KERNEL_DTYPES
+
+
+def _runs_here(input: Tensor, weight: Tensor | None, bias: Tensor | None) -> bool:
+    """Whether there is a kernel: dense tensors on the CPU, parameters of the input's dtype or float32."""
+    dtypes = (input.dtype, torch.float32 if input.dtype == torch.bfloat16 else input.dtype)
+    return (
+        input.device.type == "cpu"
+        and input.dtype in KERNEL_DTYPES
+        and input.layout == torch.strided
+        and 2 <= input.dim() <= 5
+        and input.numel() > input.shape[1]  # of one value a channel the built-in says what is wrong
+        and all(t is None or (t.dtype in dtypes and t.shape == input.shape[1:2]) for t in (weight, bias))
+    )
+
+
+def batch_norm(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    *,
+    activation: str | None = None,
+) -> Tensor:
+    """Normalises each channel: ``y = (x − μ) / √(σ² + ε) · γ + β``, and with ``activation="relu"`` ``max(0, y)``.
+
+    In training μ and σ² are the batch's, and the running statistics move towards them (the variance unbiased); the
+    ReLU costs no pass over memory in either direction, and no output is kept for the backward. In evaluation it is
+    PyTorch's.
+
+    Args:
+        input: (N, C, *), of 0 to 3 further axes.
+        running_mean, running_var: (C), changed in place in training; or None.
+        weight, bias: γ and β, (C) or None.
+        training: whether the statistics are the batch's.
+        momentum: share of the batch's statistics in the running ones' new values.
+        eps: ε.
+        activation: None or "relu".
+
+    Returns:
+        A tensor of the input's shape and memory format.
+
+    Raises:
+        ValueError: another activation; in training, one value a channel.
+        RuntimeError: parameters of another length than C.
+
+    Source: torch.nn.functional.batch_norm, whose signature and results these are; Ioffe and Szegedy, 2015.
+    """
+    if activation not in (None, "relu"):
+        raise ValueError(f"batch_norm: activation must be None or 'relu', got {activation!r}")
+    if not training or not _runs_here(input, weight, bias):
+        args = (input, running_mean, running_var, weight, bias, training, momentum, eps)
+        out = torch.nn.functional.batch_norm(*args)
+        return out if activation is None else out.relu()
+    out, mean, var = _batch_norm(input, weight, bias, eps, activation is not None)
+    with torch.no_grad():
+        n = input.numel() // input.shape[1]
+        if running_mean is not None:
+            running_mean.lerp_(mean.to(running_mean.dtype), momentum)
+        if running_var is not None:
+            running_var.lerp_((var * (n / (n - 1))).to(running_var.dtype), momentum)
+    return out
