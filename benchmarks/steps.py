@@ -43,7 +43,6 @@ NETWORKS: dict[str, tuple[Callable[..., nn.Sequential], int]] = {  # with the nu
     "lenet5": (lenet5, 1),
     "mobilenet": (mobilenet, 3),
 }
-FUSED = {"lenet5"}  # converted with fuse=True: it saves small layers a call, and costs large ones a gradient of memory
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ class Step:
         self.optimizer = torch.optim.SGD(self.parameters, lr=1e-3)
         self.model: Callable[[Tensor], Tensor] = model
         if side == "torchconv":
-            self.model = torchconv.convert(model, fuse=name in FUSED)
+            self.model = torchconv.convert(model, fuse=True)
         if side == "compiled":
             self.model = torch.compile(model)
 

@@ -114,7 +114,7 @@ def test_build_fuses():
     fused_model = build("lenet5", in_channels=1, fuse=True)
     torch.manual_seed(0)
     model = build("lenet5", in_channels=1)
-    assert list(kinds(fused_model)) == ["ConvReLU2d"]
+    assert [type(module).__name__ for module in fused_model.modules()].count("ReLUMaxPool2d") == 2
     x = torch.randn(2, 1, 32, 32)
     assert torch.equal(fused_model(x), model(x))
 
@@ -445,7 +445,7 @@ def test_sequentials_of_what_cannot_be_traced():
 def test_revert_of_a_part():
     model = torchconv.convert(small(), fuse=True)
     torchconv.revert(model[4], report=(left := []))
-    assert list(map(str, left)) == ["the model itself (FusedReLU): the convolution that does it is not in the model"]
+    assert list(map(str, left)) == ["the model itself (FusedReLU): the layer that does it is not in the model"]
     torchconv.revert(model[2])  # the convolution, and with it what it does
     assert [type(module) for module in model[2:5]] == [Conv2d, BatchNorm2d, ReLU]
     assert isinstance(model[0], nn.ConvReLU2d)
@@ -561,3 +561,67 @@ def test_explain_names_them():
     layers = [row.layer for row in rows if row.direction == "forward"]
     assert layers == ["ConvReLU2d", "ConvBatchNormReLU2d", "ConvBatchNorm2d", "AdaptiveAvgPool2d"]
     assert all(row.algorithm != "built-in" for row in rows)
+
+
+# ---- max pooling, and the ReLU before it ----
+
+
+class Branches(torch.nn.Module):
+    """A ReLU, in place or not, before a pooling, whose input is used elsewhere too."""
+
+    def __init__(self, inplace):
+        super().__init__()
+        self.conv, self.relu, self.pool = Conv2d(2, 3, 3), ReLU(inplace), torch.nn.MaxPool2d(2)
+
+    def forward(self, x):
+        y = self.conv(x)
+        return self.pool(self.relu(y)), y.sum()
+
+
+def test_pooling_does_the_relu():
+    torch.manual_seed(0)
+    model = Sequential(Conv2d(2, 3, 3), ReLU(True), torch.nn.MaxPool2d(3, 2), ReLU(), torch.nn.MaxPool2d(2))
+    ours = torchconv.convert(copy.deepcopy(model), fuse=True, report=(left := []))
+    assert not left
+    assert [type(m).__name__ for m in ours] == ["Conv2d", "FusedReLU", "ReLUMaxPool2d", "FusedReLU", "ReLUMaxPool2d"]
+    x = torch.randn(2, 2, 17, 17)
+    for twin in (ours, copy.deepcopy(ours), pickle.loads(pickle.dumps(ours))):
+        for one, other in zip(run(twin, x), run(model, x), strict=True):
+            torch.testing.assert_close(one, other)
+    assert classes(torchconv.revert(ours)) == classes(model)
+    assert list(ours.state_dict()) == list(model.state_dict())
+
+
+def test_batch_norm_rather_than_pooling_does_the_relu():
+    model = Sequential(Conv2d(2, 3, 3), BatchNorm2d(3), ReLU(), torch.nn.MaxPool2d(2))
+    ours = torchconv.convert(copy.deepcopy(model), fuse=True)
+    assert [type(m).__name__ for m in ours] == ["ConvBatchNormReLU2d", "FusedBatchNorm2d", "FusedReLU", "MaxPool2d"]
+    x = torch.randn(3, 2, 9, 9)
+    for training in (True, False):
+        for one, other in zip(run(ours.train(training), x), run(model.train(training), x), strict=True):
+            torch.testing.assert_close(one, other)
+    for name, value in ours.state_dict().items():
+        torch.testing.assert_close(value, model.state_dict()[name])
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_a_relu_in_place_whose_input_is_used_elsewhere_stays(inplace):
+    torch.manual_seed(0)
+    model = Branches(inplace)
+    ours = torchconv.convert(copy.deepcopy(model), fuse=True, report=(left := []))
+    assert type(ours.pool) is (nn.MaxPool2d if inplace else fused.ReLUMaxPool2d)
+    assert any("in place" in str(reason) for reason in left) == inplace
+    x = torch.randn(2, 2, 8, 8)
+    for one, other in zip(ours(x), model(x), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_pooling_that_returns_indices_or_is_watched_does_no_relu():
+    indices = Sequential(ReLU(), torch.nn.MaxPool2d(2, return_indices=True))
+    watched = Sequential(ReLU(), torch.nn.MaxPool2d(2))
+    watched[0].register_forward_pre_hook(lambda module, args: None)
+    for model, reason in ((indices, "it returns indices"), (watched, "a hook sees what the ReLU is given")):
+        ours = torchconv.convert(model, fuse=True, report=(left := []))
+        assert type(ours[0]) is ReLU
+        assert type(ours[1]) is nn.MaxPool2d
+        assert [reason in str(one) for one in left] == [True]

@@ -132,7 +132,15 @@ def test_vmap_of_indices():
 # ---- the operators ----
 
 
-OPERATORS = ["max_pool", "max_pool_scatter", "max_pool_gather", "max_pool_indices", "avg_pool", "avg_pool_spread"]
+OPERATORS = [
+    "max_pool",
+    "max_pool_relu",
+    "max_pool_scatter",
+    "max_pool_gather",
+    "max_pool_indices",
+    "avg_pool",
+    "avg_pool_spread",
+]
 
 
 def _operator_samples():
@@ -155,6 +163,7 @@ def _operator_samples():
                 positions = ops.max_pool(x, *window, output)[1]
             mean = window[:3]
             yield "max_pool", (x, *window, output)
+            yield "max_pool_relu", (x, *window, output)
             yield "max_pool_scatter", (g, positions, size, *window)
             yield "max_pool_gather", (x, positions, *window)
             yield "max_pool_indices", (positions, size, *window)

@@ -48,17 +48,24 @@ def convert(model: _Model, *, fuse: bool = False, report: list[LeftAlone] | None
     class overrides `forward` or `_conv_forward`. Converting twice is converting once; `revert` undoes it. Calls of
     torch.nn.functional inside a forward are not layers: see `enabled`.
 
-    With `fuse`, a convolution also does what follows it, which saves passes over memory, but in a backward holds the
-    gradients before and after the ReLU's mask at once: a ReLU, in training too; in evaluation a batch norm, and a
-    ReLU after that. Outputs and gradients stay what they were, up to rounding. The layers that it does stay in the
-    model, with their parameters, statistics and names, and hand on what they are given; a convolution then gives out
-    what the last of them would. Joined are torch.nn.ReLU and torch.nn.BatchNorm1d to 3d that alone take a convolution's
-    output, by the model's torch.fx graphs, or by torch.nn.Sequential in models that torch.fx cannot trace. Layers that
-    are called several times are not, nor is what a hook sees. Revert before exchanging a layer that is fused.
+    With `fuse`, layers also do what their neighbours would, which saves passes over memory and what is kept for the
+    backward. Outputs and gradients stay what they were, up to rounding:
+
+    - a convolution does the ReLU after it, in training too (and then holds the gradients before and after the ReLU's
+      mask at once), and in evaluation the batch norm after it and a ReLU after that;
+    - in training such a batch norm does that ReLU, and keeps its input and no output;
+    - a max pooling does the ReLU before it, on the pooled map, and then keeps the pooled map and a byte for each of its
+      elements.
+
+    The layers that others do stay in the model, with their parameters, statistics and names, and hand on what they are
+    given. Joined are torch.nn.ReLU and torch.nn.BatchNorm1d to 3d that alone take a convolution's output, and
+    MaxPool1d to 3d that alone take a ReLU's, by the model's torch.fx graphs, or by torch.nn.Sequential in models that
+    torch.fx cannot trace. Layers that are called several times are not, nor is what a hook sees. Revert before
+    exchanging a layer that is fused.
 
     Args:
         model: any module.
-        fuse: whether convolutions do the batch norms and ReLUs that follow them.
+        fuse: whether layers do their neighbours' work.
         report: a list to which each layer that could not be converted or fused is added, with the reason. Without one,
             a warning names those not converted.
 
@@ -78,7 +85,7 @@ def convert(model: _Model, *, fuse: bool = False, report: list[LeftAlone] | None
 
 def revert(model: _Model, *, report: list[LeftAlone] | None = None) -> _Model:
     """Undoes `convert`: every torchconv.nn layer in `model` gets torch.nn's class, or the one derived from it, back,
-    and so do the batch norms and ReLUs that its convolutions did.
+    and so do the batch norms and ReLUs that others did.
 
     Layers that were made as torchconv.nn's are changed too, unless torch.nn has nothing like them (padding='same' with
     a stride, padding with unequal sides). Arguments, result and errors are those of `convert`.
@@ -143,7 +150,7 @@ def _converted(module: torch.nn.Module) -> type | None:
 def _reverted(module: torch.nn.Module) -> type | None:
     """The class that revert gives `module`, or None if it is no concern of revert's."""
     if isinstance(module, FOLLOWERS):
-        raise Refusal("the convolution that does it is not in the model")
+        raise Refusal("the layer that does it is not in the model")
     if not isinstance(module, _OURS):
         return None
     original = original_class(module)
