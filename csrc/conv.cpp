@@ -5,6 +5,7 @@
 
 #include "correlate.h"
 #include "dispatch.h"
+#include "fft.h"
 #include "gather.h"
 #include "kernels/reference.h"
 #include "params.h"
@@ -62,10 +63,10 @@ void for_pairs(int64_t outer, int64_t inner, Visit visit) {
 // ---- the three directions ----
 
 template <class T>
-void run_forward(const ConvParams& p, Algorithm algorithm, const at::Tensor& x, const at::Tensor& weight, const T* bias,
-                 bool relu, const at::Tensor& y) {
+void run_forward(const ConvParams& p, Algorithm algorithm, const at::Tensor& x, const at::Tensor& weight,
+                 const at::Tensor& biases, bool relu, const at::Tensor& y) {
   const View vx = view(x), vy = view(y), vw = view(weight);
-  const T *from = data<T>(x), *w = data<T>(weight);
+  const T *from = data<T>(x), *w = data<T>(weight), *bias = biases.defined() ? data<T>(biases) : nullptr;
   T* to = mutable_data<T>(y);
   switch (algorithm) {
     case Algorithm::reference: {
@@ -83,6 +84,7 @@ void run_forward(const ConvParams& p, Algorithm algorithm, const at::Tensor& x, 
         kernels<T>().conv.depthwise_forward(d, p.channels_last, n, item, from, packed.get(), bias, to, scratch);
       });
     }
+    case Algorithm::fft: return fft_forward(p, x, weight, biases, relu, y);
     case Algorithm::winograd:
     case Algorithm::direct:
     case Algorithm::gemm: {
@@ -114,6 +116,7 @@ void run_input_grad(const ConvParams& p, Algorithm algorithm, const at::Tensor& 
         kernels<T>().conv.depthwise_input_grad(d, p.channels_last, n, item, from, packed.get(), to, scratch);
       });
     }
+    case Algorithm::fft: return fft_input_grad(p, gy, weight, gx);
     case Algorithm::winograd:
       for (const TappedGather& g : input_grad_gathers(p, vx, vy, vw))  // several where the first axis has strides
         if (g.gather.tap_count > 0)
@@ -148,6 +151,7 @@ void run_weight_grad(const ConvParams& p, Algorithm algorithm, const at::Tensor&
           kernels<T>().conv.depthwise_weight_grad(d, p.channels_last, i, grad, from, to, scratch.get());
       });
     }
+    case Algorithm::fft: return fft_weight_grad(p, gy, x, gw);
     case Algorithm::gemm: TORCH_INTERNAL_ASSERT(false, "gemm refuses weight gradients");
     case Algorithm::winograd:
       return run_winograd_correlate<T>(forward_gather(p, vx, vy, vw).gather, p.channels_last, from, grad, to);
@@ -184,7 +188,7 @@ at::Tensor convolution(const at::Tensor& input, const at::Tensor& weight, const 
   if (y.numel() > 0)
     for_dtype("convolution", p.dtype, [&](auto t) {
       using T = decltype(t);
-      run_forward<T>(p, choice.algorithm, x, weight, has_bias ? data<T>(b) : nullptr, RELU, y);
+      run_forward<T>(p, choice.algorithm, x, weight, b, RELU, y);
     });
   return y;
 }
@@ -230,6 +234,7 @@ at::Tensor convolution_weight_grad(const at::Tensor& grad, const at::Tensor& inp
 
 // Bytes of workspace beside the operands and the result, with one thread.
 int64_t workspace(const ConvParams& p, Direction direction, Algorithm algorithm) {
+  if (algorithm == Algorithm::fft) return fft_workspace(p, direction);
   int64_t bytes = 0;
   for_dtype("convolution", p.dtype, [&](auto t) {
     using T = decltype(t);

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <cmath>
 
+#include "fft.h"
 #include "kernels/kernels.h"
 #include "winograd.h"
 
@@ -144,6 +145,7 @@ constexpr Candidate candidates[] = {
     {"depthwise", Algorithm::depthwise, refuse_depthwise, cost_depthwise},
     {"winograd", Algorithm::winograd, refuse_winograd, cost_winograd},
     {"direct", Algorithm::direct, never, cost_direct},
+    {"fft", Algorithm::fft, never, fft_cost},
     {"gemm", Algorithm::gemm, refuse_gemm, cost_gemm},
     {"reference", Algorithm::reference, never, cost_reference},
 };

@@ -9,7 +9,7 @@
 
 namespace torchconv {
 
-enum class Algorithm { depthwise, winograd, direct, gemm, reference };
+enum class Algorithm { depthwise, winograd, direct, fft, gemm, reference };
 
 struct Choice {
   Algorithm algorithm;

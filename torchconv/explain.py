@@ -32,6 +32,7 @@ _ERROR_BOUNDS = {
     "reference": (2e-6, 1e-5),
     "direct": (2e-6, 1e-5),
     "gemm": (2e-6, 1e-5),
+    "fft": (2e-6, 1e-5),
     "depthwise": (2e-6, 1e-5),
     "winograd": (5e-6, 1.5e-5),
 }

@@ -13,11 +13,18 @@
 
 namespace torchconv {
 
+template <class A>
+struct ComplexKernels {
+  // out = a · b, or a · conj(b), of `count` pairs (re, im); or that added to out.
+  void (*products)(int64_t count, const A* a, const A* b, bool conjugate, bool add, A* out);
+};
+
 template <class T>
 struct KernelSet {
   ConvKernels<T> conv;
   PoolKernels<T> pool;
   NormKernels<T> norm;
+  ComplexKernels<accumulator_t<T>> complex;
 };
 
 // Types that have Winograd kernels; float64 has none, since it is asked for where rounding matters.
@@ -26,6 +33,7 @@ struct KernelSet<float> {
   ConvKernels<float> conv;
   PoolKernels<float> pool;
   NormKernels<float> norm;
+  ComplexKernels<accumulator_t<float>> complex;
   WinogradKernels<float> winograd;
 };
 template <>
@@ -33,6 +41,7 @@ struct KernelSet<bfloat16> {
   ConvKernels<bfloat16> conv;
   PoolKernels<bfloat16> pool;
   NormKernels<bfloat16> norm;
+  ComplexKernels<accumulator_t<bfloat16>> complex;
   WinogradKernels<bfloat16> winograd;
 };
 

@@ -9,13 +9,18 @@ namespace TORCHCONV_CAPABILITY {
 #include "pool.inl"
 #include "winograd.inl"
 #include "norm.inl"
+#include "complex.inl"
 
 template <class T>
 constexpr KernelSet<T> kernel_set() {
   if constexpr (sizeof(T) < sizeof(double))
-    return {conv_kernels<T>(), pool_kernels<T>(), norm_kernels<T>(), winograd_kernels<T>()};
+    return {conv_kernels<T>(),
+            pool_kernels<T>(),
+            norm_kernels<T>(),
+            {complex_products<accumulator_t<T>>},
+            winograd_kernels<T>()};
   else
-    return {conv_kernels<T>(), pool_kernels<T>(), norm_kernels<T>()};
+    return {conv_kernels<T>(), pool_kernels<T>(), norm_kernels<T>(), {complex_products<accumulator_t<T>>}};
 }
 }  // namespace TORCHCONV_CAPABILITY
 

@@ -1,0 +1,426 @@
+// Convolution through the Fourier transform, over tiles of the result: PyTorch's transforms, and between them products of
+// frequencies by the direct kernels, so that a result depends neither on the batch nor on the number of threads.
+//
+// With stride 1, of a patch X of L points along each axis and a filter of K (dilated) points padded with zeros to L,
+//   z = IDFT(DFT(X) · conj(DFT(w)))   holds  z[u] = Σ_k w[k] X[u + k]  at 0 <= u <= L − K, free of wrapped points,
+//   x̄ = IDFT(DFT(Ȳ) · DFT(w))         holds  x̄[u] = Σ_k w[k] Ȳ[u − k]  at K − 1 <= u < L,
+//   w̄ = IDFT(Σ DFT(X) · conj(DFT(Ȳ))) holds  w̄[k] = Σ_u Ȳ[u] X[u + k]  where Ȳ is zero beyond L − K.
+// A stride keeps every stride-th z, and puts zeros between the elements of Ȳ. Source: Oppenheim and Schafer, overlap-save.
+#include "fft.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/ops/add.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/fft_irfftn.h>
+#include <ATen/ops/fft_rfftn.h>
+#include <ATen/ops/sub.h>
+#include <ATen/ops/view_as_complex.h>
+#include <ATen/ops/view_as_real.h>
+#include <ATen/ops/zeros.h>
+
+#include <cmath>
+
+#include "correlate.h"
+#include "dispatch.h"
+#include "gather.h"
+
+// MKL's own, where PyTorch's transforms are MKL's; null elsewhere.
+extern "C" __attribute__((weak)) int MKL_Set_Num_Threads_Local(int threads);
+
+namespace torchconv {
+namespace {
+
+// MKL rounds some transforms otherwise where it may use several threads: within the life of this it may use one.
+struct OneThread {
+  int before = MKL_Set_Num_Threads_Local ? MKL_Set_Num_Threads_Local(1) : 0;
+  ~OneThread() {
+    if (MKL_Set_Num_Threads_Local) MKL_Set_Num_Threads_Local(before);
+  }
+};
+
+constexpr int64_t chunk_elements = 1 << 21;  // of the larger side's patches transformed at once
+constexpr int64_t most_patches = 256;        // transformed at once
+constexpr int64_t longest = 1 << 13;         // points of a transform along an axis
+
+// One axis of a pass from patches of a source to tiles of a target, in positions of stride 1.
+struct Axis {
+  int64_t reach;         // points of the dilated filter
+  int64_t points, tile;  // of a transform, and those of its result that are kept: points − reach + 1 at most
+  int64_t total;         // target positions
+  int64_t shift;         // source position = target position + shift + point
+  int64_t first;         // the point of a tile's first position
+  int64_t source_step, target_step;  // positions from one element to the next
+
+  int64_t tiles() const { return (total + tile - 1) / tile; }
+};
+using Axes = std::array<Axis, 3>;
+
+// Lengths that transforms are fast at.
+int64_t fast_length(int64_t least) {
+  for (int64_t n = least;; ++n) {
+    int64_t rest = n;
+    for (const int64_t factor : {2, 3, 5})
+      while (rest % factor == 0) rest /= factor;
+    if (rest == 1 && (n % 4 == 0 || n < 16)) return n;
+  }
+}
+
+// The length that covers `total` positions with the fewest points in all; at most `most` points, or twice the reach.
+int64_t points_of(int64_t total, int64_t reach, int64_t most) {
+  if (reach == 1 && total == 1) return 1;
+  int64_t best = 0, best_cost = 0;
+  for (int64_t n = fast_length(reach + std::min(reach, total) - 1);; n = fast_length(n + 1)) {
+    if (best != 0 && n > most) return best;
+    const int64_t tile = n - reach + 1, cost = (total + tile - 1) / tile * n;
+    if (best == 0 || cost < best_cost) best = n, best_cost = cost;
+    if (tile >= total) return best;
+  }
+}
+
+// With transforms of at most `most` points along an axis, where the filters allow.
+Axes axes_within(const ConvParams& p, Direction direction, int64_t most) {
+  Axes axes{};
+  for (int a = 0; a < 3; ++a) {
+    const int64_t reach = p.dilation[a] * (p.kernel[a] - 1) + 1, outputs = (p.output[a] - 1) * p.stride[a] + 1;
+    const bool back = direction == Direction::input_grad;
+    Axis& x = axes[a];
+    x.reach = reach, x.total = back ? p.input[a] : outputs;
+    x.points = points_of(x.total, reach, most), x.tile = std::min(x.total, x.points - reach + 1);
+    x.shift = back ? p.before[a] - reach + 1 : -p.before[a];
+    x.first = back ? reach - 1 : 0;
+    x.source_step = back ? p.stride[a] : 1, x.target_step = back ? 1 : p.stride[a];
+  }
+  return axes;
+}
+
+int64_t points(const Axes& axes) { return axes[0].points * axes[1].points * axes[2].points; }
+int64_t frequencies(const Axes& axes) { return axes[0].points * axes[1].points * (axes[2].points / 2 + 1); }
+int64_t tiles(const Axes& axes) { return axes[0].tiles() * axes[1].tiles() * axes[2].tiles(); }
+
+// Measured in multiply-adds of one element: a point of a transform there and back, where it is multiplied by matrices and
+// where it is not; a frequency's product of a pair of channels; and a filter's point with its
+// matrix, for a batch of `batch`.
+double cost_of(const ConvParams& p, const Axes& axes) {
+  constexpr double moved = 320, apart = 190, product = 16, filter = 1300, batch = 16;
+  const double all = static_cast<double>(tiles(axes) * points(axes)), size = static_cast<double>(points(axes));
+  const double channels = static_cast<double>(p.in_channels + p.out_channels);
+  const double pairs = static_cast<double>(p.out_channels * p.in_per_group());
+  if (p.in_per_group() == 1) return all * channels * apart + pairs * size * apart / batch;
+  return all * (channels * moved + pairs / 2 * product) + pairs * size * filter / batch;
+}
+
+// The cheapest tiles whose transforms are not too long.
+Axes axes_of(const ConvParams& p, Direction direction) {
+  Axes best = axes_within(p, direction, 8);
+  for (int64_t most = 16; most <= longest; most *= 2) {
+    const Axes axes = axes_within(p, direction, most);
+    if (points(axes) <= longest * 4 && cost_of(p, axes) < cost_of(p, best)) best = axes;
+  }
+  return best;
+}
+
+// A sample and the first target position of a tile of it.
+struct Place {
+  int64_t n, at[3];
+};
+Place place_of(const Axes& axes, int64_t i) {
+  Place place{};
+  for (int a = 2; a >= 0; --a) place.at[a] = i % axes[a].tiles() * axes[a].tile, i /= axes[a].tiles();
+  place.n = i;
+  return place;
+}
+
+// [N, C, spatial...] with three spatial axes.
+at::Tensor lifted(at::Tensor t) {
+  while (t.dim() < 5) t = t.unsqueeze(2);
+  return t;
+}
+
+// The part of `whole` [C, D, H, W] whose elements lie at positions step·e of [begin, end) along each axis, and where in a
+// patch that begins at `begin` they go: both empty where there are none.
+struct Overlap {
+  at::Tensor whole, patch;
+};
+Overlap overlap(at::Tensor whole, at::Tensor patch, const std::array<int64_t, 3>& begin,
+                const std::array<int64_t, 3>& length, const std::array<int64_t, 3>& step, int64_t offset) {
+  for (int a = 0; a < 3; ++a) {
+    const int64_t first = std::max<int64_t>(0, (begin[a] + step[a] - 1) / step[a]);
+    const int64_t end = begin[a] + length[a], last = end <= 0 ? 0 : (end - 1) / step[a] + 1;  // elements [first, last)
+    const int64_t count = std::max<int64_t>(0, std::min(last, whole.size(1 + a)) - first);
+    whole = whole.narrow(1 + a, count > 0 ? first : 0, count);
+    patch = count > 0 ? patch.slice(1 + a, first * step[a] - begin[a] + offset,
+                                    (first + count - 1) * step[a] - begin[a] + offset + 1, step[a])
+                      : patch.narrow(1 + a, 0, 0);
+  }
+  return {whole, patch};
+}
+
+std::array<int64_t, 3> each(const Axes& axes, int64_t Axis::* field) {
+  return {axes[0].*field, axes[1].*field, axes[2].*field};
+}
+
+// to[i] = f(from[i]) for the leading items of both, some at a time, each on one thread.
+template <class F>
+void in_parts(const at::Tensor& from, const at::Tensor& to, F f) {
+  constexpr int64_t worth_a_task = 1 << 16;
+  const int64_t items = from.size(0),
+                each = std::max<int64_t>(1, worth_a_task * items / std::max<int64_t>(1, from.numel()));
+  at::parallel_for(0, blocks_of(items, each), 1, [&](int64_t begin, int64_t end) {
+    const at::AutoDispatchBelowAutograd guard;  // the threads have their own
+    const OneThread one;
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t first = std::min(items, i * each), count = std::min(items - first, each);
+      if (count > 0) to.narrow(0, first, count).copy_(f(from.narrow(0, first, count)));
+    }
+  });
+}
+
+constexpr std::array<int64_t, 3> spatial{1, 2, 3};  // of maps [maps, D, H, W]
+
+// [n, c, D, H, W] real -> [n, c, D, H, W / 2 + 1] complex, and back.
+at::Tensor transform(const at::Tensor& t) {
+  const auto type = t.scalar_type() == at::kDouble ? at::kComplexDouble : at::kComplexFloat;
+  const at::Tensor out =
+      at::empty({t.size(0), t.size(1), t.size(2), t.size(3), t.size(4) / 2 + 1}, t.options().dtype(type));
+  in_parts(t.flatten(0, 1), out.flatten(0, 1),
+           [](const at::Tensor& maps) { return at::fft_rfftn(maps, std::nullopt, spatial); });
+  return out;
+}
+at::Tensor inverse(const at::Tensor& t, const Axes& axes) {
+  const auto size = each(axes, &Axis::points);
+  const auto type = t.scalar_type() == at::kComplexDouble ? at::kDouble : at::kFloat;
+  const at::Tensor out = at::empty({t.size(0), t.size(1), size[0], size[1], size[2]}, t.options().dtype(type));
+  in_parts(t.flatten(0, 1), out.flatten(0, 1),
+           [&](const at::Tensor& maps) { return at::fft_irfftn(maps, size, spatial); });
+  return out;
+}
+
+at::ScalarType working_type(at::ScalarType dtype) { return dtype == at::kDouble ? at::kDouble : at::kFloat; }
+
+// [patches, channels, frequencies...]: the transforms of patches [begin, end) of `source`, each of `length` positions.
+at::Tensor patches(const Axes& axes, const at::Tensor& source, int64_t begin, int64_t end,
+                   const std::array<int64_t, 3>& shift, const std::array<int64_t, 3>& length,
+                   const std::array<int64_t, 3>& step) {
+  const auto size = each(axes, &Axis::points);
+  at::Tensor all = at::zeros({end - begin, source.size(1), size[0], size[1], size[2]},
+                             source.options().dtype(working_type(source.scalar_type())));
+  for (int64_t i = begin; i < end; ++i) {
+    const Place place = place_of(axes, i);
+    std::array<int64_t, 3> first{};
+    for (int a = 0; a < 3; ++a) first[a] = place.at[a] + shift[a];
+    const Overlap parts = overlap(source.select(0, place.n), all.select(0, i - begin), first, length, step, 0);
+    if (parts.whole.numel() > 0) parts.patch.copy_(parts.whole);
+  }
+  return transform(all);
+}
+
+// Samples' patches transformed at once: by the shape alone.
+int64_t chunk_of(const ConvParams& p, const Axes& axes) {
+  const int64_t channels = std::max(p.in_channels, p.out_channels);
+  return std::clamp<int64_t>(chunk_elements / (channels * points(axes)), 1, most_patches);
+}
+
+// run(begin, end) over all (sample, tile)s, a chunk at a time.
+template <class Run>
+void over_chunks(const ConvParams& p, const Axes& axes, Run run) {
+  const int64_t chunk = chunk_of(p, axes), all = p.batch * tiles(axes);
+  for (int64_t begin = 0; begin < all; begin += chunk) run(begin, std::min(all, begin + chunk));
+}
+
+// The transform of the filters [O, C/groups, frequencies...].
+at::Tensor filters(const ConvParams& p, const Axes& axes, const at::Tensor& weight) {
+  const auto size = each(axes, &Axis::points);
+  at::Tensor all = at::zeros({p.out_channels, p.in_per_group(), size[0], size[1], size[2]},
+                             weight.options().dtype(working_type(weight.scalar_type())));
+  at::Tensor part = all;
+  for (int a = 0; a < 3; ++a) part = part.slice(2 + a, 0, axes[a].reach, p.dilation[a]);
+  part.copy_(lifted(weight));
+  return transform(all);
+}
+
+// ---- products of frequencies ----
+
+// [n, groups·c, F...] complex -> [F, groups, (re, im), c, n] real.
+at::Tensor by_frequency(const at::Tensor& t, int64_t groups) {
+  return at::view_as_real(t.contiguous())
+      .view({t.size(0), groups, t.size(1) / groups, -1, 2})
+      .permute({3, 1, 4, 2, 0})
+      .contiguous();
+}
+
+// The 1×1 convolution in one dimension, of as many groups as frequencies and groups, that a product of frequencies is.
+ConvParams product_params(int64_t all_groups, int64_t c, int64_t m, int64_t n, at::ScalarType type) {
+  const std::array<int64_t, 1> one{1};
+  const std::array<int64_t, 2> none{0, 0};
+  return conv_params({1, all_groups * c, n}, {all_groups * m, c, 1}, {one, none, one, all_groups}, type, false);
+}
+
+// Y = X · W over channels: X [n, groups·c, F...] complex, matrix [F, groups, 2m, 2c] real, of (re, im) by channels.
+at::Tensor multiplied(const ConvParams& p, const at::Tensor& x, const at::Tensor& matrix) {
+  const int64_t groups = p.groups, all = matrix.size(0) * groups, m = matrix.size(2), c = matrix.size(3), n = x.size(0);
+  const at::Tensor source = by_frequency(x, groups).view({1, all * c, n}), weight = matrix.view({all * m, c, 1});
+  at::Tensor target = at::empty({1, all * m, n}, source.options());
+  const ConvParams product = product_params(all, c, m, n, source.scalar_type());
+  const auto run = [&]<class T>(T) {
+    run_gather<T>({forward_gather(product, view(source), view(target), view(weight))}, false, Algorithm::direct,
+                  data<T>(source), data<T>(weight), nullptr, mutable_data<T>(target));
+  };
+  for_dtype("fft", source.scalar_type(), run);
+  std::vector<int64_t> size = x.sizes().vec();
+  size[1] = groups * m / 2;
+  return at::view_as_complex(target.view({matrix.size(0), groups, 2, m / 2, n}).permute({4, 1, 3, 0, 2}).contiguous())
+      .view(size);
+}
+
+// sums [F, groups, 2m, 2c] += Σ over patches of Ȳ's parts times X's.
+void add_products(const ConvParams& p, const at::Tensor& gy, const at::Tensor& x, at::Tensor& sums) {
+  const int64_t all = sums.size(0) * p.groups, m = sums.size(2), c = sums.size(3), n = x.size(0);
+  const at::Tensor source = by_frequency(x, p.groups).view({1, all * c, n});
+  const at::Tensor grad = by_frequency(gy, p.groups).view({1, all * m, n});
+  at::Tensor part = at::empty({all * m, c, 1}, source.options());
+  const ConvParams product = product_params(all, c, m, n, source.scalar_type());
+  for_dtype("fft", source.scalar_type(), [&]<class T>(T) {
+    run_correlate<T>(forward_gather(product, view(source), view(grad), view(part)).gather, false, data<T>(source),
+                     data<T>(grad), mutable_data<T>(part));
+  });
+  sums.add_(part.view_as(sums));
+}
+
+// The filters' transform as the real matrix of `multiplied`: conj(W) from c to m channels, or W from m to c.
+at::Tensor matrix_of(const ConvParams& p, const at::Tensor& w, bool back) {
+  const int64_t m = p.out_per_group(), c = p.in_per_group(), all = w[0][0].numel();
+  const at::Tensor parts = at::view_as_real(w).view({p.groups, m, c, all, 2});
+  const at::Tensor order = (back ? parts.permute({4, 3, 0, 2, 1}) : parts.permute({4, 3, 0, 1, 2})).contiguous();
+  const at::Tensor re = order[0], im = order[1];  // [F, groups, m, c], or [.., c, m]
+  at::Tensor matrix = at::empty({all, p.groups, 2, re.size(2), 2, re.size(3)}, re.options());
+  const auto part = [&](int64_t i, int64_t j) { return matrix.select(2, i).select(3, j); };
+  part(0, 0).copy_(re), part(1, 1).copy_(re);
+  // (a + bi)(re − im i) = (a re + b im) + (b re − a im) i, and (a + bi)(re + im i)
+  part(0, 1).copy_(im), part(1, 0).copy_(im);
+  part(back ? 0 : 1, back ? 1 : 0).neg_();
+  return matrix.view({all, p.groups, 2 * re.size(2), 2 * re.size(3)});
+}
+
+// Where each group has one input channel, products are element by element.
+// out[i] = Σ over `terms` of a[i]·b[i] or a[i]·conj(b[i]), for `items` rows of `length`.
+template <class Offsets>
+void products_by_row(const at::Tensor& a, const at::Tensor& b, const at::Tensor& out, bool conjugate, int64_t items,
+                     int64_t terms, int64_t length, Offsets offsets) {
+  const at::Tensor ar = at::view_as_real(a), br = at::view_as_real(b), to = at::view_as_real(out);
+  for_dtype("fft", ar.scalar_type(), [&]<class T>(T) {
+    using A = accumulator_t<T>;
+    at::parallel_for(0, items, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i)
+        for (int64_t t = 0; t < terms; ++t) {
+          const auto [a_row, b_row] = offsets(i, t);
+          kernels<T>().complex.products(length, data<A>(ar) + 2 * a_row * length, data<A>(br) + 2 * b_row * length,
+                                        conjugate, t > 0, mutable_data<A>(to) + 2 * i * length);
+        }
+    });
+  });
+}
+
+// Runs `product` of transforms of the source's patches to transforms of the target's tiles.
+template <class Product>
+void run_pass(const ConvParams& p, const Axes& axes, const at::Tensor& source, const at::Tensor& target,
+              Product product) {
+  const at::Tensor from = lifted(source), to = lifted(target);
+  over_chunks(p, axes, [&](int64_t begin, int64_t end) {
+    const at::Tensor result = inverse(product(patches(axes, from, begin, end, each(axes, &Axis::shift),
+                                                      each(axes, &Axis::points), each(axes, &Axis::source_step))),
+                                      axes);
+    for (int64_t i = begin; i < end; ++i) {
+      const Place place = place_of(axes, i);
+      at::Tensor whole = to.select(0, place.n), tile = result.select(0, i - begin);
+      for (int a = 0; a < 3; ++a) tile = tile.narrow(1 + a, axes[a].first, axes[a].tile);
+      const Overlap parts = overlap(whole, tile, {place.at[0], place.at[1], place.at[2]}, each(axes, &Axis::tile),
+                                    each(axes, &Axis::target_step), 0);
+      if (parts.whole.numel() > 0) parts.whole.copy_(parts.patch);
+    }
+  });
+}
+
+}  // namespace
+
+void fft_forward(const ConvParams& p, const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, bool relu,
+                 const at::Tensor& y) {
+  const Axes axes = axes_of(p, Direction::forward);
+  const at::Tensor w = filters(p, axes, weight);
+  const int64_t outputs = p.out_channels, multiplier = p.out_per_group(), length = frequencies(axes);
+  if (p.in_per_group() == 1) {
+    run_pass(p, axes, x, y, [&](const at::Tensor& t) {  // [n, C, F...] -> [n, O, F...]
+      at::Tensor out = at::empty({t.size(0), outputs, t.size(2), t.size(3), t.size(4)}, t.options());
+      products_by_row(t, w, out, true, t.size(0) * outputs, 1, length,
+                      [&](int64_t i, int64_t) { return std::pair(i / multiplier, i % outputs); });
+      return out;
+    });
+  } else {
+    const at::Tensor matrix = matrix_of(p, w, false);
+    run_pass(p, axes, x, y, [&](const at::Tensor& t) { return multiplied(p, t, matrix); });
+  }
+  if (bias.defined()) lifted(y).add_(bias.view({1, -1, 1, 1, 1}));
+  if (relu) y.relu_();
+}
+
+void fft_input_grad(const ConvParams& p, const at::Tensor& gy, const at::Tensor& weight, const at::Tensor& gx) {
+  const Axes axes = axes_of(p, Direction::input_grad);
+  const at::Tensor w = filters(p, axes, weight);
+  const int64_t inputs = p.in_channels, multiplier = p.out_per_group(), length = frequencies(axes);
+  if (p.in_per_group() == 1) {
+    run_pass(p, axes, gy, gx, [&](const at::Tensor& t) {  // [n, O, F...] -> [n, C, F...]
+      at::Tensor out = at::empty({t.size(0), inputs, t.size(2), t.size(3), t.size(4)}, t.options());
+      products_by_row(t, w, out, false, t.size(0) * inputs, multiplier, length,
+                      [&](int64_t i, int64_t m) { return std::pair(i * multiplier + m, i % inputs * multiplier + m); });
+      return out;
+    });
+  } else {
+    const at::Tensor matrix = matrix_of(p, w, true);
+    run_pass(p, axes, gy, gx, [&](const at::Tensor& t) { return multiplied(p, t, matrix); });
+  }
+}
+
+void fft_weight_grad(const ConvParams& p, const at::Tensor& gy, const at::Tensor& x, const at::Tensor& gw) {
+  const Axes axes = axes_of(p, Direction::weight_grad);
+  const at::Tensor from = lifted(x), grad = lifted(gy);
+  const bool apart = p.in_per_group() == 1;
+  const int64_t outputs = p.out_channels, m = p.out_per_group(), c = p.in_per_group(), length = frequencies(axes);
+  const std::array<int64_t, 5> size{outputs, c, axes[0].points, axes[1].points, axes[2].points / 2 + 1};
+  const auto real = x.options().dtype(working_type(p.dtype));
+  // Transforms of the result as complex numbers where apart, else [F, groups, 2m, 2c] of products of parts.
+  at::Tensor total = at::view_as_complex(at::zeros({outputs, c, size[2], size[3], size[4], 2}, real)), sums;
+  if (!apart) sums = at::zeros({length, p.groups, 2 * m, 2 * c}, real);
+  over_chunks(p, axes, [&](int64_t begin, int64_t end) {
+    const at::Tensor xs =
+        patches(axes, from, begin, end, each(axes, &Axis::shift), each(axes, &Axis::points), {1, 1, 1});
+    const at::Tensor gs =
+        patches(axes, grad, begin, end, {0, 0, 0}, each(axes, &Axis::tile), each(axes, &Axis::target_step));
+    if (!apart) return add_products(p, gs, xs, sums);
+    at::Tensor part = at::empty(size, total.options());
+    products_by_row(xs, gs, part, true, outputs, end - begin, length, [&](int64_t i, int64_t patch) {
+      return std::pair(patch * p.in_channels + i / m, patch * outputs + i);
+    });
+    total.add_(part);
+  });
+  if (!apart) {
+    const auto part = [&](int64_t i, int64_t j) { return sums.narrow(2, i * m, m).narrow(3, j * c, c); };
+    const at::Tensor to = at::view_as_real(total).view({p.groups, m, c, length, 2});
+    to.select(4, 0).copy_(at::add(part(0, 0), part(1, 1)).permute({1, 2, 3, 0}));  // Xr Ȳr + Xi Ȳi
+    to.select(4, 1).copy_(at::sub(part(0, 1), part(1, 0)).permute({1, 2, 3, 0}));  // Xi Ȳr − Xr Ȳi
+  }
+  at::Tensor result = inverse(total, axes);
+  for (int a = 0; a < 3; ++a) result = result.slice(2 + a, 0, axes[a].reach, p.dilation[a]);
+  lifted(gw).copy_(result);
+}
+
+int64_t fft_workspace(const ConvParams& p, Direction direction) {
+  const Axes axes = axes_of(p, direction);
+  const int64_t real = working_type(p.dtype) == at::kDouble ? 8 : 4;
+  const int64_t patches = std::min(chunk_of(p, axes), p.batch * tiles(axes)) * (p.in_channels + p.out_channels);
+  const int64_t filter = p.out_channels * p.in_per_group();
+  // Patches, their transforms and those as matrices; filters, their transforms and the real matrix of four parts.
+  return real * (patches * (points(axes) + 4 * frequencies(axes)) + filter * (points(axes) + 6 * frequencies(axes)));
+}
+
+double fft_cost(const ConvParams& p, Direction direction) { return cost_of(p, axes_of(p, direction)); }
+
+}  // namespace torchconv

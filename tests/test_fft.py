@@ -1,0 +1,125 @@
+"""Convolution through the Fourier transform: large kernels, tiles, and when it is picked.
+
+tests/test_conv.py runs it over the shapes that all algorithms share.
+"""
+
+import math
+
+import pytest
+import torch
+from shapes import ConvCase, case
+from test_conv import LAYOUTS, operands
+
+import torchconv.functional as TF
+
+F = torch.nn.functional
+ops = torch.ops.torchconv
+
+CASES = [
+    case("31x31", (2, 3, 20, 24), (4, 3, 31, 31), padding=15),
+    case("depthwise_31", (2, 6, 33, 20), (6, 1, 31, 31), padding=15, groups=6),
+    case("multiplier_11", (2, 3, 20, 21), (6, 1, 11, 11), padding=5, groups=3),
+    case("many_tiles", (1, 2, 150, 133), (3, 2, 9, 9), padding=4),
+    case("many_patches", (3, 16, 70, 70), (16, 16, 7, 7), padding=3),
+    case("grouped", (2, 6, 30, 30), (4, 3, 9, 9), padding=4, groups=2),
+    case("strided", (2, 3, 40, 37), (4, 3, 11, 11), stride=4, padding=2),
+    case("dilated", (2, 3, 40, 37), (4, 3, 5, 5), dilation=4, padding=8),
+    case("strided_dilated", (1, 2, 41, 44), (2, 2, 4, 3), stride=(3, 2), dilation=(2, 3), padding=3),
+    case("wide_padding", (1, 2, 6, 6), (2, 2, 5, 5), padding=9),
+    case("uneven_padding", (1, 2, 16, 12), (2, 2, 7, 5), padding=((5, 0), (1, 4))),
+    case("crops", (1, 2, 30, 30), (2, 2, 9, 9), padding=((-2, 3), (1, -4))),
+    case("kernel_of_the_map", (3, 4, 13, 13), (5, 4, 13, 13)),
+    case("long_1d", (2, 3, 20000), (4, 3, 501), padding=250),
+    case("mixed_1d", (1, 2, 999), (2, 2, 64), stride=3, dilation=5),
+    case("3d", (1, 2, 12, 14, 10), (3, 2, 7, 5, 9), padding=(3, 2, 4)),
+    case("one_tap", (2, 3, 9, 9), (4, 3, 1, 1)),
+]
+
+
+def directions(case: ConvCase, x, w, b, g, algorithm):
+    window = (case.stride, case.flat_padding, case.dilation, case.groups, algorithm)
+    return (
+        ops.convolution(x, w, b, *window),
+        ops.convolution_input_grad(g, w, x.shape, *window),
+        ops.convolution_weight_grad(g, x, w.shape, *window, torch.contiguous_format),
+    )
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_against_float64(case: ConvCase, layout: str) -> None:
+    """The bounds of direct summation."""
+    if case.dims == 1 and layout != "contiguous":
+        return
+    for dtype, bounds in (
+        (torch.float32, (2e-6, 2e-6, 1e-5)), (torch.float64, (4e-15, 4e-15, 2e-14)),
+        (torch.bfloat16, (2**-8 + 1.5e-5,) * 3),
+    ):  # fmt: skip
+        values = operands(case, dtype, layout)
+        exact = directions(case, *(t.double() for t in values), "direct")
+        for y, y64, bound in zip(directions(case, *values, "fft"), exact, bounds, strict=True):
+            assert y.dtype == dtype
+            assert float((y.double() - y64).norm() / y64.norm()) < bound, dtype
+
+
+@pytest.mark.parametrize("case", CASES[:8], ids=str)
+def test_bitwise_for_threads_and_batch(case: ConvCase) -> None:
+    x, w, b, g = operands(case, torch.float32, "contiguous")
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 16):
+            torch.set_num_threads(threads)
+            results.append(directions(case, x, w, b, g, "fft"))
+    finally:
+        torch.set_num_threads(before)
+    for other in results[1:]:
+        assert all(map(torch.equal, results[0], other))
+    alone = directions(case, x[-1:], w, b, g[-1:], "fft")
+    assert torch.equal(alone[0], results[0][0][-1:])
+    assert torch.equal(alone[1], results[0][1][-1:])
+    many = directions(case, torch.cat([x] * 7), w, b, torch.cat([g] * 7), "fft")  # more than one chunk
+    assert torch.equal(many[0][-1:], alone[0])
+    assert torch.equal(many[1][-1:], alone[1])
+
+
+def test_a_nan_stays_in_its_sample_and_reaches_all_that_see_it() -> None:
+    x, w = torch.randn(3, 2, 40, 40), torch.randn(4, 2, 9, 9)
+    x[1, 0, 20, 20] = math.nan
+    theirs, ours = F.conv2d(x, w, padding=4).isnan(), TF.conv2d(x, w, padding=4, algorithm="fft").isnan()
+    assert not (theirs & ~ours).any()
+    assert not ours[[0, 2]].any()
+
+
+def test_relu_and_no_sample() -> None:
+    x, w, b = torch.randn(2, 3, 20, 20), torch.randn(4, 3, 7, 7), torch.randn(4)
+    args = (x, w, b, [1, 1], [3] * 4, [1, 1], 1, "fft")
+    assert torch.equal(ops.convolution_relu(*args), ops.convolution(*args).relu())
+    grad = ops.convolution_weight_grad(
+        torch.empty(0, 4, 20, 20), x[:0], w.shape, [1, 1], [3] * 4, [1, 1], 1, "fft", torch.contiguous_format
+    )
+    assert torch.equal(grad, torch.zeros_like(w))
+
+
+def chosen(direction: str, input: list[int], weight: list[int], groups: int = 1, layout: bool = False) -> tuple:
+    padding = [k // 2 for k in weight[2:] for _ in range(2)]
+    ones = [1] * (len(weight) - 2)
+    return ops._explain(direction, input, weight, ones, padding, ones, groups, torch.float32, layout, "auto")
+
+
+@pytest.mark.parametrize("direction", ["forward", "input_grad", "weight_grad"])
+def test_picked_for_large_kernels_alone(direction: str) -> None:
+    assert chosen(direction, [8, 64, 56, 56], [64, 64, 11, 11])[0] == "fft"
+    assert chosen(direction, [8, 96, 56, 56], [96, 1, 31, 31], groups=96)[0] == "fft"
+    assert chosen(direction, [8, 64, 56, 56], [64, 64, 3, 3])[0] == "winograd"
+    assert chosen(direction, [8, 3, 64, 64], [32, 3, 7, 7])[0] == "direct"
+    assert chosen(direction, [8, 96, 56, 56], [96, 1, 5, 5], groups=96)[0] == "depthwise"
+    assert chosen(direction, [8, 8, 64], [8, 8, 1])[0] == "direct"
+
+
+def test_workspace_does_not_grow_with_the_batch() -> None:
+    sizes = {
+        chosen(direction, [batch, 64, 56, 56], [64, 64, 11, 11])[2]
+        for direction in ("forward", "input_grad", "weight_grad")
+        for batch in (64, 6400)
+    }
+    assert max(sizes) < 200e6
