@@ -89,8 +89,7 @@ double cost_winograd(const ConvParams& p, Direction direction) {
   const auto& target = direction == Direction::input_grad ? p.input : p.output;
   double points = static_cast<double>(target[0]);  // of all tiles
   for (int a = 1; a < 3; ++a) {
-    const int64_t tiles = p.kernel[a] == 1 ? target[a] : (target[a] + winograd_outputs - 1) / winograd_outputs;
-    points *= static_cast<double>(target[a] + tiles * (p.kernel[a] - 1));
+    points *= static_cast<double>(target[a] + winograd_tiles(p.kernel[a], target[a]) * (p.kernel[a] - 1));
   }
   const double slices = static_cast<double>(p.kernel[0]);
   // Channels-last, a group is part of every pixel: pieces of cache lines.

@@ -36,13 +36,11 @@ int64_t planes_size(const Winograd& w, int64_t rows, int64_t columns) {
   return planes_at<A>(nullptr, rows, columns).pitch * w.planes();
 }
 
-int64_t outputs_of(const WinogradAxis& a) { return a.points - a.taps + 1; }
-
 Winograd problem_of(const Gather& g, bool channels_last) {
   Winograd w{g, {}, channels_last};
   for (int i = 0; i < 2; ++i) {
-    const int64_t taps = g.grid[i + 1], outputs = taps == 1 ? 1 : std::min(g.count[i + 1], winograd_outputs);
-    w.axis[i] = {taps, g.taps[0].offset[i + 1], g.count[i + 1], g.extent[i + 1], outputs + taps - 1};
+    const int64_t taps = g.grid[i + 1], count = g.count[i + 1], tiles = winograd_tiles(taps, count);
+    w.axis[i] = {taps, g.taps[0].offset[i + 1], count, g.extent[i + 1], tiles, blocks_of(count, tiles)};
   }
   return w;
 }
@@ -52,8 +50,8 @@ struct Blocking {
   int64_t tiles_y, tiles_x, rows, block_rows, segments;
 
   Blocking(const Winograd& w, int64_t most)
-      : tiles_y(blocks_of(w.axis[0].count, outputs_of(w.axis[0]))),
-        tiles_x(blocks_of(w.axis[1].count, outputs_of(w.axis[1]))),
+      : tiles_y(w.axis[0].tiles),
+        tiles_x(w.axis[1].tiles),
         rows(w.g.batch * w.g.count[0] * tiles_y),
         block_rows(std::max<int64_t>(1, std::min(rows, most / tiles_x))),
         segments(blocks_of(tiles_x, most)) {}
@@ -61,24 +59,28 @@ struct Blocking {
   int64_t most_tiles() const { return block_rows * blocks_of(tiles_x, segments); }
 };
 
+// Tile i along an axis: the large ones come first.
+int64_t begin_of(const WinogradAxis& a, int64_t i) {
+  return i * a.outputs - std::max<int64_t>(0, i - (a.tiles - a.small_tiles()));
+}
+
 // The tiles of one block, with their rows in the planes.
 WinogradBlock block_of(const Winograd& w, const Blocking& b, int64_t index, std::vector<WinogradTile>& tiles) {
   const int64_t segment = index % b.segments, begin = index / b.segments * b.block_rows;
   const int64_t end = std::min(b.rows, begin + b.block_rows);
   const int64_t x_begin = b.tiles_x * segment / b.segments, x_end = b.tiles_x * (segment + 1) / b.segments;
-  const int64_t step_y = outputs_of(w.axis[0]), step_x = outputs_of(w.axis[1]);
+  const WinogradAxis &v = w.axis[0], &h = w.axis[1];
   WinogradBlock block{};
   tiles.resize((end - begin) * (x_end - x_begin));
   for (int64_t row = begin; row < end; ++row)
     for (int64_t x = x_begin; x < x_end; ++x) {
       WinogradTile& t = tiles[block.count++];
-      t.y = static_cast<int32_t>(row % b.tiles_y * step_y), t.x = static_cast<int32_t>(x * step_x);
+      const int64_t y = row % b.tiles_y;
+      t.y = static_cast<int32_t>(begin_of(v, y)), t.x = static_cast<int32_t>(begin_of(h, x));
       t.slice = row / b.tiles_y % w.g.count[0], t.n = row / b.tiles_y / w.g.count[0];
-      t.my = static_cast<int32_t>(std::min(step_y, w.axis[0].count - t.y));
-      t.mx = static_cast<int32_t>(std::min(step_x, w.axis[1].count - t.x));
-      for (int i = 0; i < t.my; ++i)
-        for (int j = 0; j < t.mx; ++j)
-          t.row[i * winograd_outputs + j] = static_cast<int32_t>(block.rows[i * winograd_outputs + j]++);
+      t.my = static_cast<int32_t>(begin_of(v, y + 1) - t.y), t.mx = static_cast<int32_t>(begin_of(h, x + 1) - t.x);
+      for (int i = 0; i <= (t.my == v.outputs); ++i)
+        for (int j = 0; j <= (t.mx == h.outputs); ++j) t.row[2 * i + j] = static_cast<int32_t>(block.rows[2 * i + j]++);
     }
   block.tiles = tiles.data();
   return block;
@@ -338,6 +340,11 @@ void correlate(const Winograd& w, const T* source, const T* grad, T* weight) {
 }
 
 }  // namespace
+
+int64_t winograd_tiles(int64_t taps, int64_t count) {
+  if (taps == 1 || count == 0) return std::max<int64_t>(1, count);
+  return blocks_of(count, winograd_points + 1 - taps);
+}
 
 std::string winograd_refusal(const ConvParams& p) {
   if (p.dtype == at::kDouble) return "float64 is not rounded more than it must";
