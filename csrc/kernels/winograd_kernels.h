@@ -85,10 +85,10 @@ struct WinogradKernels {
   // a multiple of `vector`. Channels up to the next multiple of `vector` are zeros.
   void (*source)(const Winograd&, const WinogradBlock&, int64_t begin, int64_t end, int64_t group, int64_t slice_tap,
                  int64_t c_begin, int64_t c_end, const T* source, Planes planes, A* scratch);
-  // planes[c - c_begin][column] = G w Gᵀ of one slice tap and one panel of target channels. `planes` rows beyond c_end up
-  // to a multiple of `vector` are zeros.
-  void (*filter)(const Winograd&, int64_t group, int64_t slice_tap, int64_t c_begin, int64_t c_end, int64_t panel,
-                 const T* weight, Planes planes);
+  // planes[c - c_begin][m - m_begin] = G w Gᵀ of one slice tap, for channels from c_begin and m_begin, multiples of
+  // `vector`. Rows and columns beyond c_end and m_end up to the next multiples are zeros.
+  void (*filter)(const Winograd&, int64_t group, int64_t slice_tap, int64_t c_begin, int64_t c_end, int64_t m_begin,
+                 int64_t m_end, const T* weight, Planes planes);
   // product[tile][column] (+)= Σ_depth source[tile][depth] · filter[depth][column], columns of one panel at most.
   void (*multiply)(const Winograd&, const WinogradBlock&, int64_t depth, int64_t columns, Planes source, Planes filter,
                    Planes product, bool add, WinogradAhead& ahead);
