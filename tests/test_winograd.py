@@ -64,7 +64,7 @@ def test_bitwise_for_any_number_of_threads(case: ConvCase, layout: str, threads)
 @pytest.mark.parametrize("case", WINOGRAD_CASES, ids=str)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_sample_s_result_does_not_depend_on_its_batch(case: ConvCase, layout: str) -> None:
-    samples = 5 if case.name != "panels_of_several_chunks_and_slabs" else 29  # 116 tiles: the last in another chunk
+    samples = 5 if case.name != "panels_of_several_chunks_and_slabs" else 15  # 60 tiles: the last in another chunk
     x, w, b, g = operands(with_batch(case, samples), torch.float32, layout)
     alone = with_batch(case, 1)
     for direction in ("forward", "input_grad"):
