@@ -17,7 +17,8 @@ int64_t rounded(int64_t value, int64_t multiple) { return blocks_of(value, multi
 
 // Sizes that fit the caches of a core, measured: V and M of a block beside its filters' panel.
 constexpr int64_t block_tiles = 12;        // of by_block
-constexpr int64_t panel_floats = 2 << 20;  // of V, of by_panel
+constexpr int64_t panel_floats = 2 << 20;  // of V, of by_panel, that all threads share
+constexpr int64_t panel_rows = 96 * 64;    // of V and M, over all planes
 constexpr int64_t panel_channels = 64;     // source channels of the filters transformed at once
 constexpr int64_t correlate_tiles = 64;
 constexpr int64_t cached_filters = 150 * 150;  // filters beyond this many are transformed a panel at a time
@@ -202,7 +203,8 @@ bool takes_panels(const Gather& g) { return g.c * g.m * g.groups > cached_filter
 // Tiles of a chunk.
 template <class T>
 int64_t chunk_tiles(const Winograd& w) {
-  return std::max<int64_t>(1, panel_floats / std::max<int64_t>(1, w.planes() * w.slice_taps() * filled<T>(w)));
+  const int64_t depth = std::max<int64_t>(1, w.slice_taps() * filled<T>(w));
+  return std::max<int64_t>(1, std::min(panel_rows, panel_floats / depth) / w.planes());
 }
 
 // A panel of target channels at a time, its filters transformed as they are needed, against all tiles of a chunk: for
