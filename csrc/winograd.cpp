@@ -4,6 +4,7 @@
 
 #include <ATen/Parallel.h>
 
+#include <algorithm>
 #include <atomic>
 
 #include "buffer.h"
@@ -16,10 +17,11 @@ namespace {
 int64_t rounded(int64_t value, int64_t multiple) { return blocks_of(value, multiple) * multiple; }
 
 // Sizes that fit the caches of a core, measured: V and M of a block beside its filters' panel.
-constexpr int64_t block_tiles = 12;        // of by_block
-constexpr int64_t panel_floats = 2 << 20;  // of V, of by_panel, that all threads share
-constexpr int64_t panel_rows = 96 * 64;    // of V and M, over all planes
-constexpr int64_t panel_channels = 64;     // source channels of the filters transformed at once
+constexpr int64_t block_floats = 120 << 10;  // of V and M, of by_block, but not fewer tiles than
+constexpr int64_t block_tiles = 12;          // nor more than twice as many
+constexpr int64_t panel_floats = 2 << 20;    // of V, of by_panel, that all threads share
+constexpr int64_t panel_rows = 96 * 64;      // of V and M, over all planes
+constexpr int64_t panel_channels = 64;       // source channels of the filters transformed at once
 constexpr int64_t correlate_tiles = 64;
 constexpr int64_t cached_filters = 150 * 150;  // filters beyond this many are transformed a panel at a time
 constexpr int64_t correlate_range = 256;       // source channels of a task of the weight gradient
@@ -50,12 +52,16 @@ Winograd problem_of(const Gather& g, bool channels_last) {
   return w;
 }
 
-// body(take) on every thread: take() gives it the next of the tasks 0 … count − 1 that no thread has yet, then others.
+// body(take) on every thread: take() gives it one of the tasks 0 … count − 1 that no thread has yet, then others. Every
+// thread has a first one of its own, so that none takes two before another has begun.
 template <class Body>
 void share(int64_t count, Body body) {
-  std::atomic<int64_t> next{0};
-  at::parallel_for(0, std::min<int64_t>(count, at::get_num_threads()), 1,
-                   [&](int64_t, int64_t) { body([&] { return next++; }); });
+  const int64_t threads = std::min<int64_t>(count, at::get_num_threads());
+  std::atomic<int64_t> next{threads};
+  at::parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
+    int64_t first = begin;
+    body([&] { return first < end ? first++ : next++; });
+  });
 }
 
 // Blocks of tiles, about equal: whole rows of tiles, or parts of one row where a row has more than `most`. Their number is
@@ -143,26 +149,38 @@ accumulator_t<T>* scratch_for(const Winograd& w, const WinogradBlock& block, at:
   return static_cast<accumulator_t<T>*>(scratch.mutable_data_ptr());
 }
 
+// Columns of a panel of by_block, and tiles of a block.
+template <class T>
+int64_t panel_width(const Winograd& w) {
+  return std::min(winograd<T>().columns, rounded(w.g.m, winograd<T>().vector));
+}
+template <class T>
+int64_t tiles_of_block(const Winograd& w) {
+  const int64_t width = panel_width<T>(w), columns = w.slice_taps() * filled<T>(w) + rounded(w.g.m, width);
+  return std::clamp(block_floats / (w.planes() * columns), block_tiles, 2 * block_tiles);
+}
+
 // Every block by itself, all its channels, against filters transformed beforehand: for filters that stay in cache.
 template <class T>
 void by_block(const Winograd& w, const T* source, const T* weight, const T* bias, T* target) {
   using A = accumulator_t<T>;
   const auto& k = winograd<T>();
-  const int64_t channels = filled<T>(w), depth = w.slice_taps() * channels, panels = blocks_of(w.g.m, k.columns);
-  const int64_t filter_size = planes_size<A>(w, depth, k.columns), slab = 2 * k.vector, slabs = blocks_of(w.g.c, slab);
+  const int64_t channels = filled<T>(w), depth = w.slice_taps() * channels;
+  const int64_t width = panel_width<T>(w), panels = blocks_of(w.g.m, width);
+  const int64_t filter_size = planes_size<A>(w, depth, width), slab = 2 * k.vector, slabs = blocks_of(w.g.c, slab);
   Buffer<A> filters(w.g.groups * panels * filter_size);  // [group][panel] planes [slice tap, channel][column]
   const int64_t vectors = blocks_of(w.g.m, k.vector), group_tasks = vectors * w.slice_taps() * slabs;
   share(w.g.groups * group_tasks, [&](auto take) {
     for (int64_t i = take(); i < w.g.groups * group_tasks; i = take()) {
       const int64_t group = i / group_tasks, c = i % slabs * slab, s = i / slabs % w.slice_taps();
       const int64_t m = i % group_tasks / slabs / w.slice_taps() * k.vector;
-      A* to = filters.get() + (group * panels + m / k.columns) * filter_size + (s * channels + c) * k.columns;
+      A* to = filters.get() + (group * panels + m / width) * filter_size + (s * channels + c) * width;
       k.filter(w, group, s, c, std::min(w.g.c, c + slab), m, std::min(w.g.m, m + k.vector), weight,
-               {to + m % k.columns, planes_at<A>(nullptr, depth, k.columns).pitch, k.columns});
+               {to + m % width, planes_at<A>(nullptr, depth, width).pitch, width});
     }
   });
-  const Blocking blocking(w, block_tiles, at::get_num_threads());
-  const int64_t blocks = blocking.count(), most = blocking.most_tiles(), columns = panels * k.columns;
+  const Blocking blocking(w, tiles_of_block<T>(w), at::get_num_threads());
+  const int64_t blocks = blocking.count(), most = blocking.most_tiles(), columns = panels * width;
   const int64_t end = w.g.groups * blocks;
   share(end, [&](auto take) {
     std::vector<WinogradTile> tiles, next_tiles;
@@ -190,9 +208,9 @@ void by_block(const Winograd& w, const T* source, const T* weight, const T* bias
       }
       WinogradAhead ahead = touched.over(panels * w.planes() * blocks_of(block.count, k.rows));
       for (int64_t panel = 0; panel < panels; ++panel)
-        k.multiply(w, block, depth_of<T>(w), std::min(k.columns, w.g.m - panel * k.columns), sources,
-                   planes_at(filters.get() + (group * panels + panel) * filter_size, depth, k.columns),
-                   {products.data + panel * k.columns, products.pitch, products.ld}, false, ahead);
+        k.multiply(w, block, depth_of<T>(w), std::min(width, w.g.m - panel * width), sources,
+                   planes_at(filters.get() + (group * panels + panel) * filter_size, depth, width),
+                   {products.data + panel * width, products.pitch, products.ld}, false, ahead);
       k.target(w, block, 0, block.count, group, 0, w.g.m, products, bias, target, space);
     }
   });
@@ -418,7 +436,7 @@ int64_t winograd_workspace(const Gather& g, bool channels_last, bool weight_grad
   } else {
     const Winograd w = problem_of(g, channels_last);
     const auto& k = winograd<T>();
-    const int64_t depth = w.slice_taps() * filled<T>(w), panels = blocks_of(g.m, k.columns);
+    const int64_t depth = w.slice_taps() * filled<T>(w), width = panel_width<T>(w), panels = blocks_of(g.m, width);
     int64_t floats = 0;
     if (weight_grad) {
       const CorrelatePlan plan(w, 1);
@@ -432,9 +450,9 @@ int64_t winograd_workspace(const Gather& g, bool channels_last, bool weight_grad
       floats = planes_size<A>(w, most, depth) + planes_size<A>(w, most, k.columns) +
                planes_size<A>(w, std::min(filled<T>(w), rounded(panel_channels, k.vector)), k.columns);
     } else {
-      const int64_t most = Blocking(w, block_tiles, 1).most_tiles();
-      floats = g.groups * panels * planes_size<A>(w, depth, k.columns) + planes_size<A>(w, most, depth) +
-               planes_size<A>(w, most, panels * k.columns);
+      const int64_t most = Blocking(w, tiles_of_block<T>(w), 1).most_tiles();
+      floats = g.groups * panels * planes_size<A>(w, depth, width) + planes_size<A>(w, most, depth) +
+               planes_size<A>(w, most, panels * width);
     }
     return floats * static_cast<int64_t>(sizeof(A));
   }
