@@ -2,9 +2,9 @@
 
 The names say where a shape stands relative to the kernels' tiles (6 or 12 rows, 8 to 32 columns of float32, blocks of
 192 positions and 256 products): `equal`, `multiple`, `tail`; or what is unusual about it. WINOGRAD_CASES stand relative
-to Winograd's: tiles of up to 6 outputs a side (4 under 5 taps), blocks of 12 tiles (2²¹ elements where the filters do not
-stay in cache, from 150 · 150 on; 64 tiles for the weight gradient), slabs of 64 source channels, ranges of 256 source by
-128 target channels.
+to Winograd's: tiles of up to 6 outputs a side (4 under 5 taps), blocks of 12 to 24 tiles (of 2²¹ elements where the
+filters do not stay in cache, from 150 · 150 on; 64 tiles for the weight gradient), slabs of 64 source channels, ranges
+of 256 source by 128 target channels.
 """
 
 from dataclasses import dataclass
@@ -138,8 +138,8 @@ WINOGRAD_CASES = [
     case("channels_33_17", (2, 33, 7, 6), (17, 33, 3, 3), padding=1),
     case("channels_65_16", (2, 65, 7, 6), (16, 65, 3, 3), padding=1),
     case("channels_300_20", (2, 300, 4, 5), (20, 300, 3, 3), padding=1),  # more products than a chain
-    case("tiles_beyond_a_block", (2, 3, 21, 22), (5, 3, 3, 3), padding=1),  # 16 a sample
-    case("row_of_tiles_beyond_a_block", (1, 6, 6, 150), (4, 6, 3, 3), padding=1),  # 25 tiles: 3 segments
+    case("tiles_beyond_a_block", (2, 3, 33, 34), (5, 3, 3, 3), padding=1),  # 36 a sample
+    case("row_of_tiles_beyond_a_block", (1, 6, 6, 300), (4, 6, 3, 3), padding=1),  # 50 tiles: 3 segments
     case("row_of_tiles_beyond_a_correlation_block", (2, 4, 3, 400), (3, 4, 3, 3), padding=1),  # 67
     case("splits", (10, 3, 30, 34), (5, 3, 3, 3), padding=1),  # 3 partial sums of the weight gradient
     case("panels_of_several_chunks_and_slabs", (14, 600, 11, 11), (40, 600, 3, 3), padding=1),  # 56 tiles

@@ -147,7 +147,7 @@ def tile_terms(m: int, r: int, most: int):
 
 
 def tiles(side: int, r: int) -> list[int]:
-    """Outputs of the tiles along an axis: as few tiles as can be, large ones first and the others of one output less."""
+    """Outputs of the tiles along an axis: as few as can be, large ones first, the others of one output less."""
     count = side if r == 1 else -(-side // (9 - r))
     return [side // count + (i < side % count) for i in range(count)]
 
