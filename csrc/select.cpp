@@ -72,7 +72,7 @@ double volume(const std::array<int64_t, 3>& sides) { return static_cast<double>(
 constexpr double direct_product = 1.1, direct_position = 6;
 constexpr double correlate_product = 1.2, correlate_position = 4;
 constexpr double winograd_product = 1.1, winograd_point = 12, winograd_contiguous = 3, winograd_grouped = 10,
-                 winograd_sum = 8;
+                 winograd_sum = 8, winograd_large = 5;
 
 double cost_direct(const ConvParams& p, Direction direction) {
   const Channels c = channels(p, direction);
@@ -89,18 +89,24 @@ double cost_winograd(const ConvParams& p, Direction direction) {
   const Channels c = channels(p, direction);
   const auto& target = direction == Direction::input_grad ? p.input : p.output;
   double points = static_cast<double>(target[0]);  // of all tiles
+  bool large = true;                               // tiles of more than 4 outputs: more arithmetic a point
   for (int a = 1; a < 3; ++a) {
-    const int64_t tiles = p.kernel[a] == 1 ? target[a] : (target[a] + winograd_outputs - 1) / winograd_outputs;
+    const int64_t tiles = winograd_tiles(p.kernel[a], target[a]);
     points *= static_cast<double>(target[a] + tiles * (p.kernel[a] - 1));
+    large = large && target[a] > 4 * tiles;
   }
   const double slices = static_cast<double>(p.kernel[0]);
   // Channels-last, a group is part of every pixel: pieces of cache lines.
-  const double point = winograd_point + (!p.channels_last ? winograd_contiguous : p.groups > 1 ? winograd_grouped : 0);
+  const double point = winograd_point + (large ? winograd_large : 0) +
+                       (!p.channels_last ? winograd_contiguous
+                        : p.groups > 1   ? winograd_grouped
+                                         : 0);
   double sides = slices * c.filled_source + c.filled_target;  // transformed at every point
   double sums = c.filled_target;                              // loaded and stored at every point
   if (direction == Direction::weight_grad) {
     // Each side is transformed again for each block of channels of the other that a task takes: see winograd.cpp.
-    sides = slices * (c.filled_source * std::ceil(c.target / 128) + c.filled_target * std::ceil(c.source / 256));
+    const double block = c.source > 128 ? 64 : 128;
+    sides = slices * (c.filled_source * std::ceil(c.target / block) + c.filled_target * std::ceil(c.source / 256));
     sums = 0;
   }
   return static_cast<double>(p.groups) *

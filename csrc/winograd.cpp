@@ -4,6 +4,9 @@
 
 #include <ATen/Parallel.h>
 
+#include <algorithm>
+#include <atomic>
+
 #include "buffer.h"
 #include "correlate.h"
 #include "kernels/kernels.h"
@@ -14,15 +17,19 @@ namespace {
 int64_t rounded(int64_t value, int64_t multiple) { return blocks_of(value, multiple) * multiple; }
 
 // Sizes that fit the caches of a core, measured: V and M of a block beside its filters' panel.
-constexpr int64_t block_tiles = 16;            // of by_block
-constexpr int64_t panel_tiles = 96;            // of by_panel, beside
-constexpr int64_t panel_channels = 128;        // source channels of the filters transformed at once
-constexpr int64_t cached_filters = 150 * 150;  // filters beyond this many are transformed a panel at a time
+constexpr int64_t block_floats = 120 << 10;  // of V and M, of by_block, but not fewer tiles than
+constexpr int64_t block_tiles = 12;          // nor more than twice as many
+constexpr int64_t panel_floats = 2 << 20;    // of V, of by_panel, that all threads share
+constexpr int64_t panel_rows = 96 * 64;      // of V and M, over all planes
+constexpr int64_t panel_channels = 64;       // source channels of the filters transformed at once
 constexpr int64_t correlate_tiles = 64;
+constexpr int64_t cached_filters = 150 * 150;  // filters beyond this many are transformed a panel at a time
 constexpr int64_t correlate_range = 256;       // source channels of a task of the weight gradient
-constexpr int64_t correlate_block = 128;       // target channels of one
-constexpr int64_t correlate_part = 64;         // source channels transformed at once
+constexpr int64_t correlate_block = 128;       // target channels of one, fewer where its sums have more than
+constexpr int64_t correlate_sums = 640 << 10;  // elements
+constexpr int64_t correlate_part = 48;         // source channels transformed at once
 constexpr int64_t correlate_tasks = 16;        // tasks wanted
+constexpr int64_t correlate_least = 96;        // tiles of a split
 constexpr int64_t correlate_floats = 2 << 20;  // partial sums there is room for
 
 // Planes of rows × columns one after the other, each an odd number of cache lines further: no two of them on one set.
@@ -36,49 +43,67 @@ int64_t planes_size(const Winograd& w, int64_t rows, int64_t columns) {
   return planes_at<A>(nullptr, rows, columns).pitch * w.planes();
 }
 
-int64_t outputs_of(const WinogradAxis& a) { return a.points - a.taps + 1; }
-
 Winograd problem_of(const Gather& g, bool channels_last) {
   Winograd w{g, {}, channels_last};
   for (int i = 0; i < 2; ++i) {
-    const int64_t taps = g.grid[i + 1], outputs = taps == 1 ? 1 : std::min(g.count[i + 1], winograd_outputs);
-    w.axis[i] = {taps, g.taps[0].offset[i + 1], g.count[i + 1], g.extent[i + 1], outputs + taps - 1};
+    const int64_t taps = g.grid[i + 1], count = g.count[i + 1], tiles = winograd_tiles(taps, count);
+    w.axis[i] = {taps, g.taps[0].offset[i + 1], count, g.extent[i + 1], tiles, blocks_of(count, tiles)};
   }
   return w;
 }
 
-// Blocks of tiles: whole rows of tiles, or parts of one row where a row has more than `most`.
+// body(take) on every thread: take() gives it one of the tasks 0 … count − 1 that no thread has yet, then others. Every
+// thread has a first one of its own, so that none takes two before another has begun.
+template <class Body>
+void share(int64_t count, Body body) {
+  const int64_t threads = std::min<int64_t>(count, at::get_num_threads());
+  std::atomic<int64_t> next{threads};
+  at::parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
+    int64_t first = begin;
+    body([&] { return first < end ? first++ : next++; });
+  });
+}
+
+// Blocks of tiles, about equal: whole rows of tiles, or parts of one row where a row has more than `most`. Their number is
+// a multiple of `parts` where that can be.
 struct Blocking {
   int64_t tiles_y, tiles_x, rows, block_rows, segments;
 
-  Blocking(const Winograd& w, int64_t most)
-      : tiles_y(blocks_of(w.axis[0].count, outputs_of(w.axis[0]))),
-        tiles_x(blocks_of(w.axis[1].count, outputs_of(w.axis[1]))),
+  Blocking(const Winograd& w, int64_t most, int64_t parts)
+      : tiles_y(w.axis[0].tiles),
+        tiles_x(w.axis[1].tiles),
         rows(w.g.batch * w.g.count[0] * tiles_y),
-        block_rows(std::max<int64_t>(1, std::min(rows, most / tiles_x))),
-        segments(blocks_of(tiles_x, most)) {}
+        block_rows(std::max<int64_t>(1, most / tiles_x)),
+        segments(blocks_of(tiles_x, most)) {
+    block_rows =
+        std::max<int64_t>(1, blocks_of(rows, std::max<int64_t>(1, rounded(blocks_of(rows, block_rows), parts))));
+  }
   int64_t count() const { return blocks_of(rows, block_rows) * segments; }
   int64_t most_tiles() const { return block_rows * blocks_of(tiles_x, segments); }
 };
+
+// Tile i along an axis: the large ones come first.
+int64_t begin_of(const WinogradAxis& a, int64_t i) {
+  return i * a.outputs - std::max<int64_t>(0, i - (a.tiles - a.small_tiles()));
+}
 
 // The tiles of one block, with their rows in the planes.
 WinogradBlock block_of(const Winograd& w, const Blocking& b, int64_t index, std::vector<WinogradTile>& tiles) {
   const int64_t segment = index % b.segments, begin = index / b.segments * b.block_rows;
   const int64_t end = std::min(b.rows, begin + b.block_rows);
   const int64_t x_begin = b.tiles_x * segment / b.segments, x_end = b.tiles_x * (segment + 1) / b.segments;
-  const int64_t step_y = outputs_of(w.axis[0]), step_x = outputs_of(w.axis[1]);
+  const WinogradAxis &v = w.axis[0], &h = w.axis[1];
   WinogradBlock block{};
   tiles.resize((end - begin) * (x_end - x_begin));
   for (int64_t row = begin; row < end; ++row)
     for (int64_t x = x_begin; x < x_end; ++x) {
       WinogradTile& t = tiles[block.count++];
-      t.y = static_cast<int32_t>(row % b.tiles_y * step_y), t.x = static_cast<int32_t>(x * step_x);
+      const int64_t y = row % b.tiles_y;
+      t.y = static_cast<int32_t>(begin_of(v, y)), t.x = static_cast<int32_t>(begin_of(h, x));
       t.slice = row / b.tiles_y % w.g.count[0], t.n = row / b.tiles_y / w.g.count[0];
-      t.my = static_cast<int32_t>(std::min(step_y, w.axis[0].count - t.y));
-      t.mx = static_cast<int32_t>(std::min(step_x, w.axis[1].count - t.x));
-      for (int i = 0; i < t.my; ++i)
-        for (int j = 0; j < t.mx; ++j)
-          t.row[i * winograd_outputs + j] = static_cast<int32_t>(block.rows[i * winograd_outputs + j]++);
+      t.my = static_cast<int32_t>(begin_of(v, y + 1) - t.y), t.mx = static_cast<int32_t>(begin_of(h, x + 1) - t.x);
+      for (int i = 0; i <= (t.my == v.outputs); ++i)
+        for (int j = 0; j <= (t.mx == h.outputs); ++j) t.row[2 * i + j] = static_cast<int32_t>(block.rows[2 * i + j]++);
     }
   block.tiles = tiles.data();
   return block;
@@ -124,25 +149,40 @@ accumulator_t<T>* scratch_for(const Winograd& w, const WinogradBlock& block, at:
   return static_cast<accumulator_t<T>*>(scratch.mutable_data_ptr());
 }
 
+// Columns of a panel of by_block, and tiles of a block.
+template <class T>
+int64_t panel_width(const Winograd& w) {
+  return std::min(winograd<T>().columns, rounded(w.g.m, winograd<T>().vector));
+}
+template <class T>
+int64_t tiles_of_block(const Winograd& w) {
+  const int64_t width = panel_width<T>(w), columns = w.slice_taps() * filled<T>(w) + rounded(w.g.m, width);
+  return std::clamp(block_floats / (w.planes() * columns), block_tiles, 2 * block_tiles);
+}
+
 // Every block by itself, all its channels, against filters transformed beforehand: for filters that stay in cache.
 template <class T>
 void by_block(const Winograd& w, const T* source, const T* weight, const T* bias, T* target) {
   using A = accumulator_t<T>;
   const auto& k = winograd<T>();
-  const int64_t channels = filled<T>(w), depth = w.slice_taps() * channels, panels = blocks_of(w.g.m, k.columns);
-  const int64_t filter_size = planes_size<A>(w, depth, k.columns), slab = 4 * k.vector, slabs = blocks_of(w.g.c, slab);
+  const int64_t channels = filled<T>(w), depth = w.slice_taps() * channels;
+  const int64_t width = panel_width<T>(w), panels = blocks_of(w.g.m, width);
+  const int64_t filter_size = planes_size<A>(w, depth, width), slab = 2 * k.vector, slabs = blocks_of(w.g.c, slab);
   Buffer<A> filters(w.g.groups * panels * filter_size);  // [group][panel] planes [slice tap, channel][column]
-  at::parallel_for(0, w.g.groups * panels * w.slice_taps() * slabs, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t s = i / slabs % w.slice_taps(), panel = i / slabs / w.slice_taps(), c = i % slabs * slab;
-      A* to = filters.get() + panel * filter_size + (s * channels + c) * k.columns;
-      k.filter(w, panel / panels, s, c, std::min(w.g.c, c + slab), panel % panels, weight,
-               {to, planes_at<A>(nullptr, depth, k.columns).pitch, k.columns});
+  const int64_t vectors = blocks_of(w.g.m, k.vector), group_tasks = vectors * w.slice_taps() * slabs;
+  share(w.g.groups * group_tasks, [&](auto take) {
+    for (int64_t i = take(); i < w.g.groups * group_tasks; i = take()) {
+      const int64_t group = i / group_tasks, c = i % slabs * slab, s = i / slabs % w.slice_taps();
+      const int64_t m = i % group_tasks / slabs / w.slice_taps() * k.vector;
+      A* to = filters.get() + (group * panels + m / width) * filter_size + (s * channels + c) * width;
+      k.filter(w, group, s, c, std::min(w.g.c, c + slab), m, std::min(w.g.m, m + k.vector), weight,
+               {to + m % width, planes_at<A>(nullptr, depth, width).pitch, width});
     }
   });
-  const Blocking blocking(w, block_tiles);
-  const int64_t blocks = blocking.count(), most = blocking.most_tiles(), columns = panels * k.columns;
-  at::parallel_for(0, w.g.groups * blocks, 1, [&](int64_t begin, int64_t end) {
+  const Blocking blocking(w, tiles_of_block<T>(w), at::get_num_threads());
+  const int64_t blocks = blocking.count(), most = blocking.most_tiles(), columns = panels * width;
+  const int64_t end = w.g.groups * blocks;
+  share(end, [&](auto take) {
     std::vector<WinogradTile> tiles, next_tiles;
     Ahead touched;
     WinogradBlock block{}, next{};
@@ -150,9 +190,11 @@ void by_block(const Winograd& w, const T* source, const T* weight, const T* bias
     const auto sources = planes_at(buffer.get(), most, depth);
     const auto products = planes_at(buffer.get() + planes_size<A>(w, most, depth), most, columns);
     at::Tensor scratch;
-    for (int64_t i = begin; i < end; ++i) {
+    int64_t i = take(), after;  // this block and the next
+    if (i < end) next = block_of(w, blocking, i % blocks, next_tiles);
+    for (; i < end; i = after) {
       const int64_t group = i / blocks;
-      if (i == begin) next = block_of(w, blocking, i % blocks, next_tiles);
+      after = take();
       tiles.swap(next_tiles), block = next;
       A* space = scratch_for<T>(w, block, scratch);
       for (int64_t s = 0; s < w.slice_taps(); ++s)
@@ -160,15 +202,15 @@ void by_block(const Winograd& w, const T* source, const T* weight, const T* bias
                  {sources.data + s * channels, sources.pitch, sources.ld}, space);
       touched.runs.clear();
       touched.add(w, block, false, w.g.m, static_cast<const T*>(target) + group * w.g.m * w.g.target.c);
-      if (i + 1 < end) {
-        next = block_of(w, blocking, (i + 1) % blocks, next_tiles);
-        touched.add(w, next, true, w.g.c, source + (i + 1) / blocks * w.g.c * w.g.source.c);
+      if (after < end) {
+        next = block_of(w, blocking, after % blocks, next_tiles);
+        touched.add(w, next, true, w.g.c, source + after / blocks * w.g.c * w.g.source.c);
       }
       WinogradAhead ahead = touched.over(panels * w.planes() * blocks_of(block.count, k.rows));
       for (int64_t panel = 0; panel < panels; ++panel)
-        k.multiply(w, block, depth_of<T>(w), std::min(k.columns, w.g.m - panel * k.columns), sources,
-                   planes_at(filters.get() + (group * panels + panel) * filter_size, depth, k.columns),
-                   {products.data + panel * k.columns, products.pitch, products.ld}, false, ahead);
+        k.multiply(w, block, depth_of<T>(w), std::min(width, w.g.m - panel * width), sources,
+                   planes_at(filters.get() + (group * panels + panel) * filter_size, depth, width),
+                   {products.data + panel * width, products.pitch, products.ld}, false, ahead);
       k.target(w, block, 0, block.count, group, 0, w.g.m, products, bias, target, space);
     }
   });
@@ -176,15 +218,23 @@ void by_block(const Winograd& w, const T* source, const T* weight, const T* bias
 
 bool takes_panels(const Gather& g) { return g.c * g.m * g.groups > cached_filters; }
 
+// Tiles of a chunk.
+template <class T>
+int64_t chunk_tiles(const Winograd& w) {
+  const int64_t depth = std::max<int64_t>(1, w.slice_taps() * filled<T>(w));
+  return std::max<int64_t>(1, std::min(panel_rows, panel_floats / depth) / w.planes());
+}
+
 // A panel of target channels at a time, its filters transformed as they are needed, against all tiles of a chunk: for
 // filters that do not stay in cache, and for few tiles.
 template <class T>
 void by_panel(const Winograd& w, const T* source, const T* weight, const T* bias, T* target) {
   using A = accumulator_t<T>;
   const auto& k = winograd<T>();
-  const int64_t channels = filled<T>(w), depth = w.slice_taps() * channels, panels = blocks_of(w.g.m, k.columns);
+  const int64_t channels = filled<T>(w), depth = w.slice_taps() * channels, vectors = blocks_of(w.g.m, k.vector);
+  const int64_t panels = std::min(vectors, rounded(blocks_of(w.g.m, k.columns), at::get_num_threads()));
   const int64_t slab = std::min(channels, rounded(panel_channels, k.vector)), slabs = blocks_of(w.g.c, slab), part = 16;
-  const Blocking blocking(w, panel_tiles);
+  const Blocking blocking(w, chunk_tiles<T>(w), 1);
   const int64_t most = blocking.most_tiles();
   Buffer<A> shared(planes_size<A>(w, most, depth));
   const auto sources = planes_at(shared.get(), most, depth);
@@ -201,18 +251,19 @@ void by_panel(const Winograd& w, const T* source, const T* weight, const T* bias
                  {sources.data + s * channels + c, sources.pitch, sources.ld}, scratch.get());
       }
     });
-    at::parallel_for(0, panels, 1, [&](int64_t begin, int64_t end) {
+    share(panels, [&](auto take) {
       const int64_t filter_size = planes_size<A>(w, slab, k.columns);
       Buffer<A> scratch(scratch_size), buffer(filter_size + planes_size<A>(w, most, k.columns));
       const auto filters = planes_at(buffer.get(), slab, k.columns);
       const auto products = planes_at(buffer.get() + filter_size, most, k.columns);
       WinogradAhead none{};
-      for (int64_t panel = begin; panel < end; ++panel) {
-        const int64_t m = panel * k.columns, m_end = std::min(w.g.m, m + k.columns);
+      for (int64_t panel = take(); panel < panels; panel = take()) {
+        const int64_t m = vectors * panel / panels * k.vector;
+        const int64_t m_end = std::min(w.g.m, vectors * (panel + 1) / panels * k.vector);
         for (int64_t s = 0; s < w.slice_taps(); ++s)
           for (int64_t c = 0; c < w.g.c; c += slab) {
             const int64_t c_end = std::min(w.g.c, c + slab);
-            k.filter(w, group, s, c, c_end, panel, weight, filters);
+            k.filter(w, group, s, c, c_end, m, m_end, weight, filters);
             k.multiply(w, block, c_end - c, m_end - m, {sources.data + s * channels + c, sources.pitch, sources.ld},
                        filters, products, s + c > 0, none);
           }
@@ -225,22 +276,31 @@ void by_panel(const Winograd& w, const T* source, const T* weight, const T* bias
 // The weight gradient's parts: a range of source channels by a block of target channels, whose sums a thread keeps while
 // the tiles pass by; and splits of the tiles, by the shapes alone, since the order of summation is part of the result.
 struct CorrelatePlan {
-  int64_t c_range, c_ranges, m_block, m_blocks, splits;
+  int64_t c_ranges, c_range, m_blocks, m_block, splits;
   Blocking blocking;
 
-  explicit CorrelatePlan(const Winograd& w)
-      : c_range(std::min(rounded(w.g.c, 16), correlate_range)),
-        c_ranges(blocks_of(w.g.c, c_range)),
-        m_block(std::min(rounded(w.g.m, 16), correlate_block)),
-        m_blocks(blocks_of(w.g.m, m_block)),
-        blocking(w, correlate_tiles) {
+  CorrelatePlan(const Winograd& w, int64_t threads)
+      : c_ranges(blocks_of(w.g.c, correlate_range)),
+        c_range(part_of(w.g.c, c_ranges)),
+        m_blocks(blocks_of(w.g.m, correlate_sums / (w.planes() * c_range) < correlate_block ? 64 : correlate_block)),
+        m_block(part_of(w.g.m, m_blocks)),
+        splits(1),
+        blocking(w, correlate_tiles, 1) {
     const Gather& g = w.g;
     const int64_t filters = std::max<int64_t>(1, g.groups * g.c * g.m * g.tap_count);
-    const int64_t most = std::max<int64_t>(1, std::min(correlate_floats / filters, blocking.count() / 2));
-    const int64_t others = g.groups * w.slice_taps() * c_ranges;
-    if (m_block > 64 && others * m_blocks * most < correlate_tasks)  // smaller blocks, where parts take too much room
-      m_block = 64, m_blocks = blocks_of(g.m, m_block);
+    const int64_t tiles = blocking.rows * blocking.tiles_x, others = g.groups * w.slice_taps() * c_ranges;
+    int64_t most = tiles / correlate_least;
+    if (others * m_blocks < 4) most = std::max(most, std::min<int64_t>(2, tiles / (correlate_least / 4)));
+    most = std::max<int64_t>(1, std::min(correlate_floats / filters, most));
     splits = std::min(blocks_of(correlate_tasks, others * m_blocks), most);
+    const auto idle = [&] { return others * m_blocks * splits % threads && others * m_blocks * splits < 4 * threads; };
+    while (idle() && m_block > 32) m_block = part_of(g.m, ++m_blocks);  // decides no bit, as the splits do
+    m_blocks = blocks_of(g.m, m_block);
+    blocking = Blocking(w, correlate_tiles, splits);
+    splits = std::max<int64_t>(1, std::min(splits, blocking.count()));
+  }
+  static int64_t part_of(int64_t channels, int64_t parts) {
+    return rounded(std::max<int64_t>(1, blocks_of(channels, std::max<int64_t>(1, parts))), 16);
   }
   int64_t parts() const { return blocks_of(c_range, correlate_part); }
 };
@@ -296,7 +356,7 @@ template <class T>
 void correlate(const Winograd& w, const T* source, const T* grad, T* weight) {
   using A = accumulator_t<T>;
   const auto& k = winograd<T>();
-  const CorrelatePlan plan(w);
+  const CorrelatePlan plan(w, at::get_num_threads());
   const int64_t size = plan.c_range * w.axis[0].taps * w.axis[1].taps * plan.m_block;  // of one task's result
   const int64_t tasks = w.g.groups * w.slice_taps() * plan.c_ranges * plan.m_blocks, blocks = plan.blocking.count();
   const auto task_of = [&](int64_t i, int64_t split) {
@@ -315,9 +375,9 @@ void correlate(const Winograd& w, const T* source, const T* grad, T* weight) {
     k.store(w, t.group, t.slice_tap, c, c_end, t.m, t.m_end, plan.splits, tasks * size, sums, plan.m_block, weight);
   };
   Buffer<A> sums(plan.splits == 1 ? 0 : plan.splits * tasks * size);  // [split][task][c][tap][m_block]
-  at::parallel_for(0, plan.splits * tasks, 1, [&](int64_t begin, int64_t end) {
+  share(plan.splits * tasks, [&](auto take) {
     Buffer<A> own(plan.splits == 1 ? size : 0);
-    for (int64_t i = begin; i < end; ++i) {
+    for (int64_t i = take(); i < plan.splits * tasks; i = take()) {
       const CorrelateTask t = task_of(i % tasks, i / tasks);
       A* out = plan.splits == 1 ? own.get() : sums.get() + i * size;
       run_task(w, plan, t, source, grad, out);
@@ -338,6 +398,11 @@ void correlate(const Winograd& w, const T* source, const T* grad, T* weight) {
 }
 
 }  // namespace
+
+int64_t winograd_tiles(int64_t taps, int64_t count) {
+  if (taps == 1 || count == 0) return std::max<int64_t>(1, count);
+  return blocks_of(count, winograd_points + 1 - taps);
+}
 
 std::string winograd_refusal(const ConvParams& p) {
   if (p.dtype == at::kDouble) return "float64 is not rounded more than it must";
@@ -371,23 +436,23 @@ int64_t winograd_workspace(const Gather& g, bool channels_last, bool weight_grad
   } else {
     const Winograd w = problem_of(g, channels_last);
     const auto& k = winograd<T>();
-    const int64_t depth = w.slice_taps() * filled<T>(w), panels = blocks_of(g.m, k.columns);
+    const int64_t depth = w.slice_taps() * filled<T>(w), width = panel_width<T>(w), panels = blocks_of(g.m, width);
     int64_t floats = 0;
     if (weight_grad) {
-      const CorrelatePlan plan(w);
+      const CorrelatePlan plan(w, 1);
       const int64_t most = plan.blocking.most_tiles(), taps = w.axis[0].taps * w.axis[1].taps;
       const int64_t tasks = g.groups * w.slice_taps() * plan.c_ranges * plan.m_blocks;
       floats = planes_size<A>(w, most, correlate_part) + planes_size<A>(w, most, plan.m_block) +
                plan.parts() * planes_size<A>(w, correlate_part, plan.m_block) +
                (plan.splits == 1 ? 1 : plan.splits * tasks) * plan.c_range * taps * plan.m_block;
     } else if (takes_panels(g)) {
-      const int64_t most = Blocking(w, panel_tiles).most_tiles();
+      const int64_t most = Blocking(w, chunk_tiles<T>(w), 1).most_tiles();
       floats = planes_size<A>(w, most, depth) + planes_size<A>(w, most, k.columns) +
                planes_size<A>(w, std::min(filled<T>(w), rounded(panel_channels, k.vector)), k.columns);
     } else {
-      const int64_t most = Blocking(w, block_tiles).most_tiles();
-      floats = g.groups * panels * planes_size<A>(w, depth, k.columns) + planes_size<A>(w, most, depth) +
-               planes_size<A>(w, most, panels * k.columns);
+      const int64_t most = Blocking(w, tiles_of_block<T>(w), 1).most_tiles();
+      floats = g.groups * panels * planes_size<A>(w, depth, width) + planes_size<A>(w, most, depth) +
+               planes_size<A>(w, most, panels * width);
     }
     return floats * static_cast<int64_t>(sizeof(A));
   }

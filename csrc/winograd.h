@@ -8,6 +8,9 @@ namespace torchconv {
 // Why Winograd cannot run this convolution; empty where it can.
 std::string winograd_refusal(const ConvParams& p);
 
+// Tiles along an axis of `count` positions, the fewest that the points allow: the larger the tiles, the fewer products.
+int64_t winograd_tiles(int64_t taps, int64_t count);
+
 // The forward pass, or the input gradient, as a gather.
 template <class T>
 void run_winograd(const Gather& g, bool channels_last, const T* source, const T* weight, const T* bias, T* target);

@@ -2,8 +2,9 @@
 
 The names say where a shape stands relative to the kernels' tiles (6 or 12 rows, 8 to 32 columns of float32, blocks of
 192 positions and 256 products): `equal`, `multiple`, `tail`; or what is unusual about it. WINOGRAD_CASES stand relative
-to Winograd's: tiles of 4 outputs a side, blocks of 16 tiles (96 where the filters do not stay in cache, from 150 · 150
-on; 64 for the weight gradient), slabs of 128 source channels, ranges of 256 source by 128 target channels.
+to Winograd's: tiles of up to 6 outputs a side (4 under 5 taps), blocks of 12 to 24 tiles (of 2²¹ elements where the
+filters do not stay in cache, from 150 · 150 on; 64 tiles for the weight gradient), slabs of 64 source channels, ranges
+of 256 source by 128 target channels.
 """
 
 from dataclasses import dataclass
@@ -118,7 +119,7 @@ CASES = CASES_2D + CASES_1D + CASES_3D
 
 # Every map is tiled exactly: maps of 1 to 9 a side have tiles of 1, 2, 3 and 4 outputs, alone and after others.
 WINOGRAD_CASES = [
-    *[case(f"map_of_{side}", (2, 3, side, side), (5, 3, 3, 3), padding=1) for side in range(1, 10)],
+    *[case(f"map_of_{side}", (2, 3, side, side), (5, 3, 3, 3), padding=1) for side in range(1, 12)],
     case("map_of_57", (1, 5, 57, 57), (7, 5, 3, 3), padding=1),
     case("map_smaller_than_tile", (2, 17, 2, 3), (9, 17, 3, 3), padding=1),
     case("map_smaller_than_5x5", (3, 4, 1, 2), (6, 4, 5, 5), padding=2),
@@ -136,13 +137,13 @@ WINOGRAD_CASES = [
     case("channels_17_15", (2, 17, 7, 6), (15, 17, 3, 3), padding=1),
     case("channels_33_17", (2, 33, 7, 6), (17, 33, 3, 3), padding=1),
     case("channels_65_16", (2, 65, 7, 6), (16, 65, 3, 3), padding=1),
-    case("channels_300_20", (2, 300, 4, 5), (20, 300, 3, 3), padding=1),  # more products than a depth block
-    case("tiles_beyond_a_block", (2, 3, 21, 22), (5, 3, 3, 3), padding=1),  # 36 a sample
-    case("row_of_tiles_beyond_a_block", (1, 6, 6, 150), (4, 6, 3, 3), padding=1),  # 38 tiles: 3 segments
-    case("row_of_tiles_beyond_a_correlation_block", (2, 4, 3, 270), (3, 4, 3, 3), padding=1),  # 68
-    case("splits", (6, 3, 30, 34), (5, 3, 3, 3), padding=1),  # 3 partial sums of the weight gradient
-    case("panels_of_several_chunks_and_slabs", (26, 160, 5, 5), (150, 160, 3, 3), padding=1),  # 104 tiles
-    case("panels_of_segments", (1, 152, 1, 400), (152, 152, 1, 3), padding=(0, 1)),  # a row of 100 tiles
+    case("channels_300_20", (2, 300, 4, 5), (20, 300, 3, 3), padding=1),  # more products than a chain
+    case("tiles_beyond_a_block", (2, 3, 33, 34), (5, 3, 3, 3), padding=1),  # 36 a sample
+    case("row_of_tiles_beyond_a_block", (1, 6, 6, 300), (4, 6, 3, 3), padding=1),  # 50 tiles: 3 segments
+    case("row_of_tiles_beyond_a_correlation_block", (2, 4, 3, 400), (3, 4, 3, 3), padding=1),  # 67
+    case("splits", (10, 3, 30, 34), (5, 3, 3, 3), padding=1),  # 3 partial sums of the weight gradient
+    case("panels_of_several_chunks_and_slabs", (14, 600, 11, 11), (40, 600, 3, 3), padding=1),  # 56 tiles
+    case("panels_of_segments", (1, 1000, 1, 1600), (23, 1000, 1, 3), padding=(0, 1)),  # a row of 267 tiles
     case("several_ranges", (1, 300, 6, 7), (140, 300, 3, 3), padding=1),
     case("ranges_of_groups", (1, 520, 3, 4), (260, 260, 3, 3), padding=1, groups=2),
     case("groups", (2, 34, 7, 9), (22, 17, 3, 3), padding=1, groups=2),

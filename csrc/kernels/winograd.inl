@@ -4,6 +4,9 @@
 #include "winograd_tiles.inl"
 #include "winograd_filters.inl"
 
+// Products summed in one chain. The transforms magnify what its sums round, which grows with its length.
+constexpr int64_t winograd_chain = 64;
+
 template <class A, int VECTORS = winograd_vectors>
 void winograd_tile(int64_t rows, int64_t columns, const Tile<A>& t) {
   if constexpr (VECTORS > 1)
@@ -27,12 +30,9 @@ void winograd_product(int64_t rows, int64_t columns, Tile<A> t, WinogradAhead& a
 // body(plane, rows of that plane) for each plane.
 template <class Body>
 inline void for_planes(const Winograd& w, const WinogradBlock& b, Body body) {
-  for (int64_t i = 0; i < w.axis[0].points; ++i)
-    for (int64_t j = 0; j < w.axis[1].points; ++j) {
-      const int row = point_class(static_cast<int>(i), static_cast<int>(w.axis[0].taps));
-      const int column = point_class(static_cast<int>(j), static_cast<int>(w.axis[1].taps));
-      body(i * w.axis[1].points + j, b.rows[row * winograd_outputs + column]);
-    }
+  const int64_t height = w.axis[0].points(), width = w.axis[1].points();
+  for (int64_t i = 0; i < height; ++i)
+    for (int64_t j = 0; j < width; ++j) body(i * width + j, b.rows[2 * (i == height - 1) + (j == width - 1)]);
 }
 
 template <class A>
@@ -40,9 +40,9 @@ void winograd_multiply(const Winograd& w, const WinogradBlock& b, int64_t depth,
                        WinogradPlanes<A> source, WinogradPlanes<A> filter, WinogradPlanes<A> product, bool add,
                        WinogradAhead& ahead) {
   for_planes(w, b, [&](int64_t plane, int64_t rows) {
-    for (int64_t k = 0; k < depth; k += depth_block)
+    for (int64_t k = 0; k < depth; k += winograd_chain)
       winograd_product<A>(rows, columns,
-                          {at_most(depth_block, depth - k), source.data + plane * source.pitch + k, source.ld, 1,
+                          {at_most(winograd_chain, depth - k), source.data + plane * source.pitch + k, source.ld, 1,
                            filter.data + plane * filter.pitch + k * filter.ld, filter.ld,
                            product.data + plane * product.pitch, product.ld, add || k > 0},
                           ahead);

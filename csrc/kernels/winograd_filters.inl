@@ -29,9 +29,6 @@ void weight_rows(int64_t rows, const A* from, int64_t from_row, int64_t from_str
   }
 }
 
-// Outputs of the largest tile along an axis: with the taps they say how many points its planes have.
-inline int64_t most_outputs(const WinogradAxis& a) { return a.points - a.taps + 1; }
-
 // The lowest address of a slice tap's filter points, and whether they lie together.
 inline bool filter_is_dense(const Winograd& w, int64_t slice_tap, int64_t* low) {
   const int64_t taps = w.axis[0].taps * w.axis[1].taps;
@@ -94,8 +91,8 @@ inline void touch_filters(const Gather& g, const T* weight, int64_t c, int64_t c
 }
 
 template <class T>
-void winograd_filter(const Winograd& w, int64_t group, int64_t slice_tap, int64_t c_begin, int64_t c_end, int64_t panel,
-                     const T* weight, WinogradPlanes<accumulator_t<T>> planes) {
+void winograd_filter(const Winograd& w, int64_t group, int64_t slice_tap, int64_t c_begin, int64_t c_end,
+                     int64_t m_begin, int64_t m_end, const T* weight, WinogradPlanes<accumulator_t<T>> planes) {
   using A = accumulator_t<T>;
   constexpr int64_t L = lanes<A>, block = 8;
   const WinogradAxis &v = w.axis[0], &h = w.axis[1];
@@ -105,20 +102,21 @@ void winograd_filter(const Winograd& w, int64_t group, int64_t slice_tap, int64_
   for (int64_t k = 0; k < g.tap_count; ++k) last_tap = at_least(last_tap, g.taps[k].weight);
   const T* end = weight + (g.groups - 1) * g.weight_g + (g.m - 1) * g.weight_m + (g.c - 1) * g.weight_c + last_tap + 1;
   weight += group * g.weight_g;
-  for (int64_t k = 0; k < winograd_columns<A>; k += L)
+  for (int64_t m = m_begin; m < m_end; m += L)
     for (int64_t c = c_begin; c < c_begin + round_up(c_end - c_begin, L); c += block) {
       A filters[block * 25 * L] = {};  // [channel][tap][L]
       A tmp[winograd_tmp<A>];          // [tap of axis 0][point][L]
-      const int64_t m = panel * winograd_columns<A> + k, here = at_most(block, c_end - c);
-      if (c + block < c_end && m < g.m) touch_filters(g, weight, c + block, at_most(block, c_end - c - block), m);
-      if (here > 0 && m < g.m) gather_filters(w, slice_tap, weight, end, c, here, m, filters);
+      const int64_t here = at_most(block, c_end - c);
+      if (c + block < c_end) touch_filters(g, weight, c + block, at_most(block, c_end - c - block), m);
+      if (here > 0) gather_filters(w, slice_tap, weight, end, c, here, m, filters);
       for (int64_t i = 0; i < at_most(block, c_begin + round_up(c_end - c_begin, L) - c); ++i) {
-        A* to = planes.data + (c - c_begin + i) * planes.ld + k;
-        with_pair(h.taps, most_outputs(h), [&](auto p) {
+        A* to = planes.data + (c - c_begin + i) * planes.ld + m - m_begin;
+        with_case(h, h.outputs, [&](auto p) {
           filter_rows<decltype(p)>(v.taps, filters + i * taps * L, h.taps * L, L, tmp, winograd_points * L, L);
         });
-        with_pair(v.taps, most_outputs(v), [&](auto p) {
-          filter_rows<decltype(p)>(h.points, tmp, L, winograd_points * L, to, planes.pitch, h.points * planes.pitch);
+        with_case(v, v.outputs, [&](auto p) {
+          filter_rows<decltype(p)>(h.points(), tmp, L, winograd_points * L, to, planes.pitch,
+                                   h.points() * planes.pitch);
         });
       }
     }
@@ -132,11 +130,11 @@ void winograd_weight(const Winograd& w, int64_t c, int64_t m, WinogradPlanes<A> 
   for (int64_t i = 0; i < c; ++i)
     for (int64_t k = 0; k < m; k += L) {
       A tmp[winograd_tmp<A>];  // [point of axis 0][tap of axis 1][L]
-      with_pair(h.taps, most_outputs(h), [&](auto p) {
-        weight_rows<decltype(p)>(v.points, sums.data + i * sums.ld + k, h.points * sums.pitch, sums.pitch, tmp,
+      with_case(h, h.outputs, [&](auto p) {
+        weight_rows<decltype(p)>(v.points(), sums.data + i * sums.ld + k, h.points() * sums.pitch, sums.pitch, tmp,
                                  winograd_points * L, L);
       });
-      with_pair(v.taps, most_outputs(v), [&](auto p) {
+      with_case(v, v.outputs, [&](auto p) {
         weight_rows<decltype(p)>(h.taps, tmp, L, winograd_points * L, out + i * v.taps * h.taps * ld + k, ld,
                                  h.taps * ld);
       });

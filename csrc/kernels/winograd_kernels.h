@@ -4,17 +4,20 @@
 
 namespace torchconv {
 
-constexpr int64_t winograd_outputs = 4;  // outputs of a tile along an axis, at the most
-constexpr int64_t winograd_classes = winograd_outputs * winograd_outputs;
-constexpr int64_t winograd_points = 8;  // points along an axis, at the most: 4 outputs of 5 taps
+constexpr int64_t winograd_points = 8;  // points along an axis, at the most: 6 outputs of 3 taps, 4 of 5
 
-// One of the two axes that tiles are cut along.
+// One of the two axes that tiles are cut along: `tiles` tiles of `outputs` positions, the last of one less where they
+// do not come out even.
 struct WinogradAxis {
   int64_t taps;    // filter points, r: 1, 3 or 5
   int64_t low;     // source index of the first = target index + low
   int64_t count;   // target positions
   int64_t extent;  // source positions
-  int64_t points;  // most points of any tile: min(count, winograd_outputs) + taps - 1
+  int64_t tiles;
+  int64_t outputs;  // of the largest tile: count / tiles, rounded up
+
+  int64_t points() const { return outputs + taps - 1; }  // of the largest tile
+  int64_t small_tiles() const { return tiles * outputs - count; }
 };
 
 // A gather or correlation of stride and dilation 1 along its last two axes. The first axis is not transformed: its taps
@@ -26,21 +29,22 @@ struct Winograd {
 
   int64_t slice_taps() const { return g.grid[0]; }
   const Tap* taps(int64_t slice_tap) const { return g.taps + slice_tap * g.grid[1] * g.grid[2]; }  // of both axes
-  int64_t planes() const { return axis[0].points * axis[1].points; }  // plane (i, j) is i · axis[1].points + j
+  int64_t planes() const { return axis[0].points() * axis[1].points(); }  // plane (i, j) is i · axis[1].points() + j
 };
 
-// m × m' outputs. A tile of m outputs uses the first m + r − 1 points, so the filter's transform serves tiles of every
-// size, and a plane holds rows for the tiles alone that have its points: class (k, k') for those of more than k and k'.
+// m × m' outputs. A tile of m outputs uses the first m + r − 1 points, so the filter's transform serves tiles of either
+// size, and a plane holds rows for the tiles alone that have its points: the last point along an axis is the large
+// tiles' alone. Class (k, k'), at 2 k + k', is of the planes of the last point along the first axis (k) and second (k').
 struct WinogradTile {
-  int64_t n, slice;               // sample, and target slice along the axis that is not transformed
-  int32_t y, x, my, mx;           // first target position, outputs
-  int32_t row[winograd_classes];  // its row in the planes of each class
+  int64_t n, slice;      // sample, and target slice along the axis that is not transformed
+  int32_t y, x, my, mx;  // first target position, outputs
+  int32_t row[4];        // its row in the planes of each class
 };
 
 struct WinogradBlock {
   const WinogradTile* tiles;
   int64_t count;
-  int64_t rows[winograd_classes];  // rows of the planes of each class
+  int64_t rows[4];  // rows of the planes of each class
 };
 
 // A matrix for every plane: element (plane, row, column) at plane · pitch + row · ld + column.
@@ -81,10 +85,10 @@ struct WinogradKernels {
   // a multiple of `vector`. Channels up to the next multiple of `vector` are zeros.
   void (*source)(const Winograd&, const WinogradBlock&, int64_t begin, int64_t end, int64_t group, int64_t slice_tap,
                  int64_t c_begin, int64_t c_end, const T* source, Planes planes, A* scratch);
-  // planes[c - c_begin][column] = G w Gᵀ of one slice tap and one panel of target channels. `planes` rows beyond c_end up
-  // to a multiple of `vector` are zeros.
-  void (*filter)(const Winograd&, int64_t group, int64_t slice_tap, int64_t c_begin, int64_t c_end, int64_t panel,
-                 const T* weight, Planes planes);
+  // planes[c - c_begin][m - m_begin] = G w Gᵀ of one slice tap, for channels from c_begin and m_begin, multiples of
+  // `vector`. Rows and columns beyond c_end and m_end up to the next multiples are zeros.
+  void (*filter)(const Winograd&, int64_t group, int64_t slice_tap, int64_t c_begin, int64_t c_end, int64_t m_begin,
+                 int64_t m_end, const T* weight, Planes planes);
   // product[tile][column] (+)= Σ_depth source[tile][depth] · filter[depth][column], columns of one panel at most.
   void (*multiply)(const Winograd&, const WinogradBlock&, int64_t depth, int64_t columns, Planes source, Planes filter,
                    Planes product, bool add, WinogradAhead& ahead);

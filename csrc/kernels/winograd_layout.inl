@@ -1,30 +1,32 @@
 // Between tensors and the tiles of Winograd convolution: vectors of channels of either layout, strips of a map, and what
 // of memory comes next.
 
-// Outputs M and taps R of an axis as types, so that the transforms of each pair are compiled apart.
-template <int R_, int M_>
-struct WinogradPair {
-  static constexpr int R = R_, M = M_, N = R_ + M_ - 1, MOST = R_ == 1 ? 1 : most_points(R_);
+// Taps R and outputs M of an axis, and the points that its filters are scaled for, as types, so that the transforms of
+// each case are compiled apart.
+template <int R_, int M_, int MOST_>
+struct WinogradCase {
+  static constexpr int R = R_, M = M_, N = R_ + M_ - 1, MOST = MOST_;
 };
 
-// body(WinogradPair<r, m>{})
+// body(WinogradCase{}) for a tile of m outputs along an axis: of 1 to 4 outputs share the scale of 4.
 template <class Body>
-inline __attribute__((always_inline)) void with_pair(int64_t r, int64_t m, Body body) {
-  switch (r * 8 + m) {
-    case 8 + 1: return body(WinogradPair<1, 1>{});
-    case 24 + 1: return body(WinogradPair<3, 1>{});
-    case 24 + 2: return body(WinogradPair<3, 2>{});
-    case 24 + 3: return body(WinogradPair<3, 3>{});
-    case 24 + 4: return body(WinogradPair<3, 4>{});
-    case 40 + 1: return body(WinogradPair<5, 1>{});
-    case 40 + 2: return body(WinogradPair<5, 2>{});
-    case 40 + 3: return body(WinogradPair<5, 3>{});
-    case 40 + 4: return body(WinogradPair<5, 4>{});
+inline __attribute__((always_inline)) void with_case(const WinogradAxis& a, int64_t m, Body body) {
+  switch (a.taps * 64 + at_least(a.outputs, 4) * 8 + m) {
+    case 64 + 32 + 1: return body(WinogradCase<1, 1, 1>{});
+    case 192 + 32 + 1: return body(WinogradCase<3, 1, 6>{});
+    case 192 + 32 + 2: return body(WinogradCase<3, 2, 6>{});
+    case 192 + 32 + 3: return body(WinogradCase<3, 3, 6>{});
+    case 192 + 32 + 4: return body(WinogradCase<3, 4, 6>{});
+    case 192 + 40 + 4: return body(WinogradCase<3, 4, 7>{});
+    case 192 + 40 + 5: return body(WinogradCase<3, 5, 7>{});
+    case 192 + 48 + 5: return body(WinogradCase<3, 5, 8>{});
+    case 192 + 48 + 6: return body(WinogradCase<3, 6, 8>{});
+    case 320 + 32 + 1: return body(WinogradCase<5, 1, 8>{});
+    case 320 + 32 + 2: return body(WinogradCase<5, 2, 8>{});
+    case 320 + 32 + 3: return body(WinogradCase<5, 3, 8>{});
+    case 320 + 32 + 4: return body(WinogradCase<5, 4, 8>{});
   }
 }
-
-// The class of planes of point i along an axis of r taps: tiles of more than this many outputs have it.
-constexpr int point_class(int i, int r) { return i < r ? 0 : i - r + 1; }
 
 // Tiles of 6 rows by 4 vectors on AVX-512, of as many sums as 12 by 2 but fewer loads; else by the registers there are.
 constexpr int winograd_rows = 6, winograd_vectors = TORCHCONV_VECTOR_BYTES == 64 ? 4 : 2;

@@ -16,8 +16,6 @@
 constexpr double point_value[winograd_points] = {0, 0, 1, -1, 0.5, -2, 2, -0.5};
 constexpr int infinity = 1;
 
-constexpr int most_points(int r) { return r + winograd_outputs - 1; }
-
 // Π (p − q) over the finite points q of [begin, end) other than p.
 constexpr double product_of_differences(int p, int begin, int end) {
   double product = 1;
@@ -72,9 +70,19 @@ inline __attribute__((always_inline)) void add_scaled(V& sum, bool& started, A f
   started = true;
 }
 
+// Bᵀ for MOST points is that for N with each row times a factor.
+template <class A, int N, int MOST>
+inline __attribute__((always_inline)) void scale_rows(vector_t<A> (&y)[N]) {
+#pragma GCC unroll 8
+  for (int p = 0; p < N; ++p) {
+    const A factor = p == infinity ? 1 : static_cast<A>(product_of_differences(p, N, MOST));
+    if (factor != 1) y[p] = factor * y[p];
+  }
+}
+
 template <class A, int N, int MOST>
 inline __attribute__((always_inline)) void interpolate(const vector_t<A> (&x)[N], vector_t<A> (&y)[N]) {
-  if constexpr (N == 6 && MOST == 6) {
+  if constexpr (N == 6) {
     // The same matrix by its common factors: z² + 1.5 z − 1 for ½ and −2, z² − 1 for ±1.
     const A h = static_cast<A>(1.5), half = static_cast<A>(0.5);
     const vector_t<A> t0 = x[2] - x[0] + h * x[1], t1 = x[3] - x[1] + h * x[2];
@@ -83,6 +91,21 @@ inline __attribute__((always_inline)) void interpolate(const vector_t<A> (&x)[N]
     y[0] = t2 - t0, y[1] = t3 - t1;
     y[2] = t2 + t1, y[3] = t2 - t1;
     y[4] = s2 + 2 * s1, y[5] = s2 - half * s1;
+    scale_rows<A, N, MOST>(y);
+  } else if constexpr (N == 7) {
+    // By z − ½, times z² − 4 for ±1 and times z² − 1 for ±2; z (z² − 1) (z² − 4) for ½.
+    const A half = static_cast<A>(0.5);
+    vector_t<A> d[6], t[4];
+#pragma GCC unroll 8
+    for (int j = 0; j < 6; ++j) d[j] = x[j + 1] - half * x[j];
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) t[j] = d[j + 2] - 4 * d[j];
+    const vector_t<A> s1 = d[3] - d[1], s2 = d[4] - d[2];
+    y[0] = t[2] - t[0], y[1] = t[3] - t[1];
+    y[2] = t[2] + t[1], y[3] = t[2] - t[1];
+    y[4] = x[5] - 5 * x[3] + 4 * x[1];
+    y[5] = s2 - 2 * s1, y[6] = s2 + 2 * s1;
+    scale_rows<A, N, MOST>(y);
   } else if constexpr (N == 8 && MOST == 8) {
     // Points ±p in pairs: Π (z − q) = z (z + p) Q(z²), of which the even and the odd part serve both.
     constexpr Interpolation<A, N, MOST> m;
@@ -125,12 +148,24 @@ inline __attribute__((always_inline)) void evaluate(const vector_t<A> (&x)[K], v
 template <class A, int K, int N, int MOST, bool SCALED>
 inline __attribute__((always_inline)) void collect(const vector_t<A> (&x)[N], vector_t<A> (&y)[K]) {
   constexpr Evaluation<A, K, N, MOST, SCALED> m;
-  constexpr int order[winograd_points] = {2, 3, 4, 5, 6, 7, 0, 1};  // ±1 first: the compiler sees their common sums
+  constexpr int other[winograd_points] = {0, 1, 3, 2, 7, 6, 5, 4};  // −p of point p
+  constexpr int order[winograd_points] = {2, 3, 5, 6, 4, 7, 0, 1};
+  vector_t<A> z[N];  // of a pair ±p that is not scaled: the sum, which even powers take, and the difference
+#pragma GCC unroll 8
+  for (int p = 0; p < N; ++p) {
+    const bool pair = !SCALED && p > 1 && other[p] < N;
+    z[p] = !pair ? x[p] : point_value[p] > 0 ? x[p] + x[other[p]] : x[other[p]] - x[p];
+  }
 #pragma GCC unroll 8
   for (int j = 0; j < K; ++j) {
     bool started = false;
 #pragma GCC unroll 8
-    for (int i = 0; i < winograd_points; ++i)
-      if (order[i] < N) add_scaled(y[j], started, m.v[order[i]][j], x[order[i]]);
+    for (int i = 0; i < winograd_points; ++i) {
+      const int p = order[i];
+      if (p >= N) continue;
+      const bool pair = !SCALED && p > 1 && other[p] < N;
+      const bool used = !pair || (point_value[p] > 0) == (j % 2 == 0);
+      if (used) add_scaled(y[j], started, pair && j % 2 ? -m.v[p][j] : m.v[p][j], z[p]);
+    }
   }
 }

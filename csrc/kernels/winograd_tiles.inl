@@ -34,15 +34,15 @@ void source_rows(int64_t rows, const void* const* pixels, int64_t c, int64_t cou
   }
 }
 
-// Where each class of rows of a tile begins, for the planes of point j along the second axis.
+// Where a tile's rows begin in the planes of point j along the second axis: of all but the last of the tile's points
+// along the first, and of the last.
 template <class A>
 struct TileRows {
-  int64_t at[winograd_outputs];
+  int64_t first, last;
   TileRows(const Winograd& w, const WinogradTile& t, int64_t j, const WinogradPlanes<A>& planes, int64_t column) {
-    const int32_t* row = t.row + point_class(static_cast<int>(j), static_cast<int>(w.axis[1].taps));
-#pragma GCC unroll 4
-    for (int k = 0; k < winograd_outputs; ++k)
-      at[k] = row[k * winograd_outputs] * planes.ld + j * planes.pitch + column;
+    const int32_t* row = t.row + (j == w.axis[1].points() - 1);
+    first = row[0] * planes.ld + j * planes.pitch + column;
+    last = row[t.my == w.axis[0].outputs ? 2 : 0] * planes.ld + j * planes.pitch + column;
   }
 };
 
@@ -50,7 +50,7 @@ struct TileRows {
 template <class P, class A>
 void source_columns(const Winograd& w, const WinogradTile& t, int64_t columns, const A* tmp, int64_t c,
                     const WinogradPlanes<A>& planes) {
-  const int64_t step = w.axis[1].points * planes.pitch;
+  const int64_t step = w.axis[1].points() * planes.pitch;
   for (int64_t j = 0; j < columns; ++j) {
     vector_t<A> x[P::N], y[P::N];
 #pragma GCC unroll 8
@@ -59,7 +59,7 @@ void source_columns(const Winograd& w, const WinogradTile& t, int64_t columns, c
     const TileRows<A> rows(w, t, j, planes, c);
     A* to = planes.data;
 #pragma GCC unroll 8
-    for (int i = 0; i < P::N; ++i, to += step) store(to + rows.at[point_class(i, P::R)], y[i]);
+    for (int i = 0; i < P::N; ++i, to += step) store(to + (i < P::N - 1 ? rows.first : rows.last), y[i]);
   }
 }
 
@@ -68,9 +68,8 @@ inline void source_tile(const Winograd& w, const WinogradTile& t, const void* co
                         const Readable<S>& readable, accumulator_t<S>* tmp, int64_t to,
                         const WinogradPlanes<accumulator_t<S>>& planes) {
   const WinogradAxis &v = w.axis[0], &h = w.axis[1];
-  with_pair(h.taps, t.mx,
-            [&](auto p) { source_rows<decltype(p), S>(t.my + v.taps - 1, pixels, c, count, readable, tmp); });
-  with_pair(v.taps, t.my, [&](auto p) { source_columns<decltype(p)>(w, t, t.mx + h.taps - 1, tmp, to, planes); });
+  with_case(h, t.mx, [&](auto p) { source_rows<decltype(p), S>(t.my + v.taps - 1, pixels, c, count, readable, tmp); });
+  with_case(v, t.my, [&](auto p) { source_columns<decltype(p)>(w, t, t.mx + h.taps - 1, tmp, to, planes); });
 }
 
 template <class T>
@@ -123,16 +122,14 @@ template <class P, class A>
 void output_rows(const Winograd& w, const WinogradTile& t, int64_t rows, const WinogradPlanes<A>& planes, int64_t m,
                  A* tmp) {
   for (int64_t i = 0; i < rows; ++i) {
-    const int32_t* row = t.row + point_class(static_cast<int>(i), static_cast<int>(w.axis[0].taps)) * winograd_outputs;
-    const A* from = planes.data + i * w.axis[1].points * planes.pitch + m;
-    int64_t at[winograd_outputs];
-#pragma GCC unroll 4
-    for (int k = 0; k < winograd_outputs; ++k) at[k] = row[k] * planes.ld;
+    const int32_t* row = t.row + 2 * (i == w.axis[0].points() - 1);
+    const A* from = planes.data + i * w.axis[1].points() * planes.pitch + m;
+    const int64_t first = row[0] * planes.ld, last = row[t.mx == w.axis[1].outputs] * planes.ld;
     vector_t<A> x[P::N], y[P::M];
 #pragma GCC unroll 8
-    for (int j = 0; j < P::N; ++j, from += planes.pitch) x[j] = load(from + at[point_class(j, P::R)]);
+    for (int j = 0; j < P::N; ++j, from += planes.pitch) x[j] = load(from + (j < P::N - 1 ? first : last));
     collect<A, P::M, P::N, P::MOST, false>(x, y);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int j = 0; j < P::M; ++j) store(tmp + (i * winograd_points + j) * lanes<A>, y[j]);
   }
 }
@@ -147,7 +144,7 @@ void output_columns(int64_t columns, const accumulator_t<T>* tmp, vector_t<accum
 #pragma GCC unroll 8
     for (int i = 0; i < P::N; ++i) x[i] = load(tmp + (i * winograd_points + j) * lanes<A>);
     collect<A, P::M, P::N, P::MOST, false>(x, y);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int i = 0; i < P::M; ++i) {
       vector_t<A> v = y[i] + bias;
       if (relu) v = v < 0 ? vector_t<A>{} : v;  // NaN stays
@@ -161,8 +158,8 @@ inline void target_tile(const Winograd& w, const WinogradTile& t, const Winograd
                         int64_t m, int64_t count, vector_t<accumulator_t<S>> bias, S* to, int64_t row_stride,
                         int64_t stride, accumulator_t<S>* tmp) {
   const WinogradAxis &v = w.axis[0], &h = w.axis[1];
-  with_pair(h.taps, t.mx, [&](auto p) { output_rows<decltype(p)>(w, t, t.my + v.taps - 1, planes, m, tmp); });
-  with_pair(v.taps, t.my,
+  with_case(h, t.mx, [&](auto p) { output_rows<decltype(p)>(w, t, t.my + v.taps - 1, planes, m, tmp); });
+  with_case(v, t.my,
             [&](auto p) { output_columns<decltype(p)>(t.mx, tmp, bias, w.g.relu, to, row_stride, stride, count); });
 }
 
@@ -211,7 +208,7 @@ void grad_rows(int64_t rows, const S* from, int64_t row_stride, int64_t stride, 
   using A = accumulator_t<S>;
   for (int64_t i = 0; i < rows; ++i, from += row_stride, tmp += winograd_points * lanes<A>) {
     vector_t<A> x[P::M], y[P::N];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int j = 0; j < P::M; ++j) {
       const S* pixel = from + j * stride;
       x[j] = count >= lanes<A> ? load_widened(pixel) : load_tail(pixel, 0, count, {end, nullptr});
@@ -225,16 +222,16 @@ void grad_rows(int64_t rows, const S* from, int64_t row_stride, int64_t stride, 
 template <class P, class A>
 void grad_columns(const Winograd& w, const WinogradTile& t, int64_t columns, const A* tmp, int64_t m,
                   const WinogradPlanes<A>& planes) {
-  const int64_t step = w.axis[1].points * planes.pitch;
+  const int64_t step = w.axis[1].points() * planes.pitch;
   for (int64_t j = 0; j < columns; ++j) {
     vector_t<A> x[P::M], y[P::N];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int i = 0; i < P::M; ++i) x[i] = load(tmp + (i * winograd_points + j) * lanes<A>);
     evaluate<A, P::M, P::N, P::MOST, false>(x, y);
     const TileRows<A> rows(w, t, j, planes, m);
     A* to = planes.data;
 #pragma GCC unroll 8
-    for (int i = 0; i < P::N; ++i, to += step) store(to + rows.at[point_class(i, P::R)], y[i]);
+    for (int i = 0; i < P::N; ++i, to += step) store(to + (i < P::N - 1 ? rows.first : rows.last), y[i]);
   }
 }
 
@@ -243,8 +240,8 @@ inline void grad_tile(const Winograd& w, const WinogradTile& t, const S* from, i
                       int64_t count, const S* end, int64_t m, const WinogradPlanes<accumulator_t<S>>& planes,
                       accumulator_t<S>* tmp) {
   const WinogradAxis &v = w.axis[0], &h = w.axis[1];
-  with_pair(h.taps, t.mx, [&](auto p) { grad_rows<decltype(p)>(t.my, from, row_stride, stride, count, end, tmp); });
-  with_pair(v.taps, t.my, [&](auto p) { grad_columns<decltype(p)>(w, t, t.mx + h.taps - 1, tmp, m, planes); });
+  with_case(h, t.mx, [&](auto p) { grad_rows<decltype(p)>(t.my, from, row_stride, stride, count, end, tmp); });
+  with_case(v, t.my, [&](auto p) { grad_columns<decltype(p)>(w, t, t.mx + h.taps - 1, tmp, m, planes); });
 }
 
 template <class T>
