@@ -415,9 +415,13 @@ bool prefers_planes(const Gather* g, int64_t residues, bool channels_last) {
   const int64_t width = g->count[2], lines = at_most(g->count[1], at_least(1, 1024 / width));
   const bool straight = !channels_last && !narrow_type<T> && residues == 1 && width >= lanes<A>;
   const bool in_place = !channels_last && !narrow_type<T> && residues == 1 && g->tap_count == 1 && dense_rows(*g);
-  const double span = in_place   ? width * lines
-                      : straight ? lines * round_up(width, lanes<A>)
-                                 : round_up((lines - 1) * (width + reach) + width, lanes<A>);
+  double span = in_place   ? width * lines
+                : straight ? lines * round_up(width, lanes<A>)
+                           : round_up((lines - 1) * (width + reach) + width, lanes<A>);
+  if (residues == 1 && g->grid[0] == 1 && !in_place) {  // by rows
+    const double row_span = lines * round_up(width, lanes<A>) * live_share(*g, 1);
+    span = row_span < span ? row_span : span;
+  }
   const double rows = at_most(g->m, tile_rows), groups_channels = g->groups > 1 ? lanes<A> : 0;
   double direct = live * ((g->m + lanes<A> - 1) / lanes<A>)+tile;
   if (!channels_last) direct += transposed(g->c) / residues + squared * g->m;
