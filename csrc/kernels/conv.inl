@@ -13,7 +13,7 @@
 
 template <class T>
 constexpr ConvKernels<T> conv_kernels() {
-  return {gemm_panels<T>,
+  return {panels_of<T>,
           packed_size<T>,
           pack_weight<T>,
           gemm_scratch<T>,
