@@ -102,7 +102,7 @@ struct ConvKernels {
   void (*direct)(const Gather* residues, int64_t count, bool channels_last, int64_t begin, int64_t end, const T* source,
                  const A* packed, const T* bias, T* target, const Box&, int64_t panel_begin, int64_t panel_end,
                  A* scratch);
-  // The same for all channels of the groups [begin, end), steps of one alone; packed for Broadcast::weight.
+  // The same for all channels of the groups [begin, end); packed for Broadcast::weight.
   int64_t (*planes_scratch)(const Gather* residues, int64_t count, bool channels_last, int64_t groups, const Box&);
   void (*planes)(const Gather* residues, int64_t count, bool channels_last, int64_t begin, int64_t end, const T* source,
                  const A* packed, const T* bias, T* target, const Box&, A* scratch);
