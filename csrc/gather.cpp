@@ -298,7 +298,8 @@ int64_t gather_workspace(const std::vector<TappedGather>& gathers, bool channels
     elements = first.groups * plan.packed + plan.scratch;
   } else {
     for (const TappedGather& g : gathers)
-      elements = std::max(elements, first.groups * k.packed_size(g.gather, gemm_broadcast(channels_last)) + k.gemm_scratch(g.gather));
+      elements = std::max(
+          elements, first.groups * k.packed_size(g.gather, gemm_broadcast(channels_last)) + k.gemm_scratch(g.gather));
   }
   return elements * sizeof(accumulator_t<T>);
 }

@@ -7,6 +7,7 @@
 #include "planes.inl"
 #include "correlate_plan.inl"
 #include "correlate_copy.inl"
+#include "correlate_positions.inl"
 #include "correlate.inl"
 #include "bias.inl"
 #include "depthwise.inl"

@@ -55,8 +55,9 @@ struct BiasGrad {
   int64_t batch, channels, positions, splits;
 };
 
-// What counts as one tap of a correlation: each; those in a row of the kernel; all of them, copied as patches.
-enum class CorrelationMode { plain, row, patch };
+// What counts as one tap of a correlation: each; those in a row of the kernel; all of them, copied as patches; or each,
+// and positions, not channels, fill the vectors.
+enum class CorrelationMode { plain, row, patch, positions };
 
 // How the weight gradient is summed; see correlate.inl. Chosen by shape alone: the order of a sum is part of its result.
 struct CorrelationPlan {
@@ -88,7 +89,8 @@ struct ConvKernels {
   void (*pack_weight)(const Gather&, Broadcast, int64_t group, const T* weight, int64_t panel_begin, int64_t panel_end,
                       A* packed);
 
-  // gather at target positions [begin, end); packed for Broadcast::source if channels_last, else weight; at most gemm_positions of them, for the channels of some panels.
+  // gather at target positions [begin, end), at most gemm_positions of them, for the channels of some panels; packed for
+  // Broadcast::source if channels_last, else for weight.
   using GatherKernel = void (*)(const Gather&, bool channels_last, int64_t group, const T* source, const A* packed,
                                 const T* bias, T* target, int64_t begin, int64_t end, int64_t panel_begin,
                                 int64_t panel_end, A* scratch);

@@ -27,8 +27,7 @@ template <int N, bool ALL, class T, class A>
 void copy_square(const T* from, int64_t stride, int64_t rows, A* to, int64_t ld) {
   part_t<N, A> square[N];
 #pragma GCC unroll 16
-  for (int r = 0; r < N; ++r)
-    square[r] = ALL || r < rows ? load_part<N, A>(from + r * stride) : part_t<N, A>{};
+  for (int r = 0; r < N; ++r) square[r] = ALL || r < rows ? load_part<N, A>(from + r * stride) : part_t<N, A>{};
   transpose_square<1>(square);
 #pragma GCC unroll 16
   for (int r = 0; r < N; ++r) *reinterpret_cast<typename Part<N, A>::unaligned*>(to + r * ld) = square[r];

@@ -47,8 +47,7 @@ inline __attribute__((always_inline)) void put_pixel(const part_t<N, accumulator
   const part_t<N, A> floor = load_part<N, A>(bias + tile_panels * tile_columns<A>);
   if (columns >= width) {
 #pragma GCC unroll 4
-    for (int j = 0; j < VECTORS; ++j)
-      store_part<N>(to + j * N, raised(sum[j] + load_part<N, A>(bias + j * N), floor));
+    for (int j = 0; j < VECTORS; ++j) store_part<N>(to + j * N, raised(sum[j] + load_part<N, A>(bias + j * N), floor));
   } else {
     A row[width];
     for (int j = 0; j < VECTORS; ++j) store_part<N>(row + j * N, raised(sum[j] + load_part<N, A>(bias + j * N), floor));
@@ -382,7 +381,8 @@ void direct_group(const Gather* g, bool channels_last, const View& read, const a
                   int64_t panel_begin, int64_t panel_end, const T* bias, const Box& box, const Extent& to,
                   accumulator_t<T>* results, T* target) {
   using A = accumulator_t<T>;
-  const int64_t width = panel_width<T>(*g, Broadcast::source_narrow), panels = panels_of<T>(*g, Broadcast::source_narrow);
+  constexpr Broadcast broadcast = Broadcast::source_narrow;
+  const int64_t width = panel_width<T>(*g, broadcast), panels = panels_of<T>(*g, broadcast);
   for (int64_t panel = panel_begin, together; panel < panel_end; panel += together) {
     together = at_most(tile_panels, panel_end - panel);
     const int64_t m = panel * width, columns = at_most(together * width, g->m - m);

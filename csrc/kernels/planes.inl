@@ -3,10 +3,10 @@
 //
 // The source of a box is copied to planes [channel][phase][n][i0][i1][i2], zeros where it leaves the map: the elements
 // a step apart, of one phase, lie side by side, so that neighbouring positions read neighbouring elements, whatever the
-// tap, and a tap is one offset: its phase is offset mod step, its place there offset / step. Unless rows fill vectors and go straight to a contiguous target, the results are planes of the same pitch, of
-// which the valid positions are then copied to the target. Every output is the same chain of operations wherever it
-// stands: all taps, or all whose row lies in the map, in blocks of depth_block products, each summed in order, then added
-// in order.
+// tap, and a tap is one offset: its phase is offset mod step, its place there offset / step. Unless rows fill vectors
+// and go straight to a contiguous target, the results are planes of the same pitch, of which the valid positions are then
+// copied to the target. Every output is the same chain of operations wherever it stands: all taps, or all whose row lies
+// in the map, in blocks of depth_block products, each summed in order, then added in order.
 
 // Where a vector of positions begins.
 struct Start {
@@ -419,10 +419,10 @@ bool prefers_planes(const Gather* g, int64_t residues, bool channels_last) {
   const double empty = round_up(width, lanes<A>) / static_cast<double>(width);  // squares are cut at the end of a row
   const double gaps = g->step[2] == 1 ? copied : g->step[2] == 2 ? 2 * copied : scalar;
   if (!in_place)
-    planes += (channels_last
-                   ? transposed(at_least(g->c, groups_channels)) / at_least(g->c, groups_channels) * g->c * empty
-                   : (gaps + row / width) * g->c) *
-              phases / residues;
+    planes +=
+        (channels_last ? transposed(at_least(g->c, groups_channels)) / at_least(g->c, groups_channels) * g->c * empty
+                       : (gaps + row / width) * g->c) *
+        phases / residues;
   if (!straight && !in_place)
     planes += channels_last
                   ? transposed(at_least(g->m, groups_channels)) / at_least(g->m, groups_channels) * g->m * empty
