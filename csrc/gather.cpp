@@ -216,10 +216,10 @@ struct DirectPlan {
     units = blocks_of(first.groups, together);
     packed = 0;
     for (const Gather& r : g) packed += k.packed_size(r, broadcast);
-    // About 1,536 positions, fewer where what is copied of the source would outgrow a second-level cache.
+    // About 1,600 positions, fewer where what is copied of the source would outgrow a second-level cache.
     int64_t pixel = std::max<int64_t>(1, first.c) * together * sizeof(accumulator_t<T>);
     for (int a = 0; a < 3; ++a) pixel *= first.step[a];
-    const int64_t room = std::clamp<int64_t>((1 << 20) / pixel, 96, 1536);
+    const int64_t room = std::clamp<int64_t>((1 << 20) / pixel, 96, 1600);
     boxes = boxes_of(first, std::max(room / residues, std::min<int64_t>(room, 48)));
     scratch = 0;
     for (int64_t i = 0; i < boxes.count[1] * boxes.count[2] * boxes.count[3]; ++i) {
