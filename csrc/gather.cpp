@@ -90,24 +90,27 @@ namespace {
 
 // The weight of every group, packed: [groups][packed_size].
 template <class T>
-Buffer<accumulator_t<T>> packed_weight(const Gather& g, bool channels_last, const T* weight) {
+Buffer<accumulator_t<T>> packed_weight(const Gather& g, Broadcast broadcast, const T* weight) {
   const auto& k = kernels<T>().conv;
-  const int64_t size = k.packed_size(g, channels_last), panels = k.panels(g, channels_last);
+  const int64_t size = k.packed_size(g, broadcast), panels = k.panels(g, broadcast);
   Buffer<accumulator_t<T>> packed(g.groups * size);
   at::parallel_for(0, g.groups * panels, 1 + 32768 / (1 + size / panels), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i)
-      k.pack_weight(g, channels_last, i / panels, weight, i % panels, i % panels + 1, packed.get() + i / panels * size);
+      k.pack_weight(g, broadcast, i / panels, weight, i % panels, i % panels + 1, packed.get() + i / panels * size);
   });
   return packed;
 }
+
+Broadcast gemm_broadcast(bool channels_last) { return channels_last ? Broadcast::source : Broadcast::weight; }
 
 // Tasks are (group, channels of some panels, 192 positions). How the work is cut changes no result: every output is its
 // own chain of operations (gemm.inl), so the number of threads may have a say in it.
 template <class T>
 void run_gemm(const Gather& g, bool channels_last, const T* source, const T* weight, const T* bias, T* target) {
   const auto& k = kernels<T>().conv;
-  const auto packed = packed_weight<T>(g, channels_last, weight);
-  const int64_t panels = k.panels(g, channels_last), size = k.packed_size(g, channels_last);
+  const Broadcast broadcast = gemm_broadcast(channels_last);
+  const auto packed = packed_weight<T>(g, broadcast, weight);
+  const int64_t panels = k.panels(g, broadcast), size = k.packed_size(g, broadcast);
   const int64_t blocks = blocks_of(g.positions(), gemm_positions);
   const int64_t most = std::max<int64_t>(1, gemm_channels * panels / std::max<int64_t>(g.m, gemm_channels));
   int64_t chunks = blocks_of(panels, most);
@@ -126,9 +129,9 @@ void run_gemm(const Gather& g, bool channels_last, const T* source, const T* wei
 
 // ---- direct ----
 
-// How the targets of all residues are cut into boxes: sizes of one, and how many.
+// How the targets of all residues are cut into boxes: into how many, of samples and along each axis.
 struct Boxes {
-  int64_t samples, size[3], count[4];
+  int64_t count[4];
   int64_t total() const { return count[0] * count[1] * count[2] * count[3]; }
 };
 
@@ -136,25 +139,33 @@ struct Boxes {
 Boxes boxes_of(const Gather& g, int64_t room) {
   Boxes b{};
   for (int a = 2; a >= 0; --a) {
-    b.size[a] = std::clamp<int64_t>(g.count[a], 1, std::max<int64_t>(1, room));
-    room /= b.size[a];
-    b.count[a + 1] = blocks_of(g.count[a], b.size[a]);
+    const int64_t size = std::clamp<int64_t>(g.count[a], 1, std::max<int64_t>(1, room));
+    room /= size;
+    b.count[a + 1] = std::max<int64_t>(1, blocks_of(g.count[a], size));
   }
-  b.samples = std::clamp<int64_t>(room, 1, std::max<int64_t>(1, g.batch));
-  b.count[0] = blocks_of(g.batch, b.samples);
+  b.count[0] = std::max<int64_t>(1, blocks_of(g.batch, std::clamp<int64_t>(room, 1, std::max<int64_t>(1, g.batch))));
   return b;
 }
 
+// The boxes differ by one position or sample along an axis at the most.
 Box box_at(const Boxes& b, const Gather& g, int64_t index) {
   Box box{};
-  for (int a = 2; a >= 0; --a) {
-    box.begin[a] = index % b.count[a + 1] * b.size[a];
-    box.end[a] = std::min(g.count[a], box.begin[a] + b.size[a]);
-    index /= b.count[a + 1];
+  for (int a = 2; a >= 0; index /= b.count[a-- + 1]) {
+    const int64_t i = index % b.count[a + 1];
+    box.begin[a] = g.count[a] * i / b.count[a + 1];
+    box.end[a] = g.count[a] * (i + 1) / b.count[a + 1];
   }
-  box.n_begin = index * b.samples;
-  box.n_end = std::min(g.batch, box.n_begin + b.samples);
+  box.n_begin = g.batch * index / b.count[0];
+  box.n_end = g.batch * (index + 1) / b.count[0];
   return box;
+}
+
+// The boxes, and a few more where the tasks would be so few that the last threads would have less to do.
+Boxes evened(Boxes b, const Gather& g, int64_t tasks_of_a_box) {
+  const int64_t threads = at::get_num_threads();
+  while (b.total() * tasks_of_a_box % threads != 0 && b.total() * tasks_of_a_box < 16 * threads && b.count[0] < g.batch)
+    ++b.count[0];
+  return b;
 }
 
 // An axis of one tap steps over a sparser map: the same gather with a step of one. Returns how far the source moves.
@@ -180,6 +191,7 @@ struct DirectPlan {
   std::vector<Tap> taps;  // of a gather that is not as it came
   int64_t shift = 0;      // of its source
   bool channels_last, planes;
+  Broadcast broadcast;
   int64_t together, units;  // groups of a task, and tasks a box they make
   Boxes boxes;
   int64_t packed, scratch;  // elements: a group's packed weight, [residue][panel][depth][panel width]; a task's scratch
@@ -196,46 +208,48 @@ struct DirectPlan {
     const Gather& first = g.front();
     const int64_t residues = static_cast<int64_t>(g.size()), m = std::max<int64_t>(1, first.m);
     planes = k.prefers_planes(g.data(), residues, channels_last);
-    together = planes ? std::clamp<int64_t>(16 / std::max<int64_t>(1, std::min(first.c, m)), 1, first.groups) : 1;
+    broadcast = planes ? Broadcast::weight : Broadcast::source_narrow;
+    // Channels-last, as much of a pixel as the copy below has room for: memory is read in order then.
+    const int64_t some = planes ? 16 / std::max<int64_t>(1, std::min(first.c, m))
+                                : (channels_last ? 256 : 0) / std::max<int64_t>(1, std::max(first.c, m));
+    together = std::clamp<int64_t>(some, 1, first.groups);
     units = blocks_of(first.groups, together);
     packed = 0;
-    for (const Gather& r : g) packed += k.packed_size(r, packs_rows());
-    // About 1,536 positions, fewer where what is copied of the source would outgrow a second-level cache.
+    for (const Gather& r : g) packed += k.packed_size(r, broadcast);
+    // About 1,600 positions, fewer where what is copied of the source would outgrow a second-level cache.
     int64_t pixel = std::max<int64_t>(1, first.c) * together * sizeof(accumulator_t<T>);
     for (int a = 0; a < 3; ++a) pixel *= first.step[a];
-    const int64_t room = std::clamp<int64_t>((1 << 20) / pixel, 96, 1536);
+    const int64_t room = std::clamp<int64_t>((1 << 20) / pixel, 96, 1600);
     boxes = boxes_of(first, std::max(room / residues, std::min<int64_t>(room, 48)));
     scratch = 0;
     for (int64_t i = 0; i < boxes.count[1] * boxes.count[2] * boxes.count[3]; ++i) {
-      const Box box = box_at(boxes, first, i);
+      Box box = box_at(boxes, first, i);
+      box.n_end = box.n_begin + blocks_of(first.batch, boxes.count[0]);
       scratch = std::max(scratch, planes ? k.planes_scratch(g.data(), residues, channels_last, together, box)
-                                         : k.direct_scratch(g.data(), residues, channels_last, box));
+                                         : k.direct_scratch(g.data(), residues, channels_last, together, box));
     }
   }
-
-  bool packs_rows() const { return !planes; }  // which of the two forms of the packed weight
 };
 
 template <class T>
 Buffer<accumulator_t<T>> packed_weights(const DirectPlan<T>& plan, const T* weight) {
   const auto& k = kernels<T>().conv;
   const Gather& first = plan.g.front();
-  const bool rows = plan.packs_rows();
-  const int64_t panels = k.panels(first, rows), all = first.groups * panels;
+  const int64_t panels = k.panels(first, plan.broadcast), all = first.groups * panels;
   Buffer<accumulator_t<T>> packed(first.groups * plan.packed);
   at::parallel_for(0, all, 1 + 32768 / (1 + plan.packed / panels), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       auto* to = packed.get() + i / panels * plan.packed;
       for (const Gather& r : plan.g) {
-        k.pack_weight(r, rows, i / panels, weight, i % panels, i % panels + 1, to);
-        to += k.packed_size(r, rows);
+        k.pack_weight(r, plan.broadcast, i / panels, weight, i % panels, i % panels + 1, to);
+        to += k.packed_size(r, plan.broadcast);
       }
     }
   });
   return packed;
 }
 
-// Tasks are (groups, channels of some panels, box). As above, how the work is cut changes no result.
+// Tasks are (box, groups, channels of some panels). As above, how the work is cut changes no result.
 template <class T>
 void run_direct(const std::vector<TappedGather>& gathers, bool channels_last, const T* source, const T* weight,
                 const T* bias, T* target) {
@@ -244,20 +258,22 @@ void run_direct(const std::vector<TappedGather>& gathers, bool channels_last, co
   const Gather* g = plan.g.data();
   const auto packed = packed_weights(plan, weight);
   source += plan.shift;
-  const int64_t panels = k.panels(*g, plan.packs_rows()), residues = plan.g.size(), blocks = plan.boxes.total();
+  const int64_t panels = k.panels(*g, plan.broadcast), residues = plan.g.size();
+  const Boxes boxes = evened(plan.boxes, *g, plan.units);
+  const int64_t blocks = boxes.total();
   int64_t chunks = 1;
   while (!plan.planes && chunks < panels && plan.units * blocks * chunks < 2 * at::get_num_threads()) ++chunks;
-  at::parallel_for(0, plan.units * chunks * blocks, 1, [&](int64_t begin, int64_t end) {
+  at::parallel_for(0, blocks * plan.units * chunks, 1, [&](int64_t begin, int64_t end) {
     Buffer<accumulator_t<T>> scratch(plan.scratch);
     for (int64_t task = begin; task < end; ++task) {
-      const int64_t chunk = task / blocks % chunks, group = task / blocks / chunks * plan.together;
-      const Box box = box_at(plan.boxes, *g, task % blocks);
+      const int64_t chunk = task % chunks, group = task / chunks % plan.units * plan.together;
+      const int64_t group_end = std::min(g->groups, group + plan.together);
+      const Box box = box_at(boxes, *g, task / chunks / plan.units);
       const auto* w = packed.get() + group * plan.packed;
       if (plan.planes)
-        k.planes(g, residues, channels_last, group, std::min(g->groups, group + plan.together), source, w, bias, target,
-                 box, scratch.get());
+        k.planes(g, residues, channels_last, group, group_end, source, w, bias, target, box, scratch.get());
       else
-        k.direct(g, residues, channels_last, group, source, w, bias, target, box, panels * chunk / chunks,
+        k.direct(g, residues, channels_last, group, group_end, source, w, bias, target, box, panels * chunk / chunks,
                  panels * (chunk + 1) / chunks, scratch.get());
     }
   });
@@ -282,7 +298,8 @@ int64_t gather_workspace(const std::vector<TappedGather>& gathers, bool channels
     elements = first.groups * plan.packed + plan.scratch;
   } else {
     for (const TappedGather& g : gathers)
-      elements = std::max(elements, first.groups * k.packed_size(g.gather, channels_last) + k.gemm_scratch(g.gather));
+      elements = std::max(
+          elements, first.groups * k.packed_size(g.gather, gemm_broadcast(channels_last)) + k.gemm_scratch(g.gather));
   }
   return elements * sizeof(accumulator_t<T>);
 }

@@ -81,7 +81,9 @@ double cost_direct(const ConvParams& p, Direction direction) {
     return groups * (products * std::min(c.source * c.filled_target, c.filled_source * c.target) * correlate_product +
                      volume(p.output) * (c.filled_source + c.filled_target) * correlate_position);
   const double targets = direction == Direction::forward ? volume(p.output) : volume(p.input);
-  const double target = std::min(c.filled_target, 2 * c.target + 1);  // few: positions fill the vectors instead
+  // Few: positions fill the vectors instead, or half vectors are enough.
+  const double half = static_cast<double>(kernel_table().f32.winograd.vector) / 2;
+  const double target = std::min(c.target <= half ? 1.4 * half : c.filled_target, 2 * c.target + 1);
   return groups * (products * c.source * target * direct_product + targets * target * direct_position);
 }
 

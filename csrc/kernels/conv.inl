@@ -7,13 +7,14 @@
 #include "planes.inl"
 #include "correlate_plan.inl"
 #include "correlate_copy.inl"
+#include "correlate_positions.inl"
 #include "correlate.inl"
 #include "bias.inl"
 #include "depthwise.inl"
 
 template <class T>
 constexpr ConvKernels<T> conv_kernels() {
-  return {gemm_panels<T>,
+  return {panels_of<T>,
           packed_size<T>,
           pack_weight<T>,
           gemm_scratch<T>,

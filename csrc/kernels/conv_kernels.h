@@ -55,8 +55,9 @@ struct BiasGrad {
   int64_t batch, channels, positions, splits;
 };
 
-// What counts as one tap of a correlation: each; those in a row of the kernel; all of them, copied as patches.
-enum class CorrelationMode { plain, row, patch };
+// What counts as one tap of a correlation: each; those in a row of the kernel; all of them, copied as patches; or each,
+// and positions, not channels, fill the vectors.
+enum class CorrelationMode { plain, row, patch, positions };
 
 // How the weight gradient is summed; see correlate.inl. Chosen by shape alone: the order of a sum is part of its result.
 struct CorrelationPlan {
@@ -73,18 +74,23 @@ struct CorrelationPlan {
   int64_t chunk_sums, group_sums, split_sums;
 };
 
+// What a gather's tile broadcasts, and so how its weight is packed, in panels of target channels: the weight, against
+// vectors of positions; the source, against vectors of channels; the same, against half vectors where they are enough.
+enum class Broadcast { weight, source, source_narrow };
+
 // Source and target of gather and correlate point at the whole tensors; a group's channels are found from `group`.
 template <class T>
 struct ConvKernels {
   using A = accumulator_t<T>;
 
-  // The weight of one group as [panels][depth][panel width], zero-padded; layout follows the activations'.
-  int64_t (*panels)(const Gather&, bool channels_last);
-  int64_t (*packed_size)(const Gather&, bool channels_last);
-  void (*pack_weight)(const Gather&, bool channels_last, int64_t group, const T* weight, int64_t panel_begin,
-                      int64_t panel_end, A* packed);
+  // The weight of one group as [panels][depth][panel width], zero-padded.
+  int64_t (*panels)(const Gather&, Broadcast);
+  int64_t (*packed_size)(const Gather&, Broadcast);
+  void (*pack_weight)(const Gather&, Broadcast, int64_t group, const T* weight, int64_t panel_begin, int64_t panel_end,
+                      A* packed);
 
-  // gather at target positions [begin, end), at most gemm_positions of them, for the channels of some panels.
+  // gather at target positions [begin, end), at most gemm_positions of them, for the channels of some panels; packed for
+  // Broadcast::source if channels_last, else for weight.
   using GatherKernel = void (*)(const Gather&, bool channels_last, int64_t group, const T* source, const A* packed,
                                 const T* bias, T* target, int64_t begin, int64_t end, int64_t panel_begin,
                                 int64_t panel_end, A* scratch);
@@ -92,12 +98,13 @@ struct ConvKernels {
   GatherKernel gemm;
 
   // The gathers of all residues of the stride (one, if the stride is 1 or the direction forward) over a box, for the
-  // channels of some panels. packed: the group's weight in every residue's packing (as for channels-last), in order.
-  int64_t (*direct_scratch)(const Gather* residues, int64_t count, bool channels_last, const Box&);
-  void (*direct)(const Gather* residues, int64_t count, bool channels_last, int64_t group, const T* source,
+  // channels of some panels of the groups [begin, end). packed: each group's weight in every residue's packing, for
+  // Broadcast::source_narrow, in order.
+  int64_t (*direct_scratch)(const Gather* residues, int64_t count, bool channels_last, int64_t groups, const Box&);
+  void (*direct)(const Gather* residues, int64_t count, bool channels_last, int64_t begin, int64_t end, const T* source,
                  const A* packed, const T* bias, T* target, const Box&, int64_t panel_begin, int64_t panel_end,
                  A* scratch);
-  // The same for all channels of the groups [begin, end), steps of one alone; packed as for contiguous.
+  // The same for all channels of the groups [begin, end); packed for Broadcast::weight.
   int64_t (*planes_scratch)(const Gather* residues, int64_t count, bool channels_last, int64_t groups, const Box&);
   void (*planes)(const Gather* residues, int64_t count, bool channels_last, int64_t begin, int64_t end, const T* source,
                  const A* packed, const T* bias, T* target, const Box&, A* scratch);

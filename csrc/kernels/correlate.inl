@@ -154,6 +154,7 @@ CorrelateScratch correlate_pieces(const Gather& g, const CorrelationPlan& p) {
 
 template <class T>
 int64_t correlate_scratch(const Gather& g, const CorrelationPlan& p) {
+  if (p.mode == CorrelationMode::positions) return PositionsLayout<accumulator_t<T>>(g, p).end;
   const CorrelateScratch s = correlate_pieces<accumulator_t<T>>(g, p);
   return s.meetings + s.target + s.source + s.patches;
 }
@@ -242,12 +243,14 @@ void correlate(const Gather& g, const CorrelationPlan& p, int64_t group_block, i
                int64_t begin, int64_t end, const T* source, const T* target, accumulator_t<T>* sums,
                accumulator_t<T>* scratch) {
   using A = accumulator_t<T>;
+  const int64_t first_group = group_block * p.group_block, groups = at_most(p.group_block, g.groups - first_group);
+  if (p.mode == CorrelationMode::positions)
+    return correlate_positions(g, p, first_group, groups, begin, end, source, target, sums, scratch);
   const CorrelateScratch s = correlate_pieces<A>(g, p);
   Meeting<A>* meetings = reinterpret_cast<Meeting<A>*>(scratch);
   A* copied_target = scratch + s.meetings;
   A* copied_source = copied_target + s.target;
   A* patches = copied_source + s.source;
-  const int64_t first_group = group_block * p.group_block, groups = at_most(p.group_block, g.groups - first_group);
   const int64_t row = row_chunk * p.row_chunk, rows = at_most(p.row_chunk, p.rows - row);
   const int64_t lane = lane_chunk * p.lane_chunk, lane_count = at_most(p.lane_chunk, p.lanes - lane);
   const Share x{p.source_lanes ? lane : row, p.source_lanes ? lane_count : rows, g.c, groups};

@@ -22,27 +22,12 @@ Side<A> in_copy(const Block& box, int64_t ld, const A* at, int64_t group) {
   return s;
 }
 
-// N accumulators: a vector, or a part of one.
-template <int N, class A>
-struct Part {
-  typedef A type __attribute__((vector_size(N * sizeof(A))));
-  typedef A unaligned __attribute__((vector_size(N * sizeof(A)), aligned(alignof(A)), may_alias));
-};
-template <int N, class A, class T>
-inline typename Part<N, A>::type load_part(const T* p) {
-  if constexpr (sizeof(T) == sizeof(A)) return *reinterpret_cast<const typename Part<N, A>::unaligned*>(p);
-  A wide[N];
-  for (int l = 0; l < N; ++l) wide[l] = widen(p[l]);
-  return *reinterpret_cast<const typename Part<N, A>::unaligned*>(wide);
-}
-
 // to[l · ld + r] = from[r · stride + l] for a square of N × N, rows past `rows` zero unless ALL are there.
 template <int N, bool ALL, class T, class A>
 void copy_square(const T* from, int64_t stride, int64_t rows, A* to, int64_t ld) {
-  typename Part<N, A>::type square[N];
+  part_t<N, A> square[N];
 #pragma GCC unroll 16
-  for (int r = 0; r < N; ++r)
-    square[r] = ALL || r < rows ? load_part<N, A>(from + r * stride) : typename Part<N, A>::type{};
+  for (int r = 0; r < N; ++r) square[r] = ALL || r < rows ? load_part<N, A>(from + r * stride) : part_t<N, A>{};
   transpose_square<1>(square);
 #pragma GCC unroll 16
   for (int r = 0; r < N; ++r) *reinterpret_cast<typename Part<N, A>::unaligned*>(to + r * ld) = square[r];

@@ -49,6 +49,26 @@ inline Seen seen(const Gather& g, int axis, int64_t offset, int64_t begin, int64
   return {first, at_least(first, at_most(end, inside > 0 ? (inside + step - 1) / step : 0))};
 }
 
+constexpr int64_t positions_sums = 1024;  // vectors of sums there is room for where positions fill them
+
+// Whether positions may fill the vectors.
+inline bool fits_positions(const Gather& g) {
+  if (g.step[2] != 1 || g.tap_count == 0 || g.m * g.depth() > positions_sums) return false;
+  for (int a = 0; a < 3; ++a) {
+    const TapSpan span = tap_span(g, a);
+    if (span.low < 0 || (g.count[a] - 1) * g.step[a] + span.high >= g.extent[a]) return false;
+  }
+  return true;
+}
+
+// What a row of positions costs, in the units of correlation_plan.
+template <class A>
+int64_t positions_cost(const Gather& g, bool channels_last) {
+  const int64_t vectors = (g.count[2] + lanes<A> - 1) / lanes<A>;
+  const int64_t copied = g.count[2] * (g.c * g.step[0] * g.step[1] + g.m);
+  return vectors * g.m * g.depth() * 9 / 8 + (channels_last ? copied : copied / 4);
+}
+
 template <class T>
 CorrelationPlan correlation_plan(const Gather& g, bool channels_last) {
   using A = accumulator_t<T>;
@@ -80,6 +100,9 @@ CorrelationPlan correlation_plan(const Gather& g, bool channels_last) {
       cost += g.count[2] * g.tap_count / run * (2 + 2 * ((run * g.c + lanes<A> - 1) / lanes<A>));
     if (way == 0 || cost < best.cost) best = {mode, merged, source_lanes, cost};
   }
+  if (fits_positions(g) && positions_cost<A>(g, channels_last) < best.cost)
+    best = {CorrelationMode::positions, 1, false, 0};
+  const bool positions = best.mode == CorrelationMode::positions;
   p.mode = best.mode, p.merged = best.merged, p.run = run, p.source_lanes = best.source_lanes;
   p.taps = g.tap_count / p.merged;
   const int64_t width = p.merged * g.c, all_rows = p.source_lanes ? g.m : width;
@@ -116,9 +139,11 @@ CorrelationPlan correlation_plan(const Gather& g, bool channels_last) {
   }
   int64_t left =
       at_most(4 * correlate_positions, static_cast<int64_t>(correlate_positions * (double(all) / double(pairs))));
+  if (positions) left = correlate_positions * lanes<A>;
   const int64_t counts[4] = {g.batch, g.count[0], g.count[1], g.count[2]};
   for (int a = 3; a >= 0; --a) {
-    const int64_t most = at_least(1, at_most(counts[a], left)), boxes = (counts[a] + most - 1) / most;
+    const int64_t most = a == 0 && positions ? 1 : at_least(1, at_most(counts[a], left)),
+                  boxes = (counts[a] + most - 1) / most;
     p.extent[a] = boxes ? (counts[a] + boxes - 1) / boxes : 1;
     p.boxes[a] = (counts[a] + p.extent[a] - 1) / p.extent[a];
     left /= p.extent[a];

@@ -39,46 +39,46 @@ constexpr int tile_panels = TORCHCONV_VECTOR_BYTES == 64 ? 2 : 1;
 constexpr int direct_tile_rows(int vectors) { return TORCHCONV_VECTOR_BYTES < 64 ? tile_rows : vectors < 4 ? 8 : 6; }
 
 // bias: [tile_panels · tile_columns], then a vector of the floor that no result is below.
-template <class T, int VECTORS>
-inline __attribute__((always_inline)) void put_pixel(const vector_t<accumulator_t<T>> (&sum)[VECTORS],
+template <class T, int N, int VECTORS>
+inline __attribute__((always_inline)) void put_pixel(const part_t<N, accumulator_t<T>> (&sum)[VECTORS],
                                                      const accumulator_t<T>* bias, int64_t columns, T* to) {
   using A = accumulator_t<T>;
-  constexpr int width = VECTORS * lanes<A>;
-  const vector_t<A> floor = load(bias + tile_panels * tile_columns<A>);
+  constexpr int width = VECTORS * N;
+  const part_t<N, A> floor = load_part<N, A>(bias + tile_panels * tile_columns<A>);
   if (columns >= width) {
 #pragma GCC unroll 4
-    for (int j = 0; j < VECTORS; ++j)
-      store_narrowed(to + j * lanes<A>, raised(sum[j] + load(bias + j * lanes<A>), floor));
+    for (int j = 0; j < VECTORS; ++j) store_part<N>(to + j * N, raised(sum[j] + load_part<N, A>(bias + j * N), floor));
   } else {
     A row[width];
-    for (int j = 0; j < VECTORS; ++j) store(row + j * lanes<A>, raised(sum[j] + load(bias + j * lanes<A>), floor));
+    for (int j = 0; j < VECTORS; ++j) store_part<N>(row + j * N, raised(sum[j] + load_part<N, A>(bias + j * N), floor));
     for (int64_t l = 0; l < columns; ++l) narrow(row[l], to + l);
   }
 }
 
-// ROWS positions, VECTORS vectors of channels. w: [depth][tile_columns]; bias: [tile_columns]; total: zeros
-// [tile_rows][tile_columns], or null if there is but one block.
-template <class T, int ROWS, int VECTORS>
+// ROWS positions, VECTORS vectors of N channels. w: [depth][tile_columns], or [depth][N] if N is half a vector; bias:
+// [tile_columns]; total: zeros [tile_rows][tile_columns], or null if there is but one block.
+template <class T, int N, int ROWS, int VECTORS>
 void direct_tile(const accumulator_t<T>* source, const Place* places, const TapRun* run, const TapRun* runs_end,
                  const accumulator_t<T>* w, int64_t next_panel, const accumulator_t<T>* bias, accumulator_t<T>* total,
                  int64_t columns, T* target) {
   using A = accumulator_t<T>;
+  constexpr int width = N < lanes<A> ? N : tile_columns<A>;
   const A* pixel[ROWS];
 #pragma GCC unroll 16
   for (int r = 0; r < ROWS; ++r) {
     pixel[r] = source + places[r].source;
 #pragma GCC unroll 4
-    for (int j = 0; j < VECTORS; ++j) __builtin_prefetch(target + places[r].target + j * lanes<A>, 1);
+    for (int j = 0; j < VECTORS; ++j) __builtin_prefetch(target + places[r].target + j * N, 1);
   }
-  vector_t<A> sum[ROWS][VECTORS] = {};
+  part_t<N, A> sum[ROWS][VECTORS] = {};
   while (run < runs_end) {
     for (bool ends_block = false; !ends_block; ++run) {
-      const A* row = w + run->weight * tile_columns<A>;
+      const A* row = w + run->weight * width;
       const int64_t end = run->source + run->length;
-      for (int64_t k = run->source; k < end; ++k, row += tile_columns<A>) {
-        vector_t<A> column[VECTORS];
+      for (int64_t k = run->source; k < end; ++k, row += width) {
+        part_t<N, A> column[VECTORS];
 #pragma GCC unroll 4
-        for (int j = 0; j < VECTORS; ++j) column[j] = load(row + j / 2 * next_panel + j % 2 * lanes<A>);
+        for (int j = 0; j < VECTORS; ++j) column[j] = load_part<N, A>(row + j / 2 * next_panel + j % 2 * N);
 #pragma GCC unroll 16
         for (int r = 0; r < ROWS; ++r) {
           const A x = pixel[r][k];
@@ -93,28 +93,29 @@ void direct_tile(const accumulator_t<T>* source, const Place* places, const TapR
     for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 4
       for (int j = 0; j < VECTORS; ++j) {
-        A* t = total + (r * VECTORS + j) * lanes<A>;
-        store(t, load(t) + sum[r][j]);
-        sum[r][j] = run < runs_end ? vector_t<A>{} : load(t);
+        A* t = total + (r * VECTORS + j) * N;
+        store_part<N>(t, load_part<N, A>(t) + sum[r][j]);
+        sum[r][j] = run < runs_end ? part_t<N, A>{} : load_part<N, A>(t);
       }
   }
 #pragma GCC unroll 16
-  for (int r = 0; r < ROWS; ++r) put_pixel<T, VECTORS>(sum[r], bias, columns, target + places[r].target);
+  for (int r = 0; r < ROWS; ++r) put_pixel<T, N, VECTORS>(sum[r], bias, columns, target + places[r].target);
 }
 
-template <class T, int VECTORS, int ROWS = direct_tile_rows(VECTORS)>
+template <class T, int N, int VECTORS, int ROWS = direct_tile_rows(VECTORS)>
 void direct_rows(int64_t rows, const accumulator_t<T>* source, const Place* places, const TapRun* run,
                  const TapRun* runs_end, const accumulator_t<T>* w, int64_t next_panel, const accumulator_t<T>* bias,
                  accumulator_t<T>* total, int64_t columns, T* target) {
   if (rows == ROWS)
-    return direct_tile<T, ROWS, VECTORS>(source, places, run, runs_end, w, next_panel, bias, total, columns, target);
+    return direct_tile<T, N, ROWS, VECTORS>(source, places, run, runs_end, w, next_panel, bias, total, columns, target);
   if constexpr (ROWS > 1)
-    direct_rows<T, VECTORS, ROWS - 1>(rows, source, places, run, runs_end, w, next_panel, bias, total, columns, target);
+    direct_rows<T, N, VECTORS, ROWS - 1>(rows, source, places, run, runs_end, w, next_panel, bias, total, columns,
+                                         target);
 }
 
 template <class T, int VECTORS = tile_panels * tile_vectors, class... Rest>
 void direct_vectors(int64_t vectors, Rest... rest) {
-  if (vectors == VECTORS) return direct_rows<T, VECTORS>(rest...);
+  if (vectors == VECTORS) return direct_rows<T, lanes<accumulator_t<T>>, VECTORS>(rest...);
   if constexpr (VECTORS > 1) direct_vectors<T, VECTORS - 1>(vectors, rest...);
 }
 
@@ -179,6 +180,11 @@ inline int64_t find_runs(const Gather& g, const View& source, const Span (&seen)
 
 // ---- one box ----
 
+// A part of a map.
+struct Extent {
+  int64_t begin[3], end[3];
+};
+
 // The map's rows that a box reads, along each axis.
 inline void source_box(const Gather* g, int64_t residues, const Box& box, int64_t (&begin)[3], int64_t (&end)[3]) {
   for (int a = 0; a < 3; ++a) {
@@ -198,10 +204,12 @@ inline bool dense_rows(const Gather& g) {
   return g.source.s[2] == 1 && (g.extent[1] == 1 || g.source.s[1] == g.extent[2]);
 }
 
-// out[n][i0][i1][i2][c] = source[n, c, i] over the box.
+// out[group][n][i0][i1][i2][c] = source[n, c of the group, i] over the box; groups lie `size` apart.
 template <class T, class A>
-void copy_source(const Gather& g, bool channels_last, const Box& box, const int64_t (&begin)[3],
-                 const int64_t (&end)[3], const T* source, A* out) {
+void copy_source(const Gather& g, bool channels_last, int64_t groups, const Box& box, const int64_t (&begin)[3],
+                 const int64_t (&end)[3], const T* source, A* out, int64_t size) {
+  for (; groups > 1 && !channels_last; --groups, source += g.c * g.source.c, out += size)
+    copy_source(g, channels_last, 1, box, begin, end, source, out, size);
   const int64_t width = end[2] - begin[2], height = end[1] - begin[1];
   const bool whole_rows = width == g.extent[2] && !channels_last && dense_rows(g);
   const int64_t length = whole_rows ? height * width : width, lines = whole_rows ? at_most(1, height) : height;
@@ -215,7 +223,9 @@ void copy_source(const Gather& g, bool channels_last, const Box& box, const int6
           for (int64_t c = 0; c < g.c; ++c)
             for (int64_t l = 0; l < length; ++l) out[l * g.c + c] = widen(from[c * g.source.c + l * g.source.s[2]]);
         else
-          for (int64_t l = 0; l < length; ++l) copy_strided(from + l * g.source.s[2], 1, g.c, out + l * g.c);
+          for (int64_t l = 0; l < length; ++l)
+            for (int64_t i = 0; i < groups; ++i)
+              copy_row(from + l * g.source.s[2] + i * g.c, g.c, out + i * size + l * g.c);
       }
 }
 
@@ -292,10 +302,12 @@ inline int64_t find_alike(const Gather* g, int64_t residues, const Box& box, con
 // Scratch: places | alike | spans | runs | copied source | results of a panel.
 struct DirectScratch {
   int64_t places, alike, spans, runs, source, results, end;  // offsets in bytes
+  int64_t group;                                             // elements from a group's copied source to the next
 };
 
 template <class A>
-DirectScratch direct_layout(const Gather* g, int64_t residues, bool copies, bool pixels_out, const Box& box) {
+DirectScratch direct_layout(const Gather* g, int64_t residues, bool copies, bool pixels_out, int64_t groups,
+                            const Box& box) {
   int64_t begin[3], end[3], spans = 0, runs = 0;
   const int64_t positions = box_positions(g, residues, box), samples = box.n_end - box.n_begin;
   for (int a = 0; a < 3; ++a) spans += box.end[a] - box.begin[a];
@@ -308,7 +320,8 @@ DirectScratch direct_layout(const Gather* g, int64_t residues, bool copies, bool
   s.runs = next(s.spans, spans * sizeof(Span));
   s.source = next(s.runs, runs * sizeof(TapRun));
   source_box(g, residues, box, begin, end);
-  s.results = next(s.source, copies ? samples * volume(begin, end) * g->c * sizeof(A) : 0);
+  s.group = copies ? round_up(samples * volume(begin, end) * g->c, lanes<A>) + lanes<A> : 0;
+  s.results = next(s.source, groups * s.group * sizeof(A));
   target_box(g, residues, box, begin, end);
   s.end = next(s.results, pixels_out ? 0 : samples * volume(begin, end) * tile_panels * tile_columns<A> * sizeof(A));
   return s;
@@ -325,9 +338,9 @@ bool copies_source(const Gather& g, bool channels_last) {
 }
 
 template <class T>
-int64_t direct_scratch(const Gather* g, int64_t residues, bool channels_last, const Box& box) {
+int64_t direct_scratch(const Gather* g, int64_t residues, bool channels_last, int64_t groups, const Box& box) {
   using A = accumulator_t<T>;
-  return direct_layout<A>(g, residues, copies_source<T>(*g, channels_last), channels_last, box).end / sizeof(A);
+  return direct_layout<A>(g, residues, copies_source<T>(*g, channels_last), channels_last, groups, box).end / sizeof(A);
 }
 
 // All positions of the box for one panel's channels; `to` as the places' targets count.
@@ -336,77 +349,92 @@ void direct_panel(const Gather* g, const View& read, const accumulator_t<T>* sou
                   const Place* places, TapRun* runs, const accumulator_t<T>* const packed, int64_t panel,
                   int64_t panels, const accumulator_t<T>* bias, int64_t columns, T* to) {
   using A = accumulator_t<T>;
+  constexpr int half = half_lanes<A> > 0 ? half_lanes<A> : lanes<A>;
+  const int64_t width = panel_width<T>(*g, Broadcast::source_narrow);
   for (const Alike* a = alike; a < alike + count; ++a) {
     const Gather& residue = g[a->residue];
     int64_t blocks = 0;
     const TapRun* end = runs + find_runs(residue, read, a->seen, runs);
     for (const TapRun* run = runs; run < end; ++run) blocks += run->ends_block;
-    const A* w = packed + panel * residue.depth() * tile_columns<A>;
-    for (int64_t r = 0; r < a->residue; ++r) w += panels * g[r].depth() * tile_columns<A>;
-    const int64_t vectors = (at_most(columns, tile_panels * tile_columns<A>) + lanes<A> - 1) / lanes<A>;
-    const int64_t most = direct_tile_rows(vectors), next_panel = residue.depth() * tile_columns<A>;
+    const A* w = packed + panel * residue.depth() * width;
+    for (int64_t r = 0; r < a->residue; ++r) w += panels * g[r].depth() * width;
+    const int64_t vectors = (at_most(columns, tile_panels * width) + lanes<A> - 1) / lanes<A>;
+    const int64_t most = direct_tile_rows(vectors), next_panel = residue.depth() * width;
     const int64_t tiles = (a->count + most - 1) / most;
     for (int64_t i = 0; i < tiles; ++i) {
       const int64_t first = a->count * i / tiles, rows = a->count * (i + 1) / tiles - first;
       const Place* at = places + a->first + first;
       A totals[tile_rows * tile_columns<A>], *total = blocks > 1 ? totals : nullptr;
       if (total) zero(total, tile_rows * tile_columns<A>);
-      direct_vectors<T>(vectors, rows, source, at, runs, end, w, next_panel, bias, total, columns, to);
+      if (width == half)
+        direct_rows<T, half, 1>(rows, source, at, runs, end, w, next_panel, bias, total, columns, to);
+      else
+        direct_vectors<T>(vectors, rows, source, at, runs, end, w, next_panel, bias, total, columns, to);
     }
   }
 }
 
+// All channels of some panels of one group, whose source and target these are; results: a panel's, if contiguous.
 template <class T>
-void direct(const Gather* g, int64_t residues, bool channels_last, int64_t group, const T* source,
-            const accumulator_t<T>* packed, const T* bias, T* target, const Box& box, int64_t panel_begin,
-            int64_t panel_end, accumulator_t<T>* scratch) {
+void direct_group(const Gather* g, bool channels_last, const View& read, const accumulator_t<T>* source,
+                  const Alike* alike, int64_t count, const Place* places, TapRun* runs, const accumulator_t<T>* packed,
+                  int64_t panel_begin, int64_t panel_end, const T* bias, const Box& box, const Extent& to,
+                  accumulator_t<T>* results, T* target) {
   using A = accumulator_t<T>;
-  constexpr int64_t width = tile_columns<A>;
-  const bool copies = copies_source<T>(*g, channels_last);
-  const DirectScratch at = direct_layout<A>(g, residues, copies, channels_last, box);
-  char* memory = reinterpret_cast<char*>(scratch);
-  Place* places = reinterpret_cast<Place*>(memory + at.places);
-  Alike* alike = reinterpret_cast<Alike*>(memory + at.alike);
-  TapRun* runs = reinterpret_cast<TapRun*>(memory + at.runs);
-  A* results = reinterpret_cast<A*>(memory + at.results);
-  source += group * g->c * g->source.c;
-  target += group * g->m * g->target.c;
-
-  int64_t begin[3], end[3], target_begin[3], target_end[3];
-  source_box(g, residues, box, begin, end);
-  target_box(g, residues, box, target_begin, target_end);
-  View read = g->source, write = g->target;
-  const A* pixels = reinterpret_cast<const A*>(source);
-  if (copies) {
-    A* copy = reinterpret_cast<A*>(memory + at.source);
-    copy_source(*g, channels_last, box, begin, end, source, copy);
-    read = pixels_of(g->c, begin, end);
-    pixels = copy - offset_of(read, box.n_begin, begin);
-  }
-  if (!channels_last) {
-    write = pixels_of(tile_panels * width, target_begin, target_end);
-    results -= offset_of(write, box.n_begin, target_begin);
-  }
-  const int64_t count =
-      find_alike(g, residues, box, read, write, reinterpret_cast<Span*>(memory + at.spans), alike, places);
-
-  const int64_t panels = (g->m + width - 1) / width;
+  constexpr Broadcast broadcast = Broadcast::source_narrow;
+  const int64_t width = panel_width<T>(*g, broadcast), panels = panels_of<T>(*g, broadcast);
   for (int64_t panel = panel_begin, together; panel < panel_end; panel += together) {
     together = at_most(tile_panels, panel_end - panel);
     const int64_t m = panel * width, columns = at_most(together * width, g->m - m);
-    A panel_bias[tile_panels * width + lanes<A>] = {};
-    for (int64_t j = 0; bias && j < columns; ++j) panel_bias[j] = widen(bias[group * g->m + m + j]);
-    store(panel_bias + tile_panels * width, floor_of<A>(g->relu) + vector_t<A>{});
+    A panel_bias[tile_panels * tile_columns<A> + lanes<A>] = {};
+    for (int64_t j = 0; bias && j < columns; ++j) panel_bias[j] = widen(bias[m + j]);
+    store(panel_bias + tile_panels * tile_columns<A>, floor_of<A>(g->relu) + vector_t<A>{});
     if (channels_last) {
-      direct_panel<T>(g, read, pixels, alike, count, places, runs, packed, panel, panels, panel_bias, columns,
+      direct_panel<T>(g, read, source, alike, count, places, runs, packed, panel, panels, panel_bias, columns,
                       target + m);
       continue;
     }
-    direct_panel<A>(g, read, pixels, alike, count, places, runs, packed, panel, panels, panel_bias,
-                    round_up(columns, lanes<A>), results);
-    const int64_t size[3] = {target_end[0] - target_begin[0], target_end[1] - target_begin[1],
-                             target_end[2] - target_begin[2]};
-    store_box(*g, box, target_begin, size, reinterpret_cast<A*>(memory + at.results), columns,
-              target + m * g->target.c);
+    const View pixels = pixels_of(tile_panels * tile_columns<A>, to.begin, to.end);
+    direct_panel<A>(g, read, source, alike, count, places, runs, packed, panel, panels, panel_bias,
+                    round_up(columns, at_most(width, lanes<A>)), results - offset_of(pixels, box.n_begin, to.begin));
+    const int64_t size[3] = {to.end[0] - to.begin[0], to.end[1] - to.begin[1], to.end[2] - to.begin[2]};
+    store_box(*g, box, to.begin, size, results, columns, target + m * g->target.c);
+  }
+}
+
+template <class T>
+void direct(const Gather* g, int64_t residues, bool channels_last, int64_t group_begin, int64_t group_end,
+            const T* source, const accumulator_t<T>* packed, const T* bias, T* target, const Box& box,
+            int64_t panel_begin, int64_t panel_end, accumulator_t<T>* scratch) {
+  using A = accumulator_t<T>;
+  const bool copies = copies_source<T>(*g, channels_last);
+  const int64_t groups = group_end - group_begin;
+  const DirectScratch at = direct_layout<A>(g, residues, copies, channels_last, groups, box);
+  char* memory = reinterpret_cast<char*>(scratch);
+  Place* places = reinterpret_cast<Place*>(memory + at.places);
+  Alike* alike = reinterpret_cast<Alike*>(memory + at.alike);
+
+  Extent from, to;
+  source_box(g, residues, box, from.begin, from.end);
+  target_box(g, residues, box, to.begin, to.end);
+  const View read = copies ? pixels_of(g->c, from.begin, from.end) : g->source;
+  const View write = channels_last ? g->target : pixels_of(tile_panels * tile_columns<A>, to.begin, to.end);
+  const int64_t count =
+      find_alike(g, residues, box, read, write, reinterpret_cast<Span*>(memory + at.spans), alike, places);
+  int64_t size = 0;  // of a group's packed weight
+  for (int64_t r = 0; r < residues; ++r) size += packed_size<T>(g[r], Broadcast::source_narrow);
+
+  source += group_begin * g->c * g->source.c;
+  const A* pixels = reinterpret_cast<const A*>(source);
+  if (copies) {
+    A* copy = reinterpret_cast<A*>(memory + at.source);
+    copy_source(*g, channels_last, groups, box, from.begin, from.end, source, copy, at.group);
+    pixels = copy - offset_of(read, box.n_begin, from.begin);
+  }
+  for (int64_t group = group_begin; group < group_end; ++group, packed += size) {
+    direct_group<T>(g, channels_last, read, pixels, alike, count, places, reinterpret_cast<TapRun*>(memory + at.runs),
+                    packed, panel_begin, panel_end, bias ? bias + group * g->m : nullptr, box, to,
+                    reinterpret_cast<A*>(memory + at.results), target + group * g->m * g->target.c);
+    pixels += copies ? at.group : g->c * g->source.c;
   }
 }

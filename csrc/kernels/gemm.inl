@@ -12,23 +12,32 @@ constexpr int64_t patch_stride = gemm_positions + line<A>;  // odd in cache line
 template <class A>
 constexpr int64_t depth_stride = depth_block + line<A>;
 
-inline int64_t panel_width(bool channels_last, int64_t columns) { return channels_last ? columns : tile_rows; }
+// Where the widest vectors run as two halves, or on two of three ports, half a vector costs half as much. 0: not used.
+template <class A>
+constexpr int half_lanes = TORCHCONV_VECTOR_BYTES == 64 ? lanes<A> / 2 : 0;
 
 template <class T>
-int64_t gemm_panels(const Gather& g, bool channels_last) {
-  const int64_t width = panel_width(channels_last, tile_columns<accumulator_t<T>>);
+int64_t panel_width(const Gather& g, Broadcast broadcast) {
+  using A = accumulator_t<T>;
+  if (broadcast == Broadcast::weight) return tile_rows;
+  return broadcast == Broadcast::source_narrow && g.m <= half_lanes<A> ? half_lanes<A> : tile_columns<A>;
+}
+
+template <class T>
+int64_t panels_of(const Gather& g, Broadcast broadcast) {
+  const int64_t width = panel_width<T>(g, broadcast);
   return (g.m + width - 1) / width;
 }
 
 template <class T>
-int64_t packed_size(const Gather& g, bool channels_last) {
-  return gemm_panels<T>(g, channels_last) * g.depth() * panel_width(channels_last, tile_columns<accumulator_t<T>>);
+int64_t packed_size(const Gather& g, Broadcast broadcast) {
+  return panels_of<T>(g, broadcast) * g.depth() * panel_width<T>(g, broadcast);
 }
 
 template <class T>
-void pack_weight(const Gather& g, bool channels_last, int64_t group, const T* weight, int64_t panel_begin,
+void pack_weight(const Gather& g, Broadcast broadcast, int64_t group, const T* weight, int64_t panel_begin,
                  int64_t panel_end, accumulator_t<T>* packed) {
-  const int64_t width = panel_width(channels_last, tile_columns<accumulator_t<T>>);
+  const int64_t width = panel_width<T>(g, broadcast);
   for (int64_t panel = panel_begin; panel < panel_end; ++panel) {
     accumulator_t<T>* to = packed + panel * g.depth() * width;
     const T* from = weight + group * g.weight_g + panel * width * g.weight_m;
@@ -105,7 +114,7 @@ void gemm(const Gather& g, bool channels_last, int64_t group, const T* source, c
   A* patches = scratch + segment_space<A>;
   A* results = patches + patch_space<A>;
   const int64_t positions = end - begin, depth = g.depth();
-  const int64_t width = panel_width(channels_last, tile_columns<A>);
+  const int64_t width = panel_width<T>(g, channels_last ? Broadcast::source : Broadcast::weight);
   const int64_t m_begin = panel_begin * width, m_end = at_most(panel_end * width, g.m);
   const int64_t ldc = channels_last ? round_up(m_end - m_begin, width) + line<A> : patch_stride<A>;
   const int64_t run_count = segments(g, begin, end, runs);

@@ -47,6 +47,41 @@ inline void copy_strided(const T* from, int64_t stride, int64_t length, A* to) {
     for (int64_t i = 0; i < length; ++i) to[i] = widen(from[i * stride]);
 }
 
+template <int N, class A>
+inline void copy_overlapping(const A* from, int64_t length, A* to) {  // N <= length <= 2 N
+  A first[N], last[N];
+  std::memcpy(first, from, sizeof first);
+  std::memcpy(last, from + length - N, sizeof last);
+  std::memcpy(to, first, sizeof first);
+  std::memcpy(to + length - N, last, sizeof last);
+}
+
+// A short row. Not by memcpy: a call for each would take longer than the copy.
+template <class A>
+inline void copy_row(const A* from, int64_t length, A* to) {
+  if (length > 32)
+    for (int64_t l = 0; l < length; l += 16) {
+      const int64_t at = at_most(l, length - 16);
+      A part[16];
+      std::memcpy(part, from + at, sizeof part);
+      std::memcpy(to + at, part, sizeof part);
+    }
+  else if (length >= 16)
+    copy_overlapping<16>(from, length, to);
+  else if (length >= 8)
+    copy_overlapping<8>(from, length, to);
+  else if (length >= 4)
+    copy_overlapping<4>(from, length, to);
+  else if (length >= 2)
+    copy_overlapping<2>(from, length, to);
+  else if (length == 1)
+    *to = *from;
+}
+inline void copy_row(const bfloat16* from, int64_t length, float* to) { copy_strided(from, 1, length, to); }
+inline void copy_row(const float* from, int64_t length, bfloat16* to) {
+  for (int64_t l = 0; l < length; ++l) narrow(from[l], to + l);
+}
+
 template <class A>
 inline void zero(A* to, int64_t length) {
   for (int64_t i = 0; i < length; ++i) to[i] = 0;

@@ -1,12 +1,12 @@
 // gather with positions along the vectors: weights broadcast against unaligned loads from source planes. For few target
 // channels, which would leave vectors of channels empty, and for 1×1 on contiguous maps, which needs no copy at all.
-// Steps of one alone: neighbouring positions then read neighbouring elements, whatever the tap.
 //
-// The source of a box is copied to planes [channel][n][i0][i1][i2], zeros where it leaves the map, so that a tap is one
-// offset. Unless rows fill vectors and go straight to a contiguous target, the results are planes of the same pitch, of
-// which the valid positions are then copied to the target. Every output is the same chain of operations wherever it
-// stands: all taps, or all whose row lies in the map, in blocks of depth_block products, each summed in order, then added
-// in order.
+// The source of a box is copied to planes [channel][phase][n][i0][i1][i2], zeros where it leaves the map: the elements
+// a step apart, of one phase, lie side by side, so that neighbouring positions read neighbouring elements, whatever the
+// tap, and a tap is one offset: its phase is offset mod step, its place there offset / step. Unless rows fill vectors
+// and go straight to a contiguous target, the results are planes of the same pitch, of which the valid positions are then
+// copied to the target. Every output is the same chain of operations wherever it stands: all taps, or all whose row lies
+// in the map, in blocks of depth_block products, each summed in order, then added in order.
 
 // Where a vector of positions begins.
 struct Start {
@@ -38,6 +38,10 @@ void planes_tile(const PlanesTile<A>& t, const Start* starts) {
 #pragma GCC unroll 8
   for (int j = 0; j < VECTORS; ++j) from[j] = t.source + starts[j].source;
   const A* w = t.w;
+#pragma GCC unroll 16
+  for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 8
+    for (int j = 0; j < VECTORS; ++j) __builtin_prefetch(t.target + starts[j].target + r * t.ld, 1);
   for (int64_t k = 0, end; k == 0 || k < t.depth; k = end) {
     vector_t<A> sum[ROWS][VECTORS] = {};
     end = at_most(t.depth, k + depth_block);
@@ -82,10 +86,14 @@ void planes_rows(int64_t rows, const PlanesTile<A>& t, const Start* starts, int6
   if constexpr (ROWS > 1) planes_rows<A, ROWS - 1>(rows, t, starts, count);
 }
 
+// Rounded down, so that what is left is the phase.
+inline int64_t steps_to(int64_t offset, int64_t step) { return (offset - (offset % step + step) % step) / step; }
+
 // How one box is laid out. A segment is what positions of one (n, t0) span: its rows are pitch apart.
 struct PlanesBox {
   int64_t samples, size[3];  // of the box
-  int64_t begin[3], end[3];  // of its source, in the map's coordinates, padding included
+  int64_t begin[3], end[3];  // of its source, in steps, padding included
+  int64_t phases;            // step[0] · step[1] · step[2]
   int64_t pitch, plane;      // source elements from row to row and from channel to channel
   int64_t segment;           // results of a segment, whole vectors
   bool in_place;             // the source's own planes serve
@@ -119,8 +127,8 @@ PlanesBox planes_box(const Gather* g, int64_t residues, bool channels_last, cons
     b.begin[a] = b.end[a] = box.begin[a];
     for (int64_t r = 0, first = 1; r < residues; ++r) {
       if (g[r].tap_count == 0) continue;
-      const int64_t low = box.begin[a] + tap_offset(g[r], a, 0);
-      const int64_t high = box.end[a] + tap_offset(g[r], a, g[r].grid[a] - 1);
+      const int64_t low = box.begin[a] + steps_to(tap_offset(g[r], a, 0), g->step[a]);
+      const int64_t high = box.end[a] + steps_to(tap_offset(g[r], a, g[r].grid[a] - 1), g->step[a]);
       b.begin[a] = first ? low : at_most(b.begin[a], low), b.end[a] = first ? high : at_least(b.end[a], high);
       first = 0;
     }
@@ -129,7 +137,8 @@ PlanesBox planes_box(const Gather* g, int64_t residues, bool channels_last, cons
   const bool plain =
       !channels_last && !narrow_type<T> && residues == 1 && g->spacing[0] * g->spacing[1] * g->spacing[2] == 1;
   const bool whole_rows = b.size[2] == g->extent[2] && b.size[2] == g->count[2] && b.size[0] == 1 && dense_rows(*g);
-  b.in_place = plain && !pads && g->tap_count == 1 && whole_rows && b.size[1] * b.size[2] >= lanes<A>;
+  b.phases = g->step[0] * g->step[1] * g->step[2];
+  b.in_place = plain && !pads && b.phases == 1 && g->tap_count == 1 && whole_rows && b.size[1] * b.size[2] >= lanes<A>;
   b.straight = b.in_place || (plain && b.size[2] >= lanes<A>);
   b.pitch = b.end[2] - b.begin[2];
   b.plane = b.samples * volume(b.begin, b.end) + lanes<A>;  // a row may be written past its end
@@ -157,7 +166,7 @@ struct PlanesLayout {
     offsets = 0;
     starts = next(offsets, depth * sizeof(int64_t));
     source = next(starts, at_least(most, segments * (b.segment / lanes<A> + 1)) * sizeof(Start));
-    results = next(source, b.in_place ? 0 : (groups * g->c * b.plane + lanes<A>)*sizeof(A));
+    results = next(source, b.in_place ? 0 : (groups * g->c * b.phases * b.plane + lanes<A>)*sizeof(A));
     end = next(results, b.straight ? 0 : (groups * g->m * segments * b.segment + lanes<A>)*sizeof(A));
   }
 };
@@ -174,78 +183,54 @@ inline void zero_loosely(A* to, int64_t length) {
   for (int64_t l = 0; l < length; l += lanes<A>) store(to + l, vector_t<A>{});
 }
 
-template <int N, class A>
-inline void copy_overlapping(const A* from, int64_t length, A* to) {  // N <= length <= 2 N
-  A first[N], last[N];
-  std::memcpy(first, from, sizeof first);
-  std::memcpy(last, from + length - N, sizeof last);
-  std::memcpy(to, first, sizeof first);
-  std::memcpy(to + length - N, last, sizeof last);
-}
-
-// A short row. Not by memcpy: a call for each would take longer than the copy.
-template <class A>
-inline void copy_row(const A* from, int64_t length, A* to) {
-  if (length > 32)
-    for (int64_t l = 0; l < length; l += 16) {
-      const int64_t at = at_most(l, length - 16);
-      A part[16];
-      std::memcpy(part, from + at, sizeof part);
-      std::memcpy(to + at, part, sizeof part);
-    }
-  else if (length >= 16)
-    copy_overlapping<16>(from, length, to);
-  else if (length >= 8)
-    copy_overlapping<8>(from, length, to);
-  else if (length >= 4)
-    copy_overlapping<4>(from, length, to);
-  else if (length >= 2)
-    copy_overlapping<2>(from, length, to);
-  else if (length == 1)
-    *to = *from;
-}
-inline void copy_row(const bfloat16* from, int64_t length, float* to) { copy_strided(from, 1, length, to); }
-inline void copy_row(const float* from, int64_t length, bfloat16* to) {
-  for (int64_t l = 0; l < length; ++l) narrow(from[l], to + l);
-}
-
 // One row of a source box: the part [low, high) lies inside the map.
 template <class T, class A>
 void copy_plane_row(const T* from, int64_t step, const PlanesBox& b, int64_t low, int64_t high, A* to) {
   zero_loosely(to, low - b.begin[2]);
   if (step == 1)
     copy_row(from, high - low, to + low - b.begin[2]);
+  else if (step == 2)
+    for (int64_t l = 0; l < high - low; ++l) to[low - b.begin[2] + l] = widen(from[2 * l]);
   else
     copy_strided(from, step, high - low, to + low - b.begin[2]);
   zero_loosely(to + high - b.begin[2], b.end[2] - high);
 }
 
-// out[channel][n][i0][i1][i2]; source points at the first channel. Rows are written in order, so that one may be written
-// a vector past its end; contiguous maps are read one after another.
+// The planes of one phase: out[channel][n][i0][i1][i2], `ld` from a channel to the next. Rows are written in order, so
+// that one may be written a vector past its end.
+template <class T, class A>
+void copy_phase(const Gather& g, bool channels_last, int64_t channels, const Box& box, const PlanesBox& b,
+                const int64_t (&phase)[3], const T* source, A* out, int64_t ld) {
+  const int64_t step = g.step[2] * g.source.s[2], inside_end = (g.extent[2] - phase[2] + g.step[2] - 1) / g.step[2];
+  const int64_t low = at_least(b.begin[2], 0), high = at_least(low, at_most(b.end[2], inside_end));
+  for (int64_t n = box.n_begin; n < box.n_end; ++n)
+    for (int64_t i0 = b.begin[0]; i0 < b.end[0]; ++i0)
+      for (int64_t i1 = b.begin[1]; i1 < b.end[1]; ++i1, out += b.pitch) {
+        const int64_t i[3] = {i0 * g.step[0] + phase[0], i1 * g.step[1] + phase[1], low * g.step[2] + phase[2]};
+        const bool inside = i[0] >= 0 && i[0] < g.extent[0] && i[1] >= 0 && i[1] < g.extent[1] && high > low;
+        const T* from = source + offset_of(g.source, n, i);
+        if (inside && !channels_last) {
+          copy_plane_row(from, step, b, low, high, out);
+          continue;
+        }
+        const int64_t left = inside ? low - b.begin[2] : b.pitch, right = inside ? high - b.begin[2] : b.pitch;
+        for (int64_t j = 0; j < channels; ++j) zero_loosely(out + j * ld, left);
+        if (inside) transpose<true, true>(from, step, high - low, channels, out + left, ld);
+        for (int64_t j = 0; j < channels; ++j) zero_loosely(out + j * ld + right, b.pitch - right);
+      }
+}
+
+// out[channel][phase][n][i0][i1][i2]; source points at the first channel. Contiguous maps are read one after another.
 template <class T, class A>
 void copy_planes(const Gather& g, bool channels_last, int64_t channels, const Box& box, const PlanesBox& b,
                  const T* source, A* out) {
-  const int64_t low = at_least(b.begin[2], 0), high = at_least(low, at_most(b.end[2], g.extent[2]));
-  const int64_t together = channels_last ? channels : 1;
-  for (int64_t c = 0; c < channels; c += together) {
-    A* to = out + c * b.plane;
-    for (int64_t n = box.n_begin; n < box.n_end; ++n)
-      for (int64_t i0 = b.begin[0]; i0 < b.end[0]; ++i0)
-        for (int64_t i1 = b.begin[1]; i1 < b.end[1]; ++i1, to += b.pitch) {
-          const bool inside = i0 >= 0 && i0 < g.extent[0] && i1 >= 0 && i1 < g.extent[1] && high > low;
-          const int64_t i[3] = {i0, i1, low};
-          const T* from = source + c * g.source.c + offset_of(g.source, n, i);
-          if (inside && !channels_last) {
-            copy_plane_row(from, g.source.s[2], b, low, high, to);
-            continue;
-          }
-          const int64_t left = inside ? low - b.begin[2] : b.pitch, right = inside ? high - b.begin[2] : b.pitch;
-          for (int64_t j = 0; j < together; ++j) zero_loosely(to + j * b.plane, left);
-          if (inside) transpose<true, true>(from, g.source.s[2], high - low, channels, to + left, b.plane);
-          for (int64_t j = 0; j < together; ++j) zero_loosely(to + j * b.plane + right, b.pitch - right);
-        }
-  }
-  for (int64_t c = 0; c < channels; ++c) zero_loosely(out + (c + 1) * b.plane - lanes<A>, lanes<A>);
+  const int64_t together = channels_last ? channels : 1, ld = b.phases * b.plane;
+  for (int64_t c = 0; c < channels; c += together)
+    for (int64_t phase = 0; phase < b.phases; ++phase)
+      copy_phase(g, channels_last, together, box, b,
+                 {phase / g.step[2] / g.step[1], phase / g.step[2] % g.step[1], phase % g.step[2]},
+                 source + c * g.source.c, out + c * ld + phase * b.plane, ld);
+  for (int64_t p = 1; p <= channels * b.phases; ++p) zero_loosely(out + p * b.plane - lanes<A>, lanes<A>);
 }
 
 // Where the vectors of positions begin; returns how many.
@@ -293,10 +278,14 @@ int64_t find_starts(const Gather& g, const Box& box, const PlanesBox& b, Start* 
 inline void find_offsets(const Gather& g, const Box& box, const PlanesBox& b, int64_t* out) {
   const int64_t height = b.end[1] - b.begin[1];
   for (int64_t k = 0; k < g.tap_count; ++k) {
-    int64_t i[3];
-    for (int a = 0; a < 3; ++a) i[a] = box.begin[a] + g.taps[k].offset[a] - b.begin[a];
-    const int64_t at = b.in_place ? 0 : (i[0] * height + i[1]) * b.pitch + i[2];
-    for (int64_t c = 0; c < g.c; ++c) *out++ = at + c * (b.in_place ? g.source.c : b.plane);
+    int64_t i[3], phase = 0;
+    for (int a = 0; a < 3; ++a) {
+      const int64_t steps = steps_to(g.taps[k].offset[a], g.step[a]);
+      phase = phase * g.step[a] + g.taps[k].offset[a] - steps * g.step[a];
+      i[a] = box.begin[a] + steps - b.begin[a];
+    }
+    const int64_t at = b.in_place ? 0 : phase * b.plane + (i[0] * height + i[1]) * b.pitch + i[2];
+    for (int64_t c = 0; c < g.c; ++c) *out++ = at + c * (b.in_place ? g.source.c : b.phases * b.plane);
   }
 }
 
@@ -361,7 +350,7 @@ void planes(const Gather* g, int64_t residues, bool channels_last, int64_t group
 
   const A* from = b.in_place ? reinterpret_cast<const A*>(source) : copy;
   A* to = b.straight ? reinterpret_cast<A*>(target) : results;
-  const int64_t channel = b.in_place ? g->source.c : b.plane;
+  const int64_t channel = b.in_place ? g->source.c : b.phases * b.plane;
   const int64_t ld = b.straight ? g->target.c : b.samples * b.size[0] * b.segment;
   const int64_t count = find_starts<A>(*g, box, b, starts), panels = (g->m + tile_rows - 1) / tile_rows;
   int64_t size = 0;  // of a group's packed weight
@@ -399,10 +388,7 @@ inline double live_share(const Gather& g, int axis) {
 template <class T>
 bool prefers_planes(const Gather* g, int64_t residues, bool channels_last) {
   using A = accumulator_t<T>;
-  constexpr double copied = 0.15, squared = 0.4, scalar = 1.2, tile = 8;
-  for (int64_t r = 0; r < residues; ++r)
-    for (int a = 0; a < 3; ++a)
-      if (g[r].step[a] != 1) return false;
+  constexpr double copied = 0.15, squared = 0.4, put = 0.7, scalar = 1.2, tile = 8, row = 15;
   const auto transposed = [](int64_t channels) { return channels * (channels < lanes<A> ? scalar : squared); };
   double depth = 0, live = 0;
   int64_t reach = 0;
@@ -410,25 +396,36 @@ bool prefers_planes(const Gather* g, int64_t residues, bool channels_last) {
     if (g[r].tap_count == 0) continue;
     depth += static_cast<double>(g[r].depth()) / residues;
     live += g[r].depth() * live_share(g[r], 0) * live_share(g[r], 1) * live_share(g[r], 2) / residues;
-    reach = at_least(reach, g[r].grid[2] - 1);
+    reach = at_least(reach, (g[r].grid[2] - 1 + g[r].step[2] - 1) / g[r].step[2]);
   }
   const int64_t width = g->count[2], lines = at_most(g->count[1], at_least(1, 1024 / width));
   const bool straight = !channels_last && !narrow_type<T> && residues == 1 && width >= lanes<A>;
-  const bool in_place = !channels_last && !narrow_type<T> && residues == 1 && g->tap_count == 1 && dense_rows(*g);
-  const double span = in_place   ? width * lines
-                      : straight ? lines * round_up(width, lanes<A>)
-                                 : round_up((lines - 1) * (width + reach) + width, lanes<A>);
+  const double phases = g->step[0] * g->step[1] * g->step[2];
+  const bool in_place =
+      !channels_last && !narrow_type<T> && residues == 1 && phases == 1 && g->tap_count == 1 && dense_rows(*g);
+  double span = in_place   ? width * lines
+                : straight ? lines * round_up(width, lanes<A>)
+                           : round_up((lines - 1) * (width + reach) + width, lanes<A>);
+  if (residues == 1 && g->grid[0] == 1 && !in_place) {  // by rows
+    const double row_span = lines * round_up(width, lanes<A>) * live_share(*g, 1);
+    span = row_span < span ? row_span : span;
+  }
   const double rows = at_most(g->m, tile_rows), groups_channels = g->groups > 1 ? lanes<A> : 0;
-  double direct = live * ((g->m + lanes<A> - 1) / lanes<A>)+tile;
-  if (!channels_last) direct += transposed(g->c) / residues + squared * g->m;
-  double planes = depth * g->m / lanes<A> * span / (lines * width) * (rows < 2 ? 2 : 1);
+  const double vectors = g->m <= half_lanes<A> ? 0.55 : (g->m + lanes<A> - 1) / lanes<A>;
+  double direct = live * vectors + tile;
+  if (!channels_last) direct += transposed(g->c) * phases / residues + put * g->m;
+  double planes = (depth + tile) * g->m / lanes<A> * span / (lines * width) * (rows < 2 ? 2 : 1);
   if (!channels_last && g->source.s[2] != 1) direct += 4 * scalar * g->c, planes += scalar * g->c;
+  const double empty = round_up(width, lanes<A>) / static_cast<double>(width);  // squares are cut at the end of a row
+  const double gaps = g->step[2] == 1 ? copied : g->step[2] == 2 ? 2 * copied : scalar;
   if (!in_place)
-    planes += channels_last
-                  ? transposed(at_least(g->c, groups_channels)) / at_least(g->c, groups_channels) * g->c / residues
-                  : copied * g->c / residues;
+    planes +=
+        (channels_last ? transposed(at_least(g->c, groups_channels)) / at_least(g->c, groups_channels) * g->c * empty
+                       : (gaps + row / width) * g->c) *
+        phases / residues;
   if (!straight && !in_place)
-    planes += channels_last ? transposed(at_least(g->m, groups_channels)) / at_least(g->m, groups_channels) * g->m
-                            : 2 * copied * g->m;
+    planes += channels_last
+                  ? transposed(at_least(g->m, groups_channels)) / at_least(g->m, groups_channels) * g->m * empty
+                  : ((g->spacing[2] == 1 ? 2 * copied : scalar) + row / width) * g->m;
   return planes * 1.05 < direct;
 }

@@ -7,6 +7,32 @@ constexpr int tile_vectors = 2;
 template <class A>
 constexpr int tile_columns = tile_vectors * lanes<A>;
 
+// N accumulators: a vector, or a part of one.
+template <int N, class A>
+struct Part {
+  typedef A type __attribute__((vector_size(N * sizeof(A))));
+  typedef A unaligned __attribute__((vector_size(N * sizeof(A)), aligned(alignof(A)), may_alias));
+};
+template <int N, class A>
+using part_t = typename Part<N, A>::type;
+template <int N, class A, class T>
+inline part_t<N, A> load_part(const T* p) {
+  if constexpr (sizeof(T) == sizeof(A)) return *reinterpret_cast<const typename Part<N, A>::unaligned*>(p);
+  A wide[N];
+  for (int l = 0; l < N; ++l) wide[l] = widen(p[l]);
+  return *reinterpret_cast<const typename Part<N, A>::unaligned*>(wide);
+}
+template <int N, class T, class V>
+inline void store_part(T* to, V v) {
+  using A = accumulator_t<T>;
+  if constexpr (N == lanes<A>)
+    store_narrowed(to, v);
+  else if constexpr (sizeof(T) == sizeof(A))
+    *reinterpret_cast<typename Part<N, A>::unaligned*>(to) = v;
+  else
+    for (int l = 0; l < N; ++l) narrow(v[l], to + l);
+}
+
 template <class A>
 struct Tile {
   int64_t depth;
