@@ -70,7 +70,7 @@ void run_grad(const Gather& g, bool pixels, const T* source, const T* target, T*
   if (!pixels)
     return at::parallel_for(0, g.groups * g.m, 1, [&](int64_t begin, int64_t end) {
       Buffer<accumulator_t<T>> scratch(k.depthwise_planes_grad_scratch(g));
-      for (int64_t i = begin; i < end; ++i) k.depthwise_planes_grad(g, i, source, target, weight, scratch.get());
+      k.depthwise_planes_grad(g, begin, end, source, target, weight, scratch.get());
     });
   const int64_t parts = parts_of(g), blocks = blocks_of(g.groups, depthwise_grad_channels);
   const int64_t rows = g.batch * g.count[0] * g.count[1], sums = g.tap_count * g.groups;

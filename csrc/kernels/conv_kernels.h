@@ -117,8 +117,8 @@ struct ConvKernels {
   void (*depthwise_planes)(const Gather* residues, int64_t count, int64_t begin, int64_t end, const T* source,
                            const A* packed, const T* bias, T* target, A* scratch);
   int64_t (*depthwise_planes_grad_scratch)(const Gather&);
-  void (*depthwise_planes_grad)(const Gather&, int64_t channel, const T* source, const T* target, T* weight,
-                                A* scratch);
+  void (*depthwise_planes_grad)(const Gather&, int64_t channel_begin, int64_t channel_end, const T* source,
+                                const T* target, T* weight, A* scratch);
   // Channels-last, one filter a map and at least `depthwise_channels` maps: rows of targets of sample n. The gradient's
   // rows are those of all samples; it fills the channels of one block in totals, [tap][channel]; scratch is [tap][block].
   int64_t depthwise_channels;

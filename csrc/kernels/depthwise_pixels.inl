@@ -52,8 +52,8 @@ inline __attribute__((always_inline)) void fetch_ahead(const PixelRow<T>& r, int
   for (int i = 0; i < TILE; ++i, target += r.ld_target) __builtin_prefetch(target, 1, 2);
 }
 
-// Targets [t, t + TILE). TAPS: 0 where any number of taps and any steps are meant, else taps are columns side
-// by side and targets STEP columns apart. EDGE: some columns lie off the map.
+// Targets [t, t + TILE). TAPS: how many are taken at once, if they are columns side by side and targets STEP columns
+// apart; 0 for any. EDGE: some columns lie off the map.
 template <class T, int TAPS, int STEP, int TILE, bool EDGE>
 void sum_pixels(const PixelRow<T>& r, int64_t t, vector_t<accumulator_t<T>> bias, accumulator_t<T> floor, T* target) {
   using A = accumulator_t<T>;
@@ -63,27 +63,27 @@ void sum_pixels(const PixelRow<T>& r, int64_t t, vector_t<accumulator_t<T>> bias
     for (int64_t k1 = 0; k1 < r.count[1]; ++k1) {
       const T* row = r.source + k0 * r.ld[0] + k1 * r.ld[1];
       const A* w = r.weight + k0 * r.ldw[0] + k1 * r.ldw[1];
-      if constexpr (TAPS > 0) {
-        vector_t<A> x[(TILE - 1) * STEP + TAPS];
-        load_pixels<EDGE>(x, row, first, r.extent, r.ld_pixel);
+      int64_t k = 0, column = first;
+      if constexpr (TAPS > 0)
+        for (; k + TAPS <= r.taps; k += TAPS, column += TAPS) {
+          vector_t<A> x[(TILE - 1) * STEP + TAPS];
+          load_pixels<EDGE>(x, row, column, r.extent, r.ld_pixel);
 #pragma GCC unroll 8
-        for (int k = 0; k < TAPS; ++k) {
-          const vector_t<A> v = load(w);
-          next(w, r.ld_weight);
+          for (int j = 0; j < TAPS; ++j) {
+            const vector_t<A> v = load(w);
+            next(w, r.ld_weight);
 #pragma GCC unroll 8
-          for (int i = 0; i < TILE; ++i) sum[i] += v * x[i * STEP + k];
-        }
-      } else {
-        for (int64_t k = 0; k < r.taps; ++k, w += r.ld_weight) {
-          const vector_t<A> v = load(w);
-          int64_t column = first + k * r.apart;
-          const T* pixel = row + column * r.ld_pixel;
-#pragma GCC unroll 8
-          for (int i = 0; i < TILE; ++i, column += r.step) {
-            if (!EDGE || static_cast<uint64_t>(column) < static_cast<uint64_t>(r.extent))
-              sum[i] += v * load_widened(pixel);
-            next(pixel, r.step * r.ld_pixel);
+            for (int i = 0; i < TILE; ++i) sum[i] += v * x[i * STEP + j];
           }
+        }
+      for (; k < r.taps; ++k, column += r.apart, w += r.ld_weight) {
+        const vector_t<A> v = load(w);
+        const T* pixel = row + column * r.ld_pixel;
+#pragma GCC unroll 8
+        for (int i = 0; i < TILE; ++i) {
+          if (!EDGE || static_cast<uint64_t>(column + i * r.step) < static_cast<uint64_t>(r.extent))
+            sum[i] += v * load_widened(pixel);
+          next(pixel, r.step * r.ld_pixel);
         }
       }
     }
@@ -111,9 +111,9 @@ using TileKernel = void (*)(const PixelRow<T>&, int64_t, vector_t<accumulator_t<
 template <class T, int STEP, int TILE>
 TileKernel<T> dense_kernel(int64_t taps) {
   if constexpr (TILE >= (wide_registers ? 7 : 4)) {
-    if (taps == 3) return sum_tile<T, 3, STEP, TILE>;
-    if (taps == 5) return sum_tile<T, 5, STEP, TILE>;
-    if (taps == 7) return sum_tile<T, 7, STEP, TILE>;
+    if (taps >= 7) return sum_tile<T, 7, STEP, TILE>;
+    if (taps >= 5) return sum_tile<T, 5, STEP, TILE>;
+    if (taps >= 3) return sum_tile<T, 3, STEP, TILE>;
     if (STEP == 1 && taps == 1) return sum_tile<T, 1, STEP, TILE>;
     if (STEP == 1 && taps == 2) return sum_tile<T, 2, STEP, TILE>;
   }
@@ -239,14 +239,15 @@ void depthwise_pixels(const Gather* gathers, int64_t count, int64_t n, int64_t b
 
 // ---- the weight gradient ----
 
-// sum[k] += Σ over targets t in [begin, end) of y[t] · x[t · STEP + offset + k]: the columns of r, a vector of channels.
+// sums[k] += Σ over targets t in [begin, end) of y[t] · x[t · STEP + offset + k], k < TAPS: the columns of r, a vector of
+// channels.
 template <class T, int TAPS, int STEP>
-void correlate_pixels(const PixelRow<T>& r, const T* x, const T* y, int64_t begin, int64_t end, accumulator_t<T>* sums,
-                      int64_t ld) {
+void correlate_pixels(const PixelRow<T>& r, int64_t offset, const T* x, const T* y, int64_t begin, int64_t end,
+                      accumulator_t<T>* sums, int64_t ld) {
   using A = accumulator_t<T>;
   constexpr int tile = wide_registers && STEP == 1 ? 8 : 4, chains = TAPS < 4 ? 2 : 1;
   vector_t<A> sum[chains][TAPS] = {};
-  int64_t t = begin, first = t * STEP + r.offset;
+  int64_t t = begin, first = t * STEP + offset;
   y += t * r.ld_target;
   for (; t + tile <= end; t += tile, first += tile * STEP) {
     constexpr int columns = (tile - 1) * STEP + TAPS;
@@ -275,13 +276,13 @@ void correlate_pixels(const PixelRow<T>& r, const T* x, const T* y, int64_t begi
     store(sums + k * ld, load(sums + k * ld) + (chains > 1 ? sum[0][k] + sum[chains - 1][k] : sum[0][k]));
 }
 
-// The same for any taps and step, a tap at a time.
+// The same for taps [begin_tap, r.taps), with any steps, a tap at a time.
 template <class T>
-void correlate_taps_of_row(const PixelRow<T>& r, const T* x, const T* y, int64_t begin, int64_t end,
-                           accumulator_t<T>* sums, int64_t ld) {
+void correlate_each_tap(const PixelRow<T>& r, int64_t begin_tap, const T* x, const T* y, int64_t begin, int64_t end,
+                        accumulator_t<T>* sums, int64_t ld) {
   using A = accumulator_t<T>;
   constexpr int chains = 4;
-  for (int64_t k = 0; k < r.taps; ++k) {
+  for (int64_t k = begin_tap; k < r.taps; ++k) {
     const int64_t offset = r.offset + k * r.apart;
     int64_t t = at_least(begin, offset < 0 ? (-offset + r.step - 1) / r.step : 0);
     const int64_t last = at_most(end, offset < r.extent ? (r.extent - offset + r.step - 1) / r.step : 0);
@@ -296,13 +297,23 @@ void correlate_taps_of_row(const PixelRow<T>& r, const T* x, const T* y, int64_t
   }
 }
 
+// All taps of a row, TAPS at once as long as there are so many; 0: one at a time.
+template <class T, int TAPS, int STEP>
+void correlate_row(const PixelRow<T>& r, const T* x, const T* y, int64_t begin, int64_t end, accumulator_t<T>* sums,
+                   int64_t ld) {
+  int64_t k = 0;
+  if constexpr (TAPS > 0)
+    for (; k + TAPS <= r.taps; k += TAPS)
+      correlate_pixels<T, TAPS, STEP>(r, r.offset + k, x, y, begin, end, sums + k * ld, ld);
+  correlate_each_tap(r, k, x, y, begin, end, sums, ld);
+}
+
 template <class T>
 auto row_correlation(const PixelRow<T>& r) {
-  if (r.apart != 1 || r.step > 2) return correlate_taps_of_row<T>;
-  if (r.taps == 3) return r.step == 1 ? correlate_pixels<T, 3, 1> : correlate_pixels<T, 3, 2>;
-  if (r.taps == 5) return r.step == 1 ? correlate_pixels<T, 5, 1> : correlate_pixels<T, 5, 2>;
-  if (r.taps == 7) return r.step == 1 ? correlate_pixels<T, 7, 1> : correlate_pixels<T, 7, 2>;
-  return correlate_taps_of_row<T>;
+  if (r.apart != 1 || r.step > 2 || r.taps < 3) return correlate_row<T, 0, 1>;
+  if (r.taps < 5) return r.step == 1 ? correlate_row<T, 3, 1> : correlate_row<T, 3, 2>;
+  if (r.taps < 7) return r.step == 1 ? correlate_row<T, 5, 1> : correlate_row<T, 5, 2>;
+  return r.step == 1 ? correlate_row<T, 7, 1> : correlate_row<T, 7, 2>;
 }
 
 // sums is [tap][vector of channels from `begin` on]; a last vector that would pass `channels` begins earlier.

@@ -57,7 +57,7 @@ PlanesPlan planes_plan(const Gather* g, int64_t count) {
   p.phases = g->step[2];
   p.vectors = (g->count[2] + lanes<A> - 1) / lanes<A>;
   p.sum_pitch = p.vectors * lanes<A>;
-  p.pitch = round_up((high[2] - low[2]) / p.phases + g->count[2], lanes<A>) + (p.phases > 1 ? lanes<A> : 0);
+  p.pitch = round_up((high[2] - low[2]) / p.phases + g->count[2], lanes<A>);
   p.row = p.pitch * p.phases;
   const int64_t columns = high[2] - low[2] + (g->count[2] - 1) * p.phases + 1;  // that are looked at
   p.data_begin = at_most(columns, at_least(0, -low[2]));
@@ -130,47 +130,55 @@ inline V upper_pairs(V a, V b, Lanes<I...>) {
   return __builtin_shufflevector(a, b, (n / 2 + I / 2 + I % 2 * n)...);
 }
 
-// Vectors of zeros over [begin, end), the last of them past it.
+template <class A, int... I>
+inline typename Vector<A>::mask lane_numbers(Lanes<I...>) {
+  return typename Vector<A>::mask{I...};
+}
+// All bits of the lanes [begin, end).
 template <class A>
-inline void zero_vectors(A* to, int64_t begin, int64_t end) {
-  for (int64_t j = begin; j < end; j += lanes<A>) {
-    store(to + j, vector_t<A>{});
-    asm("" : "+r"(j));  // or the loop becomes a call of memset, for a vector or two
-  }
+inline typename Vector<A>::mask lane_mask(int64_t begin, int64_t end) {
+  using Mask = typename Vector<A>::mask;
+  using Lane = decltype(Mask{}[0] + 0);
+  const Mask lane = lane_numbers<A>(first_lanes<lanes<A>>());
+  const Mask low = Mask{} + static_cast<Lane>(at_most(lanes<A>, at_least(0, begin)));
+  const Mask high = Mask{} + static_cast<Lane>(at_most(lanes<A>, at_least(0, end)));
+  return (lane >= low) & (lane < high);
 }
 
-// The n elements at `from` into a row, from column `at` on. Up to two vectors past n may be read if `loose`. What a store
-// leaves beyond the data is written later: zeros to the right, the next row.
-template <class T, class A>
-inline __attribute__((always_inline)) void stage_row(const T* from, int64_t n, bool loose, A* to, int64_t at,
-                                                     int64_t row) {
-  constexpr int width = lanes<A>;
-  int64_t j = 0;
-  zero_vectors(to, 0, at);
-  for (; j + width <= n || (loose && j < n); j += width) store(to + at + j, load_widened(from + j));
-  for (; j < n; ++j) to[at + j] = widen(from[j]);
-  zero_vectors(to, at + n, row);
-}
+// Where all elements of a tensor lie: as far as it is safe to read.
+template <class T>
+struct Whole {
+  const T *begin, *end;
+};
 
-// The same for a step of 2: even and odd columns apart, `pitch` between them.
-template <class T, class A>
-inline __attribute__((always_inline)) void stage_pairs(const T* from, int64_t n, bool loose, A* to, int64_t at,
-                                                       int64_t pitch) {
-  constexpr int width = lanes<A>;
-  A *even = to + at % 2 * pitch + at / 2, *odd = to + (at + 1) % 2 * pitch + (at + 1) / 2;
-  int64_t j = 0;
-  zero_vectors(to, 0, (at + 1) / 2), zero_vectors(to + pitch, 0, (at + 1) / 2);
-  for (; j + 2 * width <= n || (loose && j < n); j += 2 * width) {
-    const vector_t<A> a = load_widened(from + j), b = load_widened(from + j + width);
-    store(even + j / 2, even_lanes(a, b, first_lanes<width>()));
-    store(odd + j / 2, odd_lanes(a, b, first_lanes<width>()));
+// A row of n elements among zeros, from column `at` on: in whole vectors, of which the first and the last are masked.
+template <class A>
+struct PaddedRow {
+  using Mask = typename Vector<A>::mask;
+  int64_t at, n, first, last;  // vectors that hold elements
+  Mask first_mask, last_mask;
+
+  PaddedRow(int64_t column, int64_t length) : at(column), n(length) {
+    first = at / lanes<A>, last = n > 0 ? (at + n - 1) / lanes<A> : -1;
+    first_mask = lane_mask<A>(at - first * lanes<A>, lanes<A>);
+    last_mask = lane_mask<A>(0, at + n - last * lanes<A>);
   }
-  for (; j < n; ++j) (j % 2 ? odd : even)[j / 2] = widen(from[j]);
-  for (int64_t phase = 0; phase < 2; ++phase) {  // columns of this phase before at + n; a vector's room is left after
-    zero_vectors(to + phase * pitch, (at + n - phase + 1) / 2, pitch - width);
-    store(to + (phase + 1) * pitch - width, vector_t<A>{});
+  template <class T>
+  bool safe(const T* from, const Whole<T>& whole) const {
+    return from - whole.begin >= at - first * lanes<A> && whole.end - from >= (last + 1) * lanes<A> - at;
   }
-}
+  // Vector v of the row whose element 0 is at `from`.
+  template <class T>
+  inline __attribute__((always_inline)) vector_t<A> vector(const T* from, int64_t v) const {
+    if (v < first || v > last) return vector_t<A>{};
+    Mask x = reinterpret_cast<Mask>(load_widened(from + v * lanes<A> - at));
+    if (v == first) x &= first_mask;
+    if (v == last) x &= last_mask;
+    return reinterpret_cast<vector_t<A>>(x);
+  }
+};
+
+constexpr int64_t fetch_distance = 1024;  // elements, at the least
 
 // Asks for the cache lines of n elements. Always inlined: GCC takes a function that only asks for one without effect.
 template <int FOR_WRITING, class T>
@@ -178,37 +186,77 @@ inline __attribute__((always_inline)) void fetch(const T* from, int64_t n) {
   for (int64_t j = 0; j < n; j += static_cast<int64_t>(64 / sizeof(T))) __builtin_prefetch(from + j, FOR_WRITING, 2);
 }
 
-// Rows [begin, begin + rows) of a source map, or of one beside the source (null), as `to`. What lies `ahead` of each is
-// asked for: it is staged next.
+// Element j of the row at to[(at + j) % phases][(at + j) / phases], among zeros; `pitch` from phase to phase.
 template <class T, class A>
-void stage(const PlanesPlan& p, const T* map, const T* end, int64_t begin, int64_t rows, int64_t ahead, A* to) {
-  const int64_t first = at_least(0, p.low[2]), at = p.data_begin, n = p.data_end - at, phases = p.phases;
-  const int64_t row = p.row, pitch = p.pitch, extent = p.g->extent[1], ld = p.g->source.s[1];
-  for (int64_t i = begin; i < begin + rows; ++i, to += row) {
-    if (!map || i < 0 || i >= extent) {
-      zero_vectors(to, 0, row);
-      continue;
+inline __attribute__((always_inline)) void stage_row(const PaddedRow<A>& padded, const T* from, const Whole<T>& whole,
+                                                     int64_t phases, int64_t pitch, A* to) {
+  const bool safe = padded.safe(from, whole);
+  const int64_t vectors = pitch / lanes<A>;
+  if (safe && phases == 1) {
+    for (int64_t v = 0; v < vectors; ++v) store(to + v * lanes<A>, padded.vector(from, v));
+  } else if (safe && phases == 2) {
+    for (int64_t v = 0; v < vectors; ++v) {
+      const vector_t<A> a = padded.vector(from, 2 * v), b = padded.vector(from, 2 * v + 1);
+      store(to + v * lanes<A>, even_lanes(a, b, first_lanes<lanes<A>>()));
+      store(to + pitch + v * lanes<A>, odd_lanes(a, b, first_lanes<lanes<A>>()));
     }
-    const T* from = map + i * ld + first;
-    const bool loose = end - from >= n + 2 * lanes<A>;
-    fetch<0>(from + ahead, n);
-    if (phases == 1) {
-      stage_row(from, n, loose, to, at, row);
-    } else if (phases == 2) {
-      stage_pairs(from, n, loose, to, at, pitch);
-    } else {
-      zero(to, row);
-      for (int64_t j = 0; j < n; ++j) to[(at + j) % phases * pitch + (at + j) / phases] = widen(from[j]);
+  } else {
+    zero(to, phases * pitch);
+    for (int64_t j = padded.at; j < padded.at + padded.n; ++j)
+      to[j % phases * pitch + j / phases] = widen(from[j - padded.at]);
+  }
+}
+
+// Rows of VECTORS vectors, all of which are safe to read, `ld` apart.
+template <int VECTORS, class T, class A>
+void stage_short_rows(const PaddedRow<A>& padded, const T* from, int64_t ld, int64_t rows, int64_t ahead, A* to) {
+  typename Vector<A>::mask mask[VECTORS];
+#pragma GCC unroll 4
+  for (int v = 0; v < VECTORS; ++v)
+    mask[v] = lane_mask<A>(padded.at - v * lanes<A>, padded.at + padded.n - v * lanes<A>);
+  from -= padded.at;
+  for (int64_t r = 0; r < rows; ++r, from += ld, to += VECTORS * lanes<A>) {
+#pragma GCC unroll 4
+    for (int v = 0; v < VECTORS; ++v) {
+      __builtin_prefetch(from + ahead + v * lanes<A>, 0, 2);
+      const auto x = reinterpret_cast<typename Vector<A>::mask>(load_widened(from + v * lanes<A>)) & mask[v];
+      store(to + v * lanes<A>, reinterpret_cast<vector_t<A>>(x));
     }
   }
 }
 
-// One past the last element of the source.
+// Rows [begin, begin + rows) of a source map, or of one beside the source (null), as `to`. What lies `ahead` of each is
+// asked for: it is staged next.
+template <class T, class A>
+void stage(const PlanesPlan& p, const T* map, const Whole<T>& whole, int64_t begin, int64_t rows, int64_t ahead,
+           A* to) {
+  const PaddedRow<A> padded(p.data_begin, p.data_end - p.data_begin);
+  const int64_t row = p.row, phases = p.phases, pitch = p.pitch, ld = p.g->source.s[1];
+  const int64_t low = map ? at_most(rows, at_least(0, -begin)) : rows;
+  const int64_t high = at_least(low, at_most(rows, p.g->extent[1] - begin));
+  zero(to, low * row), zero(to + high * row, (rows - high) * row);
+  if (low >= high) return;
+  const T* from = map + (begin + low) * ld + at_least(0, p.low[2]);
+  const int64_t vectors = phases == 1 ? pitch / lanes<A> : 0;
+  to += low * row;
+  if (vectors > 0 && vectors <= 4 && from - whole.begin >= padded.at &&
+      whole.end - (from + (high - low - 1) * ld) >= pitch - padded.at) {
+    const auto run = vectors == 1   ? stage_short_rows<1, T, A>
+                     : vectors == 2 ? stage_short_rows<2, T, A>
+                     : vectors == 3 ? stage_short_rows<3, T, A>
+                                    : stage_short_rows<4, T, A>;
+    return run(padded, from, ld, high - low, ahead, to);
+  }
+  for (int64_t i = low; i < high; ++i, from += ld, to += row) {
+    fetch<0>(from + ahead, padded.n);
+    stage_row(padded, from, whole, phases, pitch, to);
+  }
+}
+
+// A contiguous tensor [batch, channels, extent].
 template <class T>
-const T* source_end(const Gather& g, const T* source) {
-  const int64_t channels = g.groups * g.c;
-  return source + (g.batch - 1) * g.source.n + (channels - 1) * g.source.c + (g.extent[0] - 1) * g.source.s[0] +
-         (g.extent[1] - 1) * g.source.s[1] + g.extent[2];
+Whole<T> whole_of(const T* tensor, int64_t batch, int64_t channels, const int64_t (&extent)[3]) {
+  return {tensor, tensor + batch * channels * extent[0] * extent[1] * extent[2]};
 }
 
 // ---- sums ----
@@ -247,10 +295,11 @@ void add_taps(const PlanesPlan& p, const RowTaps& taps, const A* staged, int64_t
   const int64_t unit = p.unit * (STRIDE == p.stride ? 1 : p.stride) * p.row, ld = p.turn * p.sum_pitch;
   for (int64_t r = 0; r < at_most(p.turn, rows); ++r)
     for (int64_t o = r, strip, left = (rows - r + p.turn - 1) / p.turn; left > 0; o += strip * p.turn, left -= strip) {
-      strip = left >= 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1;
+      strip = left % 7 == 0 ? 7 : left >= 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1;
       const int64_t at = first + o * p.g->step[1], last = at + ((strip - 1) * p.stride + TAPS - 1) * p.unit;
       if (add && (last < map_begin || at >= map_end)) continue;
       const auto run = strip == 8   ? add_strip<A, STRIDE, TAPS, 8>
+                       : strip == 7 ? add_strip<A, STRIDE, TAPS, 7>
                        : strip == 4 ? add_strip<A, STRIDE, TAPS, 4>
                        : strip == 2 ? add_strip<A, STRIDE, TAPS, 2>
                                     : add_strip<A, STRIDE, TAPS, 1>;
@@ -326,13 +375,38 @@ inline __attribute__((always_inline)) void store_row(const Finish<A>& finish, co
   }
 }
 
+// Rows of VECTORS vectors, `ld` apart, one residue; a row may be written past its end.
+template <int VECTORS, class T, class A>
+void store_short_rows(const Finish<A>& finish, const A* sums, int64_t ld, int64_t rows, int64_t ahead, T* to) {
+  const vector_t<A> bias = vector_t<A>{} + finish.bias, least = vector_t<A>{} + finish.floor;
+  for (int64_t r = 0; r < rows; ++r, sums += VECTORS * lanes<A>, to += ld) {
+#pragma GCC unroll 4
+    for (int v = 0; v < VECTORS; ++v) {
+      __builtin_prefetch(to + ahead + v * lanes<A>, 1, 2);
+      const vector_t<A> y = load(sums + v * lanes<A>) + bias;
+      store_narrowed(to + v * lanes<A>, y < least ? least : y);
+    }
+  }
+}
+
 // Rows [t, t + rows) of every residue of axis 1; `to` is the first of them.
 template <class T, class A>
 void store_rows(const PlanesPlan& p, const Gather* g, const Finish<A>& finish, const A* sums, int64_t t, int64_t rows,
                 const T* end, T* to) {
   const int64_t residues = p.n[2], tall = p.n[1], pitch = p.sum_pitch, apart = p.band * pitch, n = p.size[2];
-  const int64_t ld = g->target.s[1], ahead = p.band * tall * ld;
-  for (int64_t row = 0; row < rows; ++row, sums += pitch)
+  const int64_t ld = g->target.s[1], ahead = at_least(fetch_distance, p.band * tall * ld);
+  int64_t row = 0;
+  if (residues == 1 && tall == 1 && p.vectors <= 4) {
+    const auto run = p.vectors == 1   ? store_short_rows<1, T, A>
+                     : p.vectors == 2 ? store_short_rows<2, T, A>
+                     : p.vectors == 3 ? store_short_rows<3, T, A>
+                                      : store_short_rows<4, T, A>;
+    const int64_t room = end - to - pitch;
+    row = room < 0 ? 0 : at_most(rows, room / ld + 1);
+    run(finish, sums, ld, row, ahead, to);
+    sums += row * pitch, to += row * ld;
+  }
+  for (; row < rows; ++row, sums += pitch)
     for (int64_t r = 0; r < tall && (r == 0 || row + t < g[r * residues].count[1]); ++r, to += ld) {
       fetch<1>(to + ahead, n);
       store_row(finish, sums + r * residues * apart, residues, apart, n, end, to);
@@ -364,7 +438,7 @@ void add_map(const PlanesPlan& p, const Gather* g, const RowTaps* taps, const A*
 // Target row i0 of axis 0, rows [t_begin, t_begin + rows) of every residue.
 template <class T, class A>
 void sum_band(const PlanesPlan& p, const Gather* g, const RowTaps* taps, int64_t t0, int64_t t_begin, int64_t rows,
-              const T* source, const T* end, const A* w, A* staged, A* sums) {
+              const T* source, const Whole<T>& whole, const A* w, A* staged, A* sums) {
   const int64_t residues = p.n[1] * p.n[2];
   int64_t slices = 0;  // taps along axis 0
   for (int64_t r = 0; r < residues; ++r) {
@@ -383,8 +457,8 @@ void sum_band(const PlanesPlan& p, const Gather* g, const RowTaps* taps, int64_t
       if (!on_map && slice > 0) continue;
       const T* map = on_map ? source + c * g->source.c + i0 * g->source.s[0] : nullptr;
       const int64_t first = t_begin * g->step[1] + p.low[1];
-      stage(p, map, end, first, (rows - 1) * g->step[1] + p.high1 - p.low[1] + 1, p.band * g->step[1] * g->source.s[1],
-            staged);
+      stage(p, map, whole, first, (rows - 1) * g->step[1] + p.high1 - p.low[1] + 1,
+            p.band * g->step[1] * g->source.s[1], staged);
       add_map(p, g, taps, staged, t_begin, rows, w, slice, sums);
     }
 }
@@ -398,7 +472,7 @@ void depthwise_planes(const Gather* gathers, int64_t count, int64_t begin, int64
   A *staged = scratch, *sums = staged + planes_staged<A>(p);
   RowTaps* taps = reinterpret_cast<RowTaps*>(sums + planes_sums<A>(p));
   const int64_t rows_residues = p.n[1] * p.n[2], channels = gathers->groups * gathers->m;
-  const T* last = source_end(*gathers, source);
+  const Whole<T> whole = whole_of(source, gathers->batch, gathers->groups * gathers->c, gathers->extent);
   for (int64_t i = begin; i < end; ++i) {
     const int64_t n = i / channels, channel = i % channels;
     const A* w = packed + channel * p.taps;
@@ -418,7 +492,7 @@ void depthwise_planes(const Gather* gathers, int64_t count, int64_t begin, int64
       }
       for (int64_t t = 0; t < g->count[1]; t += p.band) {
         const int64_t rows = at_most(p.band, g->count[1] - t);
-        sum_band(p, g, taps, t0, t, rows, from, last, w0, staged, sums);
+        sum_band(p, g, taps, t0, t, rows, from, whole, w0, staged, sums);
         T* to = volume + i0 * gathers->target.s[0] + t * p.n[1] * gathers->target.s[1];
         store_rows<T, A>(p, g, finish, sums, t, rows, volume_end, to);
       }

@@ -33,6 +33,7 @@ from .pool import (
     MaxPool2d,
     MaxPool3d,
 )
+from .separable import DepthwiseSeparableConv2d
 
 __all__ = [
     "AdaptiveAvgPool1d",
@@ -53,6 +54,7 @@ __all__ = [
     "ConvTranspose1d",
     "ConvTranspose2d",
     "ConvTranspose3d",
+    "DepthwiseSeparableConv2d",
     "LPPool1d",
     "LPPool2d",
     "LPPool3d",
