@@ -80,7 +80,7 @@ def test_against_float64(c: ConvCase) -> None:
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_bitwise_for_any_threads_and_batch(c: ConvCase, layout: str, threads) -> None:
     x, w, b, g = operands(c, torch.float32, layout)
-    last = [t[-1:].contiguous(memory_format=torch.preserve_format).clone() for t in (x, g)]
+    last = [t[-1:].clone() for t in (x, g)]
     for direction in DIRECTIONS:
         threads(1)
         expected = run(c, direction, x, w, b, g, "depthwise")

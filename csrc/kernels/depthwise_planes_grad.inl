@@ -148,7 +148,7 @@ template <class T>
 struct MapPair {
   const T *x, *y;
   Whole<T> all_x, all_y;
-  int64_t next_x, next_y;
+  int64_t next_x = 0, next_y = 0;
 };
 
 // Sums of one map of the output's gradient into `sums`, [grid 0][grid 2][grid 1] vectors, and from there to total.
