@@ -73,7 +73,7 @@ constexpr double direct_product = 1.1, direct_position = 6;
 constexpr double correlate_product = 1.2, correlate_position = 4;
 constexpr double winograd_product = 1.1, winograd_point = 12, winograd_contiguous = 3, winograd_grouped = 10,
                  winograd_sum = 8;
-constexpr double depthwise_product = 1.2, depthwise_element = 4, depthwise_copy = 8;
+constexpr double depthwise_product = 1.2, depthwise_element = 4, depthwise_copy = 16;
 
 double cost_direct(const ConvParams& p, Direction direction) {
   const Channels c = channels(p, direction);

@@ -2,7 +2,7 @@
 
 Each class is a subclass of its namesake in torch.nn and holds the same parameters, buffers and attributes, so that
 isinstance checks, initialisation schemes, pruning, parametrizations and state_dicts go on working. ConvReLU1d, 2d and
-3d have no namesake there: they are Conv1d, 2d and 3d with a ReLU at the end.
+3d have no namesake there: they are Conv1d, 2d and 3d with a ReLU at the end; DepthwiseSeparableConv2d is two Conv2d.
 """
 
 from .conv import (
