@@ -170,10 +170,15 @@ def _pools() -> list[Row]:
 
 
 def _depthwise() -> list[Row]:
+    """3×3 as in MobileNets, larger kernels as in EfficientNets, ConvNeXts and beyond: (maps, side, kernel, stride)."""
     shapes = [
-        ("depthwise.64@56", 64, 56, 1), ("depthwise.64@56.s2", 64, 56, 2), ("depthwise.256@14", 256, 14, 1),
+        (64, 56, 3, 1), (64, 56, 3, 2), (128, 28, 3, 1), (240, 28, 3, 2), (256, 14, 3, 1), (96, 16, 3, 1),
+        (64, 56, 5, 2), (120, 28, 5, 1), (240, 14, 5, 1), (64, 56, 7, 1), (192, 28, 7, 1), (128, 16, 7, 2),
+        (64, 28, 31, 1), (128, 16, 31, 1),
     ]  # fmt: skip
-    return [
-        Row(name, "conv2d", (32, c, n, n), (c, 1, 3, 3), False, {"padding": 1, "groups": c, "stride": stride})
-        for name, c, n, stride in shapes
-    ]
+    rows = []
+    for c, n, k, stride in shapes:
+        notes = [f"{k}x{k}"] * (k != 3) + [f"{c}@{n}"] + [f"s{stride}"] * (stride != 1)
+        options = {"padding": k // 2, "groups": c, "stride": stride}
+        rows.append(Row(".".join(["depthwise", *notes]), "conv2d", (32, c, n, n), (c, 1, k, k), False, options))
+    return rows

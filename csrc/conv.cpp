@@ -4,6 +4,7 @@
 #include <torch/library.h>
 
 #include "correlate.h"
+#include "depthwise.h"
 #include "dispatch.h"
 #include "fft.h"
 #include "gather.h"
@@ -15,33 +16,7 @@
 namespace torchconv {
 namespace {
 
-// ---- depth-wise and reference in parallel ----
-
-Depthwise depthwise_of(const ConvParams& p, const View& x, const View& y, const View& weight) {
-  Depthwise d{};
-  d.batch = p.batch, d.channels = p.in_channels, d.multiplier = p.out_per_group();
-  copy(p.input, d.input), copy(p.output, d.output), copy(p.kernel, d.kernel);
-  copy(p.stride, d.stride), copy(p.dilation, d.dilation), copy(p.before, d.before);
-  d.x = x, d.y = y, d.weight_m = weight.n;
-  std::copy(weight.s, weight.s + 3, d.weight_k);
-  return d;
-}
-
-// visit(n, item, scratch) for every map or row of pixels of every sample; see ConvKernels.
-template <class T, class Visit>
-void for_depthwise_items(const Depthwise& d, int64_t items, Visit visit) {
-  at::parallel_for(0, d.batch * items, 1, [&](int64_t begin, int64_t end) {
-    Buffer<accumulator_t<T>> scratch(kernels<T>().conv.depthwise_scratch(d));
-    for (int64_t i = begin; i < end; ++i) visit(i / items, i % items, scratch.get());
-  });
-}
-
-template <class T>
-Buffer<accumulator_t<T>> packed_depthwise(const ConvParams& p, const Depthwise& d, const T* weight) {
-  Buffer<accumulator_t<T>> packed(p.taps() * p.out_channels);
-  kernels<T>().conv.pack_depthwise(d, weight, packed.get());
-  return packed;
-}
+// ---- the reference in parallel ----
 
 reference::Problem problem_of(const ConvParams& p, const View& x, const View& y, const View& weight) {
   reference::Problem r{};
@@ -75,15 +50,7 @@ void run_forward(const ConvParams& p, Algorithm algorithm, const at::Tensor& x, 
       return for_pairs(p.batch, p.out_channels,
                        [&](int64_t n, int64_t o) { reference::forward(r, n, o, from, w, bias, to); });
     }
-    case Algorithm::depthwise: {
-      Depthwise d = depthwise_of(p, vx, vy, vw);
-      d.relu = relu;
-      const auto packed = packed_depthwise<T>(p, d, w);
-      const int64_t items = p.channels_last ? p.output[0] * p.output[1] : p.in_channels;
-      return for_depthwise_items<T>(d, items, [&](int64_t n, int64_t item, auto* scratch) {
-        kernels<T>().conv.depthwise_forward(d, p.channels_last, n, item, from, packed.get(), bias, to, scratch);
-      });
-    }
+    case Algorithm::depthwise: return depthwise_forward(p, x, weight, bias, relu, y);
     case Algorithm::fft: return fft_forward(p, x, weight, biases, relu, y);
     case Algorithm::winograd:
     case Algorithm::direct:
@@ -108,14 +75,7 @@ void run_input_grad(const ConvParams& p, Algorithm algorithm, const at::Tensor& 
       return for_pairs(p.batch, p.in_channels,
                        [&](int64_t n, int64_t i) { reference::input_grad(r, n, i, from, w, to); });
     }
-    case Algorithm::depthwise: {
-      const Depthwise d = depthwise_of(p, vx, vy, vw);
-      const auto packed = packed_depthwise<T>(p, d, w);
-      const int64_t items = p.channels_last ? p.input[0] * p.input[1] : p.in_channels;
-      return for_depthwise_items<T>(d, items, [&](int64_t n, int64_t item, auto* scratch) {
-        kernels<T>().conv.depthwise_input_grad(d, p.channels_last, n, item, from, packed.get(), to, scratch);
-      });
-    }
+    case Algorithm::depthwise: return depthwise_input_grad(p, gy, weight, gx);
     case Algorithm::fft: return fft_input_grad(p, gy, weight, gx);
     case Algorithm::winograd:
       for (const TappedGather& g : input_grad_gathers(p, vx, vy, vw))  // several where the first axis has strides
@@ -142,15 +102,7 @@ void run_weight_grad(const ConvParams& p, Algorithm algorithm, const at::Tensor&
       return for_pairs(p.out_channels, p.in_per_group(),
                        [&](int64_t o, int64_t c) { reference::weight_grad(r, o, c, grad, from, to); });
     }
-    case Algorithm::depthwise: {
-      const Depthwise d = depthwise_of(p, vx, vy, vw);
-      const int64_t items = p.channels_last ? blocks_of(p.out_channels, depthwise_block) : p.out_channels;
-      return at::parallel_for(0, items, 1, [&](int64_t begin, int64_t end) {
-        Buffer<accumulator_t<T>> scratch(kernels<T>().conv.depthwise_scratch(d));
-        for (int64_t i = begin; i < end; ++i)
-          kernels<T>().conv.depthwise_weight_grad(d, p.channels_last, i, grad, from, to, scratch.get());
-      });
-    }
+    case Algorithm::depthwise: return depthwise_weight_grad(p, gy, x, gw);
     case Algorithm::fft: return fft_weight_grad(p, gy, x, gw);
     case Algorithm::gemm: TORCH_INTERNAL_ASSERT(false, "gemm refuses weight gradients");
     case Algorithm::winograd:
@@ -238,11 +190,9 @@ int64_t workspace(const ConvParams& p, Direction direction, Algorithm algorithm)
   int64_t bytes = 0;
   for_dtype("convolution", p.dtype, [&](auto t) {
     using T = decltype(t);
-    using A = accumulator_t<T>;
-    const auto& k = kernels<T>().conv;
     const View none{};
     if (algorithm == Algorithm::depthwise) {
-      bytes = (k.depthwise_scratch(depthwise_of(p, none, none, none)) + p.taps() * p.out_channels) * sizeof(A);
+      bytes = depthwise_workspace(p, direction);
     } else if (algorithm != Algorithm::reference && direction == Direction::weight_grad) {
       const auto forward = forward_gather(p, none, none, none);
       bytes = algorithm == Algorithm::winograd ? winograd_workspace<T>(forward.gather, p.channels_last, true)

@@ -73,6 +73,7 @@ constexpr double direct_product = 1.1, direct_position = 6;
 constexpr double correlate_product = 1.2, correlate_position = 4;
 constexpr double winograd_product = 1.1, winograd_point = 12, winograd_contiguous = 3, winograd_grouped = 10,
                  winograd_sum = 8, winograd_large = 5;
+constexpr double depthwise_product = 1.2, depthwise_element = 4, depthwise_copy = 16;
 
 double cost_direct(const ConvParams& p, Direction direction) {
   const Channels c = channels(p, direction);
@@ -119,10 +120,17 @@ double cost_gemm(const ConvParams& p, Direction direction) {  // patches besides
   return 1.3 * cost_direct(p, direction);
 }
 
-// Its kernels are memory's, not arithmetic's: a vector in and a vector out for every few products.
+// Memory's time and a row's beside the products; contiguous rows are filled up to whole vectors. With several filters a
+// map, or fewer maps than a vector, channels-last tensors are copied to contiguous ones and back.
 double cost_depthwise(const ConvParams& p, Direction) {
-  const double products = meetings(p, 0) * meetings(p, 1) * meetings(p, 2);
-  return static_cast<double>(p.out_channels) * (products + 4 * volume(p.output));
+  const double elements =
+      static_cast<double>(p.in_channels) * volume(p.input) + static_cast<double>(p.out_channels) * volume(p.output);
+  const double products = static_cast<double>(p.out_channels) * meetings(p, 0) * meetings(p, 1) * meetings(p, 2);
+  const bool pixels = p.channels_last && p.out_per_group() == 1 && filled(p.in_channels) < 2 * p.in_channels;
+  const double width = static_cast<double>(p.output[2]);
+  const double whole = pixels ? 1 : filled(width) / width;
+  const double copies = p.channels_last && !pixels ? depthwise_copy : 0;
+  return products * whole * depthwise_product + elements * (depthwise_element + copies);
 }
 
 // PyTorch's own operator, by the same measure and coarsely: explain names it where it should be the faster.

@@ -11,6 +11,9 @@
 #include "correlate.inl"
 #include "bias.inl"
 #include "depthwise.inl"
+#include "depthwise_planes.inl"
+#include "depthwise_planes_grad.inl"
+#include "depthwise_pixels.inl"
 
 template <class T>
 constexpr ConvKernels<T> conv_kernels() {
@@ -31,9 +34,13 @@ constexpr ConvKernels<T> conv_kernels() {
           store_correlation<T>,
           bias_grad<T>,
           store_bias<T>,
-          pack_depthwise<T>,
-          depthwise_scratch<T>,
-          depthwise_forward<T>,
-          depthwise_input_grad<T>,
-          depthwise_weight_grad<T>};
+          depthwise_pack<T>,
+          depthwise_planes_scratch<T>,
+          depthwise_planes<T>,
+          depthwise_planes_grad_scratch<T>,
+          depthwise_planes_grad<T>,
+          lanes<accumulator_t<T>>,
+          depthwise_pixels<T>,
+          depthwise_pixels_grad<T>,
+          depthwise_store_grad<T>};
 }

@@ -41,15 +41,6 @@ struct Box {
   int64_t n_begin, n_end, begin[3], end[3];
 };
 
-// A depth-wise convolution: filters of one map each, `multiplier` of them a map. Axes as in ConvParams.
-struct Depthwise {
-  int64_t batch, channels, multiplier;
-  int64_t input[3], output[3], kernel[3], stride[3], dilation[3], before[3];
-  View x, y;                      // the input's side and the output's
-  int64_t weight_m, weight_k[3];  // strides of the weight [channels * multiplier, 1, kernel]
-  bool relu;                      // of the forward pass, as in Gather
-};
-
 // A gradient of [batch, channels, positions], and into how many pieces the work is cut: by the shape alone.
 struct BiasGrad {
   int64_t batch, channels, positions, splits;
@@ -126,20 +117,27 @@ struct ConvKernels {
                     double* sums);
   void (*store_bias)(const BiasGrad&, const double* sums, T* out);
 
-  // Depth-wise, on a weight packed as [tap][output channel]. One item is a map of a sample (contiguous) or a row of
-  // pixels of a sample (channels-last); of the weight gradient, an output channel or a block of depthwise_block.
-  void (*pack_depthwise)(const Depthwise&, const T* weight, A* packed);
-  int64_t (*depthwise_scratch)(const Depthwise&);
-  void (*depthwise_forward)(const Depthwise&, bool channels_last, int64_t n, int64_t item, const T* x, const A* packed,
-                            const T* bias, T* y, A* scratch);
-  void (*depthwise_input_grad)(const Depthwise&, bool channels_last, int64_t n, int64_t item, const T* gy,
-                               const A* packed, T* gx, A* scratch);
-  void (*depthwise_weight_grad)(const Depthwise&, bool channels_last, int64_t item, const T* gy, const T* x, T* gw,
-                                A* scratch);
+  // Depth-wise: gathers of one source or one target channel a group, with their weights of all channels packed. The
+  // residues of the stride together, as for direct. Contiguous: target maps [begin, end) of (sample, channel).
+  void (*depthwise_pack)(const Gather* residues, int64_t count, bool channels_last, const T* weight, A* packed);
+  int64_t (*depthwise_planes_scratch)(const Gather* residues, int64_t count);
+  void (*depthwise_planes)(const Gather* residues, int64_t count, int64_t begin, int64_t end, const T* source,
+                           const A* packed, const T* bias, T* target, A* scratch);
+  int64_t (*depthwise_planes_grad_scratch)(const Gather&);
+  void (*depthwise_planes_grad)(const Gather&, int64_t channel_begin, int64_t channel_end, const T* source,
+                                const T* target, T* weight, A* scratch);
+  // Channels-last, one filter a map and at least `depthwise_channels` maps: rows of targets of sample n. The gradient's
+  // rows are those of all samples; it fills the channels of one block in totals, [tap][channel]; scratch is [tap][block].
+  int64_t depthwise_channels;
+  void (*depthwise_pixels)(const Gather* residues, int64_t count, int64_t n, int64_t row_begin, int64_t row_end,
+                           const T* source, const A* packed, const T* bias, T* target);
+  void (*depthwise_pixels_grad)(const Gather&, int64_t block, int64_t row_begin, int64_t row_end, const T* source,
+                                const T* target, double* totals, A* scratch);
+  void (*depthwise_store_grad)(const Gather&, const double* totals, int64_t parts, T* weight);
 };
 
-constexpr int64_t bias_run = 64;         // terms summed in float before the sum goes to a double
-constexpr int64_t depthwise_block = 16;  // channels of one item of a channels-last weight gradient
+constexpr int64_t bias_run = 64;                 // terms summed in float before the sum goes to a double
+constexpr int64_t depthwise_grad_channels = 64;  // of one block of a channels-last weight gradient
 // Tuning that the callers share with the kernels.
 constexpr int64_t gemm_channels = 576;   // target channels one gemm task handles at the most: whole panels of any width
 constexpr int64_t gemm_positions = 192;  // target positions one gemm or direct task handles

@@ -2,7 +2,7 @@
 
 Each class is a subclass of its namesake in torch.nn and holds the same parameters, buffers and attributes, so that
 isinstance checks, initialisation schemes, pruning, parametrizations and state_dicts go on working. ConvReLU1d, 2d and
-3d have no namesake there: they are Conv1d, 2d and 3d with a ReLU at the end.
+3d have no namesake there: they are Conv1d, 2d and 3d with a ReLU at the end; DepthwiseSeparableConv2d is two Conv2d.
 """
 
 from .conv import (
@@ -33,6 +33,7 @@ from .pool import (
     MaxPool2d,
     MaxPool3d,
 )
+from .separable import DepthwiseSeparableConv2d
 
 __all__ = [
     "AdaptiveAvgPool1d",
@@ -53,6 +54,7 @@ __all__ = [
     "ConvTranspose1d",
     "ConvTranspose2d",
     "ConvTranspose3d",
+    "DepthwiseSeparableConv2d",
     "LPPool1d",
     "LPPool2d",
     "LPPool3d",
