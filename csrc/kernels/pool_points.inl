@@ -1,0 +1,397 @@
+// Pooling whose lanes are channels, a row of pixels at a time; and planes too, once they lie side by side as channels
+// (pool_turned.inl). Whatever windows the tables describe:
+//
+//   reduce_row   y[o] = the reduction of x[origin[o] + t] over the taps t that lie in the input, in scan order
+//   scatter_row  dx[i] = sum over i's links (o, t) of p[o] == t ? dy[o] : 0
+//   spread_row   dx[i] = sum over i's links (o, t) of share[o],  share[o] = dy[o] / divisor[o]
+//
+// The transposed ones gather: each element of dx is summed in a register, in the order of the outputs, and written once.
+
+namespace pooling {
+
+// Where the rows of a map lie: row (i0, i1) of plane p begins at p * plane + i0 * axis0 + i1 * axis1 - start.
+struct Rows {
+  int64_t plane, axis0, axis1, start;
+  int64_t at(int64_t p, int64_t i0, int64_t i1) const { return p * plane + i0 * axis0 + i1 * axis1 - start; }
+};
+inline Rows input_rows(const PoolGeometry& g) {
+  const int64_t row = g.axis[2].input * g.channels;
+  return {g.axis[0].input * g.axis[1].input * row, g.axis[1].input * row, row, 0};
+}
+inline Rows output_rows(const PoolGeometry& g) {
+  const int64_t row = g.axis[2].output * g.channels;
+  return {g.axis[0].output * g.axis[1].output * row, g.axis[1].output * row, row, 0};
+}
+
+template <int V>
+struct Vectors {};
+
+// ---- vectors of which only the first `n` lanes exist ----
+
+template <class T>
+inline vector_t<accumulator_t<T>> load_some(const T* p, int64_t n) {
+  vector_t<accumulator_t<T>> v = {};
+  for (int64_t l = 0; l < n; ++l) v[l] = widen(p[l]);
+  return v;
+}
+template <class T, class V>
+inline void store_some(T* p, V v, int64_t n) {
+  for (int64_t l = 0; l < n; ++l) narrow(v[l], p + l);
+}
+
+// Positions, in a byte or as they lie in a tile: as wide as the values.
+template <class A>
+inline places_t<A> load_places(const uint8_t* from) {
+  typename Vector<A>::bytes bytes;
+  std::memcpy(&bytes, from, sizeof bytes);
+  return __builtin_convertvector(bytes, places_t<A>);
+}
+template <class A, class P>
+inline places_t<A> load_places(const P* from) {
+  places_t<A> v;
+  if constexpr (sizeof(P) == sizeof(A))
+    std::memcpy(&v, from, sizeof v);
+  else
+    for (int64_t l = 0; l < lanes<A>; ++l) v[l] = from[l];
+  return v;
+}
+template <class A, class P>
+inline places_t<A> load_some_places(const P* from, int64_t n) {
+  places_t<A> v = {};
+  for (int64_t l = 0; l < n; ++l) v[l] = from[l];
+  return v;
+}
+template <class A, class P>
+inline void store_places(P* to, places_t<A> v) {
+  if constexpr (sizeof(P) == sizeof(A)) {
+    std::memcpy(to, &v, sizeof v);
+  } else if constexpr (sizeof(P) == 1) {
+    const auto bytes = __builtin_convertvector(v, typename Vector<A>::bytes);
+    std::memcpy(to, &bytes, sizeof bytes);
+  } else {
+    for (int64_t l = 0; l < lanes<A>; ++l) to[l] = static_cast<P>(v[l]);
+  }
+}
+
+// ---- the reductions ----
+
+// As PyTorch: the first of equal ones, the last NaN, and the first tap if all are -inf.
+template <class A>
+struct Best {
+  static constexpr A kPadding = -static_cast<A>(__builtin_inff());
+  vector_t<A> value;
+  places_t<A> place;
+  void begin(place_t<A> first) {
+    value = vector_t<A>{} + kPadding;
+    place = places_t<A>{} + first;
+  }
+  template <class Place>
+  void begin_with(vector_t<A> x, Place at) {
+    value = x;
+    place = places_t<A>{} + at;
+  }
+  void take(vector_t<A> x, place_t<A> at) {
+    const auto wins = (x > value) | (x != x);
+    value = wins ? x : value;
+    place = wins ? places_t<A>{} + at : place;
+  }
+};
+
+template <class A>
+struct Total {
+  static constexpr A kPadding = 0;
+  vector_t<A> value;
+  void begin(place_t<A>) { value = vector_t<A>{}; }
+  template <class Place>
+  void begin_with(vector_t<A> x, Place) {
+    value = x + 0;
+  }
+  void take(vector_t<A> x, place_t<A>) { value += x; }
+};
+
+// Where results go. `by`: what a sum is divided by.
+template <class T, class P>
+struct Maxima {
+  using A = accumulator_t<T>;
+  using Sum = Best<A>;
+  T* y;
+  P* positions;
+  template <class By>
+  void put(const Sum& s, int64_t at, By) {
+    store_narrowed(y + at, s.value);
+    store_places<A>(positions + at, s.place);
+  }
+  template <class By>
+  void put_some(const Sum& s, int64_t at, By, int64_t n) {
+    store_some(y + at, s.value, n);
+    for (int64_t l = 0; l < n; ++l) positions[at + l] = static_cast<P>(s.place[l]);
+  }
+};
+template <class T>
+struct Means {
+  using A = accumulator_t<T>;
+  using Sum = Total<A>;
+  T* y;
+  template <class By>
+  void put(const Sum& s, int64_t at, By by) {
+    store_narrowed(y + at, s.value / by);
+  }
+  template <class By>
+  void put_some(const Sum& s, int64_t at, By by, int64_t n) {
+    store_some(y + at, s.value / by, n);
+  }
+};
+
+// The taps of one window that lie in the input.
+struct Window {
+  int64_t count[3];             // along each axis
+  int64_t step0, step1, step2;  // elements from one to the next
+  int64_t code0, code1;         // positions from one to the next; along the last axis 1
+  int64_t first;                // the first one's position
+};
+
+// V vectors of lanes. K: the taps along both of two axes, or 0: as the window says.
+template <int K, int V, class Sum, class Load>
+inline void reduce_window(const Window& w, Load load, Sum (&sums)[V]) {
+  if constexpr (K != 0) {
+#pragma GCC unroll 3
+    for (int t1 = 0; t1 < K; ++t1)
+#pragma GCC unroll 3
+      for (int t2 = 0; t2 < K; ++t2)
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) {
+          const auto x = load(t1 * w.step1 + t2 * w.step2, v);
+          if (t1 + t2 == 0)
+            sums[v].begin_with(x, 0);
+          else
+            sums[v].take(x, t1 * K + t2);
+        }
+  } else {
+    for (int v = 0; v < V; ++v) sums[v].begin(w.first);
+    for (int64_t t0 = 0; t0 < w.count[0]; ++t0)
+      for (int64_t t1 = 0; t1 < w.count[1]; ++t1) {
+        int64_t from = t0 * w.step0 + t1 * w.step1, code = w.first + t0 * w.code0 + t1 * w.code1;
+        for (int64_t t2 = 0; t2 < w.count[2]; ++t2, from += w.step2, ++code)
+#pragma GCC unroll 4
+          for (int v = 0; v < V; ++v) sums[v].take(load(from, v), code);
+      }
+  }
+}
+
+// All channels of one output from x, the first tap, to `at`. `end`: of the tensor, within which may be read.
+template <int K, class S, class R>
+inline void reduce_point(const Window& w, const S* x, const S* end, int64_t channels, int64_t at, typename R::A by,
+                         R& r) {
+  using A = typename R::A;
+  constexpr int64_t L = lanes<A>;
+  const auto vectors = [&]<int V>(Vectors<V>, int64_t c) {
+    typename R::Sum sums[V];
+    reduce_window<K>(w, [&](int64_t tap, int v) { return load_widened(x + c + tap + v * L); }, sums);
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) r.put(sums[v], at + c + v * L, by);
+  };
+  int64_t c = 0;
+  for (; c + 4 * L <= channels; c += 4 * L) vectors(Vectors<4>(), c);
+  for (; c + L <= channels; c += L) vectors(Vectors<1>(), c);
+  if (c == channels) return;
+  if (c > 0) return vectors(Vectors<1>(), channels - L);  // again some of the last vector's
+  typename R::Sum sums[1];
+  reduce_window<0>(
+      w, [&](int64_t tap, int) { return x + tap + L <= end ? load_widened(x + tap) : load_some(x + tap, channels); },
+      sums);
+  r.put_some(sums[0], at, by, channels);
+}
+
+// The taps along an axis that output o has in the input.
+inline int64_t taps_of(const PoolAxis& a, int64_t o) { return larger(a.last[o] - a.first[o], 0); }
+
+// A row of outputs.
+template <int K, class S, class R>
+void reduce_row(const PoolGeometry& g, int64_t channels, int64_t o0, int64_t o1, const S* x, const S* end,
+                const Rows& rows, int64_t p, int64_t at, R& r) {
+  const PoolAxis &a0 = g.axis[0], &a1 = g.axis[1], &a2 = g.axis[2];
+  Window w;
+  w.count[0] = taps_of(a0, o0), w.count[1] = taps_of(a1, o1);
+  w.step0 = rows.axis0 * a0.dilation, w.step1 = rows.axis1 * a1.dilation, w.step2 = channels * a2.dilation;
+  w.code0 = a1.taps * a2.taps, w.code1 = a2.taps;
+  const int64_t first = code(g, first_tap(a0, o0), first_tap(a1, o1), 0);
+  const int64_t i0 = a0.origin[o0] + first_tap(a0, o0) * a0.dilation;
+  const int64_t i1 = a1.origin[o1] + first_tap(a1, o1) * a1.dilation;
+  const int64_t row = rows.at(p, i0, i1);
+  const bool whole = w.count[1] == K && w.count[0] == 1;
+  for (int64_t o2 = 0; o2 < a2.output; ++o2, at += channels) {
+    const int64_t t2 = first_tap(a2, o2);
+    const S* from = x + row + (a2.origin[o2] + t2 * a2.dilation) * channels;
+    const auto by = static_cast<typename R::A>(divisor(g, o0, o1, o2));
+    w.count[2] = taps_of(a2, o2), w.first = first + t2;
+    if (K != 0 && whole && w.count[2] == K)
+      reduce_point<K>(w, from, end, channels, at, by, r);
+    else
+      reduce_point<0>(w, from, end, channels, at, by, r);
+  }
+}
+
+// The taps along both of two axes if reduce_row has a body for so many, else 0.
+inline int64_t unrolled(const PoolGeometry& g) {
+  const int64_t taps = g.axis[1].taps;
+  return g.axis[0].taps == 1 && g.axis[2].taps == taps && (taps == 2 || taps == 3) ? taps : 0;
+}
+
+template <int K, class T, class R>
+void reduce_channels(const PoolGeometry& g, const T* x, R& r, int64_t begin, int64_t end) {
+  const PoolAxis &a0 = g.axis[0], &a1 = g.axis[1];
+  const Rows rows = input_rows(g);
+  const T* const x_end = x + g.planes * rows.plane;
+  for (int64_t unit = begin; unit < end; ++unit) {
+    const int64_t o1 = unit % a1.output, o0 = unit / a1.output % a0.output, p = unit / (a1.output * a0.output);
+    reduce_row<K>(g, g.channels, o0, o1, x, x_end, rows, p, unit * g.axis[2].output * g.channels, r);
+  }
+}
+
+// ---- the transposed operators ----
+
+// What an output gives to a tap of its window, n lanes of it or all.
+template <class S, class P>
+struct Taken {
+  using A = accumulator_t<S>;
+  const S* dy;
+  const P* kept;
+  vector_t<A> at(int64_t output, place_t<A> tap) const {
+    return load_places<A>(kept + output) == places_t<A>{} + tap ? load_widened(dy + output) : vector_t<A>{};
+  }
+  vector_t<A> some(int64_t output, place_t<A> tap, int64_t n) const {
+    return load_some_places<A>(kept + output, n) == places_t<A>{} + tap ? load_some(dy + output, n) : vector_t<A>{};
+  }
+};
+template <class A_>
+struct Shared {
+  using A = A_;
+  const A* share;
+  vector_t<A> at(int64_t output, place_t<A>) const { return load(share + output); }
+  vector_t<A> some(int64_t output, place_t<A>, int64_t n) const { return load_some(share + output, n); }
+};
+
+// A row of windows that reach a row of inputs: where their outputs begin, and the position of their first tap there.
+struct Reaching {
+  int64_t output, code;
+};
+constexpr int64_t kReaching = 64;  // most of them
+
+// All channels of one input, which is at `to`.
+template <class G, class S>
+inline void gather_point(const Reaching* rows, int64_t count, const PoolLink* begin, const PoolLink* end,
+                         int64_t channels, const G& given, S* to, bool room) {
+  using A = typename G::A;
+  constexpr int64_t L = lanes<A>;
+  const auto vectors = [&]<int V>(Vectors<V>, int64_t c) {
+    vector_t<A> sums[V] = {};
+    for (int64_t r = 0; r < count; ++r)
+      for (const PoolLink* link = begin; link < end; ++link)
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v)
+          sums[v] += given.at(rows[r].output + link->output * channels + c + v * L, rows[r].code + link->tap);
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) store_narrowed(to + c + v * L, sums[v]);
+  };
+  int64_t c = 0;
+  for (; c + 4 * L <= channels; c += 4 * L) vectors(Vectors<4>(), c);
+  for (; c + L <= channels; c += L) vectors(Vectors<1>(), c);
+  if (c == channels) return;
+  if (c > 0) return vectors(Vectors<1>(), channels - L);
+  if (room) return vectors(Vectors<1>(), 0);
+  vector_t<A> sum = {};
+  for (int64_t r = 0; r < count; ++r)
+    for (const PoolLink* link = begin; link < end; ++link)
+      sum += given.some(rows[r].output + link->output * channels, rows[r].code + link->tap, channels);
+  store_some(to, sum, channels);
+}
+
+// Row (i0, i1) of plane p: `outputs` says where the rows of outputs lie, by plane and two coordinates. `room`: pixels
+// of the row that may be written a vector past their end, and have that much read of what they are given.
+template <class G, class S, class Where>
+void gather_row(const PoolGeometry& g, int64_t channels, int64_t i0, int64_t i1, const G& given, Where outputs, S* to,
+                int64_t room) {
+  const PoolAxis &a0 = g.axis[0], &a1 = g.axis[1], &a2 = g.axis[2];
+  Reaching rows[kReaching];
+  int64_t count = 0;
+  for (int64_t k0 = a0.reach[i0]; k0 < a0.reach[i0 + 1]; ++k0)
+    for (int64_t k1 = a1.reach[i1]; k1 < a1.reach[i1 + 1]; ++k1) {
+      const PoolLink l0 = a0.links[k0], l1 = a1.links[k1];
+      rows[count++] = {outputs(l0.output, l1.output), code(g, l0.tap, l1.tap, 0)};
+    }
+  for (int64_t i2 = 0; i2 < a2.input; ++i2, to += channels)
+    gather_point(rows, count, a2.links + a2.reach[i2], a2.links + a2.reach[i2 + 1], channels, given, to, i2 < room);
+}
+
+// Of a mean's rows of outputs the shares, [output][channel], each computed once for all the rows of inputs it reaches.
+template <class S>
+class Shares {
+  using A = accumulator_t<S>;
+
+ public:
+  // ring: of rows, in scratch
+  Shares(const PoolGeometry& geometry, int64_t channels, const S* gradients, const Rows& rows, A* ring)
+      : g(geometry), channels(channels), dy(gradients), rows(rows), ring(ring) {
+    for (int64_t slot = 0; slot < kReaching; ++slot) held[slot] = -1;
+  }
+  // The row's place in the ring.
+  int64_t of(int64_t p, int64_t o0, int64_t o1) {
+    const int64_t slot = (o0 & (g.ring[0] - 1)) * g.ring[1] + (o1 & (g.ring[1] - 1));
+    const int64_t n = g.axis[2].output * channels, row = rows.at(p, o0, o1);
+    if (held[slot] == row) return slot * n;
+    held[slot] = row;
+    A* to = ring + slot * n;
+    const S* from = dy + row;
+    for (int64_t o2 = 0; o2 < g.axis[2].output; ++o2) {
+      const A by = static_cast<A>(divisor(g, o0, o1, o2));
+#pragma GCC ivdep
+      for (int64_t c = o2 * channels; c < (o2 + 1) * channels; ++c) to[c] = widen(from[c]) / by;
+    }
+    return slot * n;
+  }
+
+ private:
+  const PoolGeometry& g;
+  int64_t channels;
+  const S* dy;
+  Rows rows;
+  A* ring;
+  int64_t held[kReaching];
+};
+
+// Units are rows of the input. run(p, i0, i1, row in dx)
+template <class Run>
+inline void for_input_rows(const PoolGeometry& g, int64_t begin, int64_t end, Run run) {
+  const PoolAxis &a0 = g.axis[0], &a1 = g.axis[1];
+  for (int64_t unit = begin; unit < end; ++unit)
+    run(unit / (a1.input * a0.input), unit / a1.input % a0.input, unit % a1.input);
+}
+
+template <class T, class P>
+void scatter_channels(const PoolGeometry& g, const T* dy, const P* kept, T* dx, int64_t begin, int64_t end) {
+  const Rows outputs = output_rows(g), inputs = input_rows(g);
+  const int64_t last = end * inputs.axis1;
+  for_input_rows(g, begin, end, [&](int64_t p, int64_t i0, int64_t i1) {
+    const int64_t to = inputs.at(p, i0, i1);
+    const int64_t dy_room = (g.planes - p - 1) * outputs.plane - kLoose;
+    const int64_t room = dy_room < 0 ? 0 : (last - to - kLoose) / g.channels;
+    gather_row(
+        g, g.channels, i0, i1, Taken<T, P>{dy, kept}, [&](int64_t o0, int64_t o1) { return outputs.at(p, o0, o1); },
+        dx + to, room);
+  });
+}
+
+template <class T>
+void spread_channels(const PoolGeometry& g, const T* dy, T* dx, accumulator_t<T>* scratch, int64_t begin, int64_t end) {
+  const Rows outputs = output_rows(g), inputs = input_rows(g);
+  const int64_t last = end * inputs.axis1;
+  Shares<T> shares(g, g.channels, dy, outputs, scratch);
+  for_input_rows(g, begin, end, [&](int64_t p, int64_t i0, int64_t i1) {
+    const int64_t to = inputs.at(p, i0, i1);
+    gather_row(
+        g, g.channels, i0, i1, Shared<accumulator_t<T>>{scratch},
+        [&](int64_t o0, int64_t o1) { return shares.of(p, o0, o1); }, dx + to, (last - to - kLoose) / g.channels);
+  });
+}
+
+}  // namespace pooling
