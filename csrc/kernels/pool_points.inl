@@ -39,12 +39,29 @@ inline void store_some(T* p, V v, int64_t n) {
   for (int64_t l = 0; l < n; ++l) narrow(v[l], p + l);
 }
 
-// Positions, in a byte or as they lie in a tile: as wide as the values.
+// Positions, in a byte or as they lie in a tile: as wide as the values. GCC takes a conversion of what is loaded or
+// stored as it is element by element; of the result of some arithmetic it makes one instruction.
 template <class A>
 inline places_t<A> load_places(const uint8_t* from) {
   typename Vector<A>::bytes bytes;
   std::memcpy(&bytes, from, sizeof bytes);
-  return __builtin_convertvector(bytes, places_t<A>);
+  return __builtin_convertvector(bytes ^ 0x80, places_t<A>) ^ 0x80;
+}
+template <class A>
+inline void store_bytes(uint8_t* to, places_t<A> v) {
+  typedef uint8_t all_bytes __attribute__((vector_size(TORCHCONV_VECTOR_BYTES)));
+  constexpr int64_t L = lanes<A>;
+  if constexpr (TORCHCONV_VECTOR_BYTES == 64) {
+    const auto bytes = __builtin_convertvector(v ^ 0x80, typename Vector<A>::bytes) ^ 0x80;
+    std::memcpy(to, &bytes, L);
+  } else if constexpr (TORCHCONV_VECTOR_BYTES == 32) {
+    all_bytes low;
+    for (int64_t l = 0; l < TORCHCONV_VECTOR_BYTES; ++l) low[l] = l < L ? l * sizeof(A) : 0;
+    const all_bytes bytes = __builtin_shuffle(reinterpret_cast<all_bytes>(v), low);
+    std::memcpy(to, &bytes, L);
+  } else {
+    for (int64_t l = 0; l < L; ++l) to[l] = static_cast<uint8_t>(v[l]);
+  }
 }
 template <class A, class P>
 inline places_t<A> load_places(const P* from) {
@@ -66,8 +83,7 @@ inline void store_places(P* to, places_t<A> v) {
   if constexpr (sizeof(P) == sizeof(A)) {
     std::memcpy(to, &v, sizeof v);
   } else if constexpr (sizeof(P) == 1) {
-    const auto bytes = __builtin_convertvector(v, typename Vector<A>::bytes);
-    std::memcpy(to, &bytes, sizeof bytes);
+    store_bytes<A>(to, v);
   } else {
     for (int64_t l = 0; l < lanes<A>; ++l) to[l] = static_cast<P>(v[l]);
   }
@@ -250,17 +266,32 @@ void reduce_channels(const PoolGeometry& g, const T* x, R& r, int64_t begin, int
 
 // ---- the transposed operators ----
 
-// What an output gives to a tap of its window, n lanes of it or all.
+// All ones where a position is this tap.
+template <class A, class P>
+inline places_t<A> places_at(const P* kept, place_t<A> tap) {
+  if constexpr (sizeof(P) == 1) {
+    typename Vector<A>::bytes bytes;
+    std::memcpy(&bytes, kept, sizeof bytes);
+    return __builtin_convertvector(bytes == static_cast<uint8_t>(tap), places_t<A>);
+  } else {
+    return load_places<A>(kept) == tap;
+  }
+}
+
+// What an output gives to a tap of its window, all lanes or the first n.
 template <class S, class P>
 struct Taken {
   using A = accumulator_t<S>;
   const S* dy;
   const P* kept;
+  static vector_t<A> where(places_t<A> taken, vector_t<A> value) {
+    return reinterpret_cast<vector_t<A>>(taken & reinterpret_cast<places_t<A>>(value));
+  }
   vector_t<A> at(int64_t output, place_t<A> tap) const {
-    return load_places<A>(kept + output) == places_t<A>{} + tap ? load_widened(dy + output) : vector_t<A>{};
+    return where(places_at<A>(kept + output, tap), load_widened(dy + output));
   }
   vector_t<A> some(int64_t output, place_t<A> tap, int64_t n) const {
-    return load_some_places<A>(kept + output, n) == places_t<A>{} + tap ? load_some(dy + output, n) : vector_t<A>{};
+    return where(load_some_places<A>(kept + output, n) == tap, load_some(dy + output, n));
   }
 };
 template <class A_>
