@@ -83,10 +83,10 @@ PoolPlan::PoolPlan(const PoolWindow& w, at::IntArrayRef input_size, at::IntArray
   g.position_bytes = g.window <= 256 ? 1 : g.window <= 32768 ? 2 : 4;
   position_dtype = g.position_bytes == 1 ? at::kByte : g.position_bytes == 2 ? at::kShort : at::kInt;
   g.lanes = channels_last && g.channels > 1 ? PoolLanes::channels : PoolLanes::planes;
-  if (direction == PoolDirection::transposed)
-    choose_gather();
-  else if (!w.adaptive() && g.channels < kManyChannels && pool_serves_rows(g))
-    g.lanes = PoolLanes::rows;
+  if (direction == PoolDirection::transposed) choose_gather();
+  const bool rows = direction == PoolDirection::forward ? g.channels < kManyChannels && pool_serves_rows(g)
+                                                        : pool_serves_rows_back(g);
+  if (rows && !w.adaptive()) g.lanes = PoolLanes::rows;
   if (g.lanes == PoolLanes::planes)
     choose_strips(direction == PoolDirection::forward ? g.axis[1].output : g.axis[1].input);
 }

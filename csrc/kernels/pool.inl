@@ -260,6 +260,7 @@ void scatter(const PoolGeometry& g, const T* dy, const void* positions, T* dx, a
              int64_t end) {
   with_positions(g, positions, [&](auto* kept) {
     if (!g.gathers) return scatter_kept(g, dy, kept, dx, scratch, begin, end);
+    if (g.lanes == PoolLanes::rows) return gather_rows(g, dy, kept, dx, begin, end);
     if (g.lanes == PoolLanes::planes) return scatter_planes(g, dy, kept, dx, scratch, begin, end);
     scatter_channels(g, dy, kept, dx, begin, end);
   });
@@ -268,6 +269,7 @@ void scatter(const PoolGeometry& g, const T* dy, const void* positions, T* dx, a
 template <class T>
 void spread(const PoolGeometry& g, const T* dy, T* dx, accumulator_t<T>* scratch, int64_t begin, int64_t end) {
   if (!g.gathers) return spread_windows(g, dy, dx, scratch, begin, end);
+  if (g.lanes == PoolLanes::rows) return gather_rows(g, dy, static_cast<const void**>(nullptr), dx, begin, end);
   if (g.lanes == PoolLanes::planes) return spread_planes(g, dy, dx, scratch, begin, end);
   spread_channels(g, dy, dx, scratch, begin, end);
 }

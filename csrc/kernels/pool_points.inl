@@ -39,6 +39,15 @@ inline void store_some(T* p, V v, int64_t n) {
   for (int64_t l = 0; l < n; ++l) narrow(v[l], p + l);
 }
 
+template <class S>
+constexpr bool kIsPosition = false;
+template <>
+constexpr bool kIsPosition<uint8_t> = true;
+template <>
+constexpr bool kIsPosition<int16_t> = true;
+template <>
+constexpr bool kIsPosition<int32_t> = true;
+
 // Positions, in a byte or as they lie in a tile: as wide as the values. GCC takes a conversion of what is loaded or
 // stored as it is element by element; of the result of some arithmetic it makes one instruction.
 template <class A>
@@ -194,23 +203,29 @@ inline void reduce_window(const Window& w, Load load, Sum (&sums)[V]) {
   }
 }
 
-// All channels of one output from x, the first tap, to `at`. `end`: of the tensor, within which may be read.
+// V vectors of outputs, side by side from `at` on, from x, their first taps, and `pitch` from one to the next.
+template <int K, int V, class S, class R>
+inline void reduce_vectors(const Window& w, const S* x, int64_t pitch, int64_t at, typename R::A by, R& r) {
+  typename R::Sum sums[V];
+  reduce_window<K>(w, [&](int64_t tap, int v) { return load_widened(x + tap + v * pitch); }, sums);
+#pragma GCC unroll 4
+  for (int v = 0; v < V; ++v) r.put(sums[v], at + v * lanes<typename R::A>, by);
+}
+
+// All channels of one output. `end`: of the tensor, within which may be read.
 template <int K, class S, class R>
 inline void reduce_point(const Window& w, const S* x, const S* end, int64_t channels, int64_t at, typename R::A by,
                          R& r) {
   using A = typename R::A;
   constexpr int64_t L = lanes<A>;
-  const auto vectors = [&]<int V>(Vectors<V>, int64_t c) {
-    typename R::Sum sums[V];
-    reduce_window<K>(w, [&](int64_t tap, int v) { return load_widened(x + c + tap + v * L); }, sums);
-#pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) r.put(sums[v], at + c + v * L, by);
-  };
   int64_t c = 0;
-  for (; c + 4 * L <= channels; c += 4 * L) vectors(Vectors<4>(), c);
-  for (; c + L <= channels; c += L) vectors(Vectors<1>(), c);
+  for (; c + 4 * L <= channels; c += 4 * L) reduce_vectors<K, 4>(w, x + c, L, at + c, by, r);
+  for (; c + L <= channels; c += L) reduce_vectors<K, 1>(w, x + c, L, at + c, by, r);
   if (c == channels) return;
-  if (c > 0) return vectors(Vectors<1>(), channels - L);  // again some of the last vector's
+  if (c > 0) {  // again some of the last vector's
+    c = channels - L;
+    return reduce_vectors<K, 1>(w, x + c, L, at + c, by, r);
+  }
   typename R::Sum sums[1];
   reduce_window<0>(
       w, [&](int64_t tap, int) { return x + tap + L <= end ? load_widened(x + tap) : load_some(x + tap, channels); },
@@ -225,6 +240,7 @@ inline int64_t taps_of(const PoolAxis& a, int64_t o) { return larger(a.last[o] -
 template <int K, class S, class R>
 void reduce_row(const PoolGeometry& g, int64_t channels, int64_t o0, int64_t o1, const S* x, const S* end,
                 const Rows& rows, int64_t p, int64_t at, R& r) {
+  constexpr int64_t L = lanes<typename R::A>;
   const PoolAxis &a0 = g.axis[0], &a1 = g.axis[1], &a2 = g.axis[2];
   Window w;
   w.count[0] = taps_of(a0, o0), w.count[1] = taps_of(a1, o1);
@@ -240,6 +256,12 @@ void reduce_row(const PoolGeometry& g, int64_t channels, int64_t o0, int64_t o1,
     const S* from = x + row + (a2.origin[o2] + t2 * a2.dilation) * channels;
     const auto by = static_cast<typename R::A>(divisor(g, o0, o1, o2));
     w.count[2] = taps_of(a2, o2), w.first = first + t2;
+    if constexpr (K != 0)
+      if (channels == L && whole && w.count[2] == K && o2 + 4 <= a2.output && taps_of(a2, o2 + 3) == K) {
+        reduce_vectors<K, 4>(w, from, a2.stride * L, at, by, r);
+        o2 += 3, at += 3 * L;
+        continue;
+      }
     if (K != 0 && whole && w.count[2] == K)
       reduce_point<K>(w, from, end, channels, at, by, r);
     else
@@ -308,28 +330,35 @@ struct Reaching {
 };
 constexpr int64_t kReaching = 64;  // most of them
 
-// All channels of one input, which is at `to`.
+// V vectors of inputs, to `to` and `out` from one to the next; what they are given lies side by side.
+template <int V, class G, class S>
+inline void gather_vectors(const Reaching* rows, int64_t count, const PoolLink* begin, const PoolLink* end,
+                           int64_t channels, const G& given, int64_t first, S* to, int64_t out) {
+  constexpr int64_t L = lanes<typename G::A>;
+  vector_t<typename G::A> sums[V] = {};
+  for (int64_t r = 0; r < count; ++r)
+    for (const PoolLink* link = begin; link < end; ++link)
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v)
+        sums[v] += given.at(rows[r].output + link->output * channels + first + v * L, rows[r].code + link->tap);
+#pragma GCC unroll 4
+  for (int v = 0; v < V; ++v) store_narrowed(to + v * out, sums[v]);
+}
+
+// All channels of one input.
 template <class G, class S>
 inline void gather_point(const Reaching* rows, int64_t count, const PoolLink* begin, const PoolLink* end,
                          int64_t channels, const G& given, S* to, bool room) {
   using A = typename G::A;
   constexpr int64_t L = lanes<A>;
-  const auto vectors = [&]<int V>(Vectors<V>, int64_t c) {
-    vector_t<A> sums[V] = {};
-    for (int64_t r = 0; r < count; ++r)
-      for (const PoolLink* link = begin; link < end; ++link)
-#pragma GCC unroll 4
-        for (int v = 0; v < V; ++v)
-          sums[v] += given.at(rows[r].output + link->output * channels + c + v * L, rows[r].code + link->tap);
-#pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) store_narrowed(to + c + v * L, sums[v]);
-  };
   int64_t c = 0;
-  for (; c + 4 * L <= channels; c += 4 * L) vectors(Vectors<4>(), c);
-  for (; c + L <= channels; c += L) vectors(Vectors<1>(), c);
+  for (; c + 4 * L <= channels; c += 4 * L) gather_vectors<4>(rows, count, begin, end, channels, given, c, to + c, L);
+  for (; c + L <= channels; c += L) gather_vectors<1>(rows, count, begin, end, channels, given, c, to + c, L);
   if (c == channels) return;
-  if (c > 0) return vectors(Vectors<1>(), channels - L);
-  if (room) return vectors(Vectors<1>(), 0);
+  if (c > 0 || room) {
+    c = c > 0 ? channels - L : 0;
+    return gather_vectors<1>(rows, count, begin, end, channels, given, c, to + c, L);
+  }
   vector_t<A> sum = {};
   for (int64_t r = 0; r < count; ++r)
     for (const PoolLink* link = begin; link < end; ++link)
@@ -337,11 +366,18 @@ inline void gather_point(const Reaching* rows, int64_t count, const PoolLink* be
   store_some(to, sum, channels);
 }
 
+// Whether input j has the same taps of later windows, as many later as it is steps further.
+inline bool alike(const PoolAxis& a, int64_t i, int64_t j) {
+  return a.reach[i + 1] - a.reach[i] == a.reach[j + 1] - a.reach[j] && a.reach[i] < a.reach[i + 1] &&
+         a.links[a.reach[i]].tap == a.links[a.reach[j]].tap;
+}
+
 // Row (i0, i1) of plane p: `outputs` says where the rows of outputs lie, by plane and two coordinates. `room`: pixels
 // of the row that may be written a vector past their end, and have that much read of what they are given.
 template <class G, class S, class Where>
 void gather_row(const PoolGeometry& g, int64_t channels, int64_t i0, int64_t i1, const G& given, Where outputs, S* to,
                 int64_t room) {
+  constexpr int64_t L = lanes<typename G::A>;
   const PoolAxis &a0 = g.axis[0], &a1 = g.axis[1], &a2 = g.axis[2];
   Reaching rows[kReaching];
   int64_t count = 0;
@@ -350,8 +386,21 @@ void gather_row(const PoolGeometry& g, int64_t channels, int64_t i0, int64_t i1,
       const PoolLink l0 = a0.links[k0], l1 = a1.links[k1];
       rows[count++] = {outputs(l0.output, l1.output), code(g, l0.tap, l1.tap, 0)};
     }
-  for (int64_t i2 = 0; i2 < a2.input; ++i2, to += channels)
-    gather_point(rows, count, a2.links + a2.reach[i2], a2.links + a2.reach[i2 + 1], channels, given, to, i2 < room);
+  const auto links = [&](int64_t i) { return a2.links + a2.reach[i]; };
+  const auto point = [&](int64_t i) {
+    gather_point(rows, count, links(i), links(i + 1), channels, given, to + i * channels, i < room);
+  };
+  if (channels != L) {
+    for (int64_t i2 = 0; i2 < a2.input; ++i2) point(i2);
+    return;
+  }
+  const int64_t step = a2.stride;  // by fours of inputs that are the same taps
+  for (int64_t i2 = 0; i2 < a2.input; i2 += 4 * step)
+    for (int64_t i = i2; i < smaller(i2 + step, a2.input); ++i)
+      if (i + 3 * step < a2.input && alike(a2, i, i + 3 * step))
+        gather_vectors<4>(rows, count, links(i), links(i + 1), L, given, 0, to + i * L, step * L);
+      else
+        for (int64_t j = i; j < smaller(i + 4 * step, a2.input); j += step) point(j);
 }
 
 // Of a mean's rows of outputs the shares, [output][channel], each computed once for all the rows of inputs it reaches.

@@ -5,15 +5,6 @@
 
 namespace pooling {
 
-template <class S>
-constexpr bool kIsPosition = false;
-template <>
-constexpr bool kIsPosition<uint8_t> = true;
-template <>
-constexpr bool kIsPosition<int16_t> = true;
-template <>
-constexpr bool kIsPosition<int32_t> = true;
-
 // A vector from what a map holds, and back: numbers as they are, positions as bits.
 template <class A, class S>
 inline vector_t<A> lanes_at(const S* p) {
