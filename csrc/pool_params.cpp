@@ -9,9 +9,6 @@ namespace {
 
 constexpr int64_t kLargestAxis = INT32_MAX / 4;  // so that 32 bits hold any coordinate, padding included
 
-// From as many channels on, a vector of them is filled.
-constexpr int64_t kManyChannels = 16;
-
 // Windows that reach one input: to sum over more of them is slower than to add to each window's inputs.
 constexpr int64_t kMostReaching = 16;
 
@@ -84,9 +81,6 @@ PoolPlan::PoolPlan(const PoolWindow& w, at::IntArrayRef input_size, at::IntArray
   position_dtype = g.position_bytes == 1 ? at::kByte : g.position_bytes == 2 ? at::kShort : at::kInt;
   g.lanes = channels_last && g.channels > 1 ? PoolLanes::channels : PoolLanes::planes;
   if (direction == PoolDirection::transposed) choose_gather();
-  const bool rows = direction == PoolDirection::forward ? g.channels < kManyChannels && pool_serves_rows(g)
-                                                        : pool_serves_rows_back(g);
-  if (rows && !w.adaptive()) g.lanes = PoolLanes::rows;
   if (g.lanes == PoolLanes::planes)
     choose_strips(direction == PoolDirection::forward ? g.axis[1].output : g.axis[1].input);
 }

@@ -204,7 +204,6 @@ void spread_windows(const PoolGeometry& g, const T* dy, T* dx, accumulator_t<T>*
 }  // namespace pooling
 
 #include "pool_points.inl"
-#include "pool_rows.inl"
 #include "pool_turned.inl"
 
 // ---- the operators ----
@@ -228,7 +227,6 @@ void max_pool(const PoolGeometry& g, const T* x, T* y, void* positions, accumula
     with_positions(g, positions, [&]<class P>(const P*) {
       P* const kept = static_cast<P*>(positions);
       Maxima<T, P> maxima{y, kept};
-      if (g.lanes == PoolLanes::rows) return reduce_rows<K>(g, x, maxima, begin, end);
       if (g.lanes == PoolLanes::channels) return reduce_channels<K>(g, x, maxima, begin, end);
       const Tiles<A> tiles(g, scratch);
       Maxima<A, place_t<A>> in_tiles{tiles.output, tiles.places};
@@ -245,7 +243,6 @@ void avg_pool(const PoolGeometry& g, const T* x, T* y, accumulator_t<T>* scratch
   using A = accumulator_t<T>;
   with_taps(g, [&]<int K>(Vectors<K>) {
     Means<T> means{y};
-    if (g.lanes == PoolLanes::rows) return reduce_rows<K>(g, x, means, begin, end);
     if (g.lanes == PoolLanes::channels) return reduce_channels<K>(g, x, means, begin, end);
     const Tiles<A> tiles(g, scratch);
     Means<A> in_tiles{tiles.output};
@@ -260,7 +257,6 @@ void scatter(const PoolGeometry& g, const T* dy, const void* positions, T* dx, a
              int64_t end) {
   with_positions(g, positions, [&](auto* kept) {
     if (!g.gathers) return scatter_kept(g, dy, kept, dx, scratch, begin, end);
-    if (g.lanes == PoolLanes::rows) return gather_rows(g, dy, kept, dx, begin, end);
     if (g.lanes == PoolLanes::planes) return scatter_planes(g, dy, kept, dx, scratch, begin, end);
     scatter_channels(g, dy, kept, dx, begin, end);
   });
@@ -269,7 +265,6 @@ void scatter(const PoolGeometry& g, const T* dy, const void* positions, T* dx, a
 template <class T>
 void spread(const PoolGeometry& g, const T* dy, T* dx, accumulator_t<T>* scratch, int64_t begin, int64_t end) {
   if (!g.gathers) return spread_windows(g, dy, dx, scratch, begin, end);
-  if (g.lanes == PoolLanes::rows) return gather_rows(g, dy, static_cast<const void**>(nullptr), dx, begin, end);
   if (g.lanes == PoolLanes::planes) return spread_planes(g, dy, dx, scratch, begin, end);
   spread_channels(g, dy, dx, scratch, begin, end);
 }

@@ -33,9 +33,8 @@ struct PoolStrips {
   int64_t input, output;
 };
 
-// What the lanes of a vector are: channels; planes (contiguous, turned into channels a block at a time, pool_turned.inl);
-// or outputs of a row and their channels together (pool_rows.inl).
-enum class PoolLanes { channels, planes, rows };
+// What the lanes of a vector are: channels; or planes (contiguous), turned into channels a block at a time.
+enum class PoolLanes { channels, planes };
 
 // Element (plane p, position s, channel c) of a map lies at (p * positions + s) * channels + c. Contiguous: planes are
 // N * C and channels 1; channels-last: planes are N.
@@ -81,23 +80,6 @@ inline int64_t pool_power(int64_t least) {
   int64_t power = 1;
   while (power < least) power *= 2;
   return power;
-}
-
-// The pixels of a row that a row of windows spans, those in the padding included.
-inline int64_t pool_span(const PoolAxis& a) { return a.stride * (a.output - 1) + (a.taps - 1) * a.dilation + 1; }
-
-// Whether the windows may have lanes of rows: the buffers hold kRows rows of the input, each as its elements at even
-// places and those at odd ones (step two) or as it is (step one), kRowLanes of them; or as many rows of dy, as they are.
-// Fewer than kRowLeast lanes leave too much of a vector empty.
-constexpr int64_t kRows = 4, kRowLanes = 1024, kRowLeast = 12, kRowTaps = 8;
-inline bool pool_serves_rows(const PoolGeometry& g) {
-  const PoolAxis &a0 = g.axis[0], &a1 = g.axis[1], &a2 = g.axis[2];
-  return a0.taps == 1 && (a1.taps - 1) * a1.dilation < kRows && a1.stride > 0 && (a2.stride == 1 || a2.stride == 2) &&
-         a2.output * g.channels >= kRowLeast && a2.taps <= kRowTaps &&
-         (pool_span(a2) / a2.stride + 1) * g.channels <= kRowLanes;
-}
-inline bool pool_serves_rows_back(const PoolGeometry& g) {
-  return g.gathers && g.channels == 1 && g.axis[1].dilation == 1 && g.axis[2].dilation == 1 && pool_serves_rows(g);
 }
 
 // Rows [begin, end) along an axis.
@@ -147,7 +129,6 @@ inline int64_t pool_scratch(const PoolGeometry& g) {
 inline int64_t pool_transpose_scratch(const PoolGeometry& g, bool narrow) {
   const int64_t inputs = g.axis[0].input * g.axis[1].input * g.axis[2].input;
   if (!g.gathers) return narrow ? inputs * (g.channels == 1 ? kPoolPlanes : kPoolChannels) : 0;
-  if (g.lanes == PoolLanes::rows) return 0;
   const int64_t shares = g.ring[0] * g.ring[1] * g.axis[2].output;
   return pool_scratch(g) + shares * (g.lanes == PoolLanes::planes ? kPoolPlanes : g.channels);
 }

@@ -212,10 +212,17 @@ inline void reduce_vectors(const Window& w, const S* x, int64_t pitch, int64_t a
   for (int v = 0; v < V; ++v) r.put(sums[v], at + v * lanes<typename R::A>, by);
 }
 
-// All channels of one output. `end`: of the tensor, within which may be read.
+// Within what a vector may be read and be written past the last channel: the end of x, and of the outputs in order.
+template <class S>
+struct Ends {
+  const S* x;
+  int64_t output;
+};
+
+// All channels of one output.
 template <int K, class S, class R>
-inline void reduce_point(const Window& w, const S* x, const S* end, int64_t channels, int64_t at, typename R::A by,
-                         R& r) {
+inline void reduce_point(const Window& w, const S* x, const Ends<S>& ends, int64_t channels, int64_t at,
+                         typename R::A by, R& r) {
   using A = typename R::A;
   constexpr int64_t L = lanes<A>;
   int64_t c = 0;
@@ -226,10 +233,10 @@ inline void reduce_point(const Window& w, const S* x, const S* end, int64_t chan
     c = channels - L;
     return reduce_vectors<K, 1>(w, x + c, L, at + c, by, r);
   }
+  const int64_t span = (w.count[0] - 1) * w.step0 + (w.count[1] - 1) * w.step1 + (w.count[2] - 1) * w.step2;
+  if (ends.x - x >= span + L && at + L <= ends.output) return reduce_vectors<K, 1>(w, x, L, at, by, r);
   typename R::Sum sums[1];
-  reduce_window<0>(
-      w, [&](int64_t tap, int) { return x + tap + L <= end ? load_widened(x + tap) : load_some(x + tap, channels); },
-      sums);
+  reduce_window<0>(w, [&](int64_t tap, int) { return load_some(x + tap, channels); }, sums);
   r.put_some(sums[0], at, by, channels);
 }
 
@@ -238,7 +245,7 @@ inline int64_t taps_of(const PoolAxis& a, int64_t o) { return larger(a.last[o] -
 
 // A row of outputs.
 template <int K, class S, class R>
-void reduce_row(const PoolGeometry& g, int64_t channels, int64_t o0, int64_t o1, const S* x, const S* end,
+void reduce_row(const PoolGeometry& g, int64_t channels, int64_t o0, int64_t o1, const S* x, const Ends<S>& ends,
                 const Rows& rows, int64_t p, int64_t at, R& r) {
   constexpr int64_t L = lanes<typename R::A>;
   const PoolAxis &a0 = g.axis[0], &a1 = g.axis[1], &a2 = g.axis[2];
@@ -257,15 +264,16 @@ void reduce_row(const PoolGeometry& g, int64_t channels, int64_t o0, int64_t o1,
     const auto by = static_cast<typename R::A>(divisor(g, o0, o1, o2));
     w.count[2] = taps_of(a2, o2), w.first = first + t2;
     if constexpr (K != 0)
-      if (channels == L && whole && w.count[2] == K && o2 + 4 <= a2.output && taps_of(a2, o2 + 3) == K) {
+      if (channels == L && a2.stride > 0 && whole && w.count[2] == K && o2 + 4 <= a2.output &&
+          taps_of(a2, o2 + 3) == K) {
         reduce_vectors<K, 4>(w, from, a2.stride * L, at, by, r);
         o2 += 3, at += 3 * L;
         continue;
       }
     if (K != 0 && whole && w.count[2] == K)
-      reduce_point<K>(w, from, end, channels, at, by, r);
+      reduce_point<K>(w, from, ends, channels, at, by, r);
     else
-      reduce_point<0>(w, from, end, channels, at, by, r);
+      reduce_point<0>(w, from, ends, channels, at, by, r);
   }
 }
 
@@ -279,10 +287,11 @@ template <int K, class T, class R>
 void reduce_channels(const PoolGeometry& g, const T* x, R& r, int64_t begin, int64_t end) {
   const PoolAxis &a0 = g.axis[0], &a1 = g.axis[1];
   const Rows rows = input_rows(g);
-  const T* const x_end = x + g.planes * rows.plane;
+  const int64_t row = g.axis[2].output * g.channels;
+  const Ends<T> ends{x + g.planes * rows.plane, end * row};
   for (int64_t unit = begin; unit < end; ++unit) {
     const int64_t o1 = unit % a1.output, o0 = unit / a1.output % a0.output, p = unit / (a1.output * a0.output);
-    reduce_row<K>(g, g.channels, o0, o1, x, x_end, rows, p, unit * g.axis[2].output * g.channels, r);
+    reduce_row<K>(g, g.channels, o0, o1, x, ends, rows, p, unit * row, r);
   }
 }
 

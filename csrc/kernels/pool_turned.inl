@@ -132,9 +132,8 @@ void reduce_planes(const PoolGeometry& g, const T* x, const Tiles<accumulator_t<
     const Block in{pool_seen(a0, {o0, o0 + 1}), pool_seen(a1, rows), a0.input, a1.input, a2.input};
     const Block out{{o0, o0 + 1}, rows, a0.output, a1.output, a2.output};
     in.turned(x, p, planes, tiles.input);
-    const A* const end = tiles.input + in.r0.size() * in.strip() * lanes<A>;
     for (int64_t o1 = rows.begin; o1 < rows.end; ++o1)
-      reduce_row<K>(g, lanes<A>, o0, o1, static_cast<const A*>(tiles.input), end, in.rows<A>(), 0,
+      reduce_row<K>(g, lanes<A>, o0, o1, static_cast<const A*>(tiles.input), Ends<A>{}, in.rows<A>(), 0,
                     (o1 - rows.begin) * a2.output * lanes<A>, results);
     put_back(out, p, planes);
   });
