@@ -31,9 +31,10 @@ def test_values_and_gradients(dims, window, batched, dtype):
         y, indices = pooled(dims, x, window)
         for given in ([*x.shape[-dims:]], list(x.shape) if batched else [*x.shape[-dims:]]):
             grad = torch.randn(x.shape, dtype=dtype)
-            call = lambda y, f=ours, s=given: unpool(f, dims, y, indices, window, s)  # noqa: E731
-            mine = gradients(call, y, grad)
-            theirs = gradients(lambda y, s=given: unpool(F, dims, y, indices, window, s), y, grad)
+            mine, theirs = (
+                gradients(lambda y, f=f, i=indices, s=given: unpool(f, dims, y, i, window, s), y, grad)
+                for f in (ours, F)
+            )
             assert_same(mine[0].contiguous(), theirs[0].contiguous())
             assert_same(mine[1].contiguous(), theirs[1].contiguous())
 

@@ -375,6 +375,19 @@ inline void gather_point(const Reaching* rows, int64_t count, const PoolLink* be
   store_some(to, sum, channels);
 }
 
+// Four inputs one after the other, each in one window: link[v] is the v-th's.
+template <class G, class S>
+inline void gather_singles(const Reaching* rows, int64_t count, const PoolLink* link, int64_t channels, const G& given,
+                           S* to) {
+  vector_t<typename G::A> sums[4] = {};
+  for (int64_t r = 0; r < count; ++r)
+#pragma GCC unroll 4
+    for (int v = 0; v < 4; ++v)
+      sums[v] += given.at(rows[r].output + link[v].output * channels, rows[r].code + link[v].tap);
+#pragma GCC unroll 4
+  for (int v = 0; v < 4; ++v) store_narrowed(to + v * channels, sums[v]);
+}
+
 // Whether input j has the same taps of later windows, as many later as it is steps further.
 inline bool alike(const PoolAxis& a, int64_t i, int64_t j) {
   return a.reach[i + 1] - a.reach[i] == a.reach[j + 1] - a.reach[j] && a.reach[i] < a.reach[i + 1] &&
@@ -399,6 +412,16 @@ void gather_row(const PoolGeometry& g, int64_t channels, int64_t i0, int64_t i1,
   const auto point = [&](int64_t i) {
     gather_point(rows, count, links(i), links(i + 1), channels, given, to + i * channels, i < room);
   };
+  if (channels <= L && a2.taps <= a2.stride && a2.dilation == 1) {  // windows side by side
+    for (int64_t i2 = 0; i2 < a2.input; ++i2)
+      if (i2 + 4 <= a2.input && a2.reach[i2 + 4] - a2.reach[i2] == 4 && (channels == L || i2 + 3 < room)) {
+        gather_singles(rows, count, links(i2), channels, given, to + i2 * channels);
+        i2 += 3;
+      } else {
+        point(i2);
+      }
+    return;
+  }
   if (channels != L) {
     for (int64_t i2 = 0; i2 < a2.input; ++i2) point(i2);
     return;

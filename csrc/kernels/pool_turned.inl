@@ -21,9 +21,10 @@ inline void put_lanes(S* p, vector_t<A> v) {
     store_narrowed(p, v);
 }
 
-// Planes from[plane][ld] to tile[pixel][lane]. Lanes that have no plane repeat the last one.
+// Planes from[plane][ld] to tile[pixel][lane]. Lanes that have no plane repeat the last one. `ahead`: from an element to
+// the one in its place in the next block, which is fetched into the cache meanwhile.
 template <class A, class S>
-void turn(const S* from, int64_t ld, int64_t planes, int64_t pixels, A* tile) {
+void turn(const S* from, int64_t ld, int64_t planes, int64_t pixels, A* tile, int64_t ahead) {
   constexpr int64_t L = lanes<A>;
   S staged[L * L];  // [plane][pixels] and what is read past the last; short rows only
   if (pixels < L) {
@@ -37,7 +38,11 @@ void turn(const S* from, int64_t ld, int64_t planes, int64_t pixels, A* tile) {
     const int64_t at = larger(0, smaller(j, pixels - L)), n = smaller(L, pixels);
     vector_t<A> square[L];
 #pragma GCC unroll 16
-    for (int i = 0; i < L; ++i) square[i] = lanes_at<A>(from + smaller(i, planes - 1) * ld + at);
+    for (int i = 0; i < L; ++i) {
+      const S* const here = from + smaller(i, planes - 1) * ld + at;
+      square[i] = lanes_at<A>(here);
+      if (pixels >= L) __builtin_prefetch(here + ahead, 0, 2);
+    }
     transpose_square<1>(square);
 #pragma GCC unroll 16
     for (int i = 0; i < L; ++i)
@@ -85,7 +90,8 @@ struct Block {
   template <class A, class S>
   void turned(const S* map_of, int64_t plane, int64_t planes, A* tile) const {
     for (int64_t i = r0.begin; i < r0.end; ++i)
-      turn(map_of + from(plane, i), map(), planes, strip(), tile + (i - r0.begin) * strip() * lanes<A>);
+      turn(map_of + from(plane, i), map(), planes, strip(), tile + (i - r0.begin) * strip() * lanes<A>,
+           r1.size() == axis1 ? lanes<A> * map() : strip());
   }
   template <class A, class S>
   void turned_back(const A* tile, int64_t plane, int64_t planes, S* map_of) const {
