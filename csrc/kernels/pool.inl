@@ -1,13 +1,16 @@
-// Pooling. Every window, regular or adaptive, is what PoolGeometry's tables say; the two reductions (maximum and sum)
-// share two walks over the outputs, and the three operators that look up kept positions share a third.
+// Pooling. Every window, regular or adaptive, is what PoolGeometry's tables say.
 //
 //   max_pool   p[o] = argmax over t of x[origin[o] + t], y[o] = x[p[o]]
 //   scatter    dx[p[o]] += dy[o]          gather  y[o] = x[p[o]]
 //   avg_pool   y[o] = (sum over t of x[origin[o] + t]) / divisor[o]
 //   spread     dx[origin[o] + t] += dy[o] / divisor[o]
 //
-// Each output is reduced in scan order by itself, and each plane is scattered to by itself in the order of its outputs:
-// no result depends on how the units are divided among threads, or on what else is in the batch.
+// One body runs over channels (pool_points.inl, and pool_gather.inl for what is transposed); contiguous planes are first
+// turned into channels (pool_turned.inl). In this file are the operators, what looks up kept positions, and the scatter
+// and the spread for windows that overlap so much that to gather would be slower.
+//
+// Each output is reduced in scan order by itself, and what an input is given is summed in the order of the outputs: no
+// result depends on how the units are divided among threads, or on what else is in the batch.
 
 namespace pooling {
 
@@ -204,6 +207,7 @@ void spread_windows(const PoolGeometry& g, const T* dy, T* dx, accumulator_t<T>*
 }  // namespace pooling
 
 #include "pool_points.inl"
+#include "pool_gather.inl"
 #include "pool_turned.inl"
 
 // ---- the operators ----

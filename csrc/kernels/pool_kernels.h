@@ -125,12 +125,13 @@ inline int64_t pool_scratch(const PoolGeometry& g) {
   return g.lanes == PoolLanes::planes ? (g.strips.input + 2 * g.strips.output) * kPoolPlanes : 0;
 }
 
-// And of a transposed operator: those and the rows of shares; or a plane of sums, if dx is too narrow to sum in.
+// And of a transposed operator: those and the rows of shares, which are read a vector past the last; or a plane of sums,
+// if dx is too narrow to sum in.
 inline int64_t pool_transpose_scratch(const PoolGeometry& g, bool narrow) {
   const int64_t inputs = g.axis[0].input * g.axis[1].input * g.axis[2].input;
   if (!g.gathers) return narrow ? inputs * (g.channels == 1 ? kPoolPlanes : kPoolChannels) : 0;
   const int64_t shares = g.ring[0] * g.ring[1] * g.axis[2].output;
-  return pool_scratch(g) + shares * (g.lanes == PoolLanes::planes ? kPoolPlanes : g.channels);
+  return pool_scratch(g) + shares * (g.lanes == PoolLanes::planes ? kPoolPlanes : g.channels) + kPoolPlanes;
 }
 
 }  // namespace torchconv
