@@ -52,7 +52,7 @@ void turn(const S* from, int64_t ld, int64_t planes, int64_t pixels, A* tile, in
 
 // And back: tile[pixel][lane] to to[plane][ld]. A vector of rows past the last may be read.
 template <class A, class S>
-void turn_back(const A* tile, int64_t planes, int64_t pixels, S* to, int64_t ld) {
+void turn_back(const A* tile, int64_t planes, int64_t pixels, S* to, int64_t ld, int64_t ahead) {
   constexpr int64_t L = lanes<A>;
   S staged[L * L];  // [plane][pixels] and what is written past the last; short rows only
   const bool whole = pixels >= L;
@@ -66,7 +66,10 @@ void turn_back(const A* tile, int64_t planes, int64_t pixels, S* to, int64_t ld)
     transpose_square<1>(square);
 #pragma GCC unroll 16
     for (int i = 0; i < L; ++i)
-      if (i < planes) put_lanes<A>(out + i * step + at, square[i]);
+      if (i < planes) {
+        put_lanes<A>(out + i * step + at, square[i]);
+        if (whole) __builtin_prefetch(out + i * step + at + ahead, 1, 2);
+      }
   }
   if (whole) return;
   if (ld == pixels)
@@ -83,6 +86,10 @@ struct Block {
   int64_t map() const { return axis0 * axis1 * width; }
   int64_t strip() const { return r1.size() * width; }  // pixels
   template <class A>
+  int64_t ahead() const {  // to the next block: its planes, or its strip
+    return r1.size() == axis1 ? lanes<A> * map() : strip();
+  }
+  template <class A>
   Rows rows() const {  // in the tile
     constexpr int64_t L = lanes<A>;
     return {0, strip() * L, width * L, (r0.begin * strip() + r1.begin * width) * L};
@@ -90,13 +97,13 @@ struct Block {
   template <class A, class S>
   void turned(const S* map_of, int64_t plane, int64_t planes, A* tile) const {
     for (int64_t i = r0.begin; i < r0.end; ++i)
-      turn(map_of + from(plane, i), map(), planes, strip(), tile + (i - r0.begin) * strip() * lanes<A>,
-           r1.size() == axis1 ? lanes<A> * map() : strip());
+      turn(map_of + from(plane, i), map(), planes, strip(), tile + (i - r0.begin) * strip() * lanes<A>, ahead<A>());
   }
   template <class A, class S>
   void turned_back(const A* tile, int64_t plane, int64_t planes, S* map_of) const {
     for (int64_t i = r0.begin; i < r0.end; ++i)
-      turn_back(tile + (i - r0.begin) * strip() * lanes<A>, planes, strip(), map_of + from(plane, i), map());
+      turn_back(tile + (i - r0.begin) * strip() * lanes<A>, planes, strip(), map_of + from(plane, i), map(),
+                ahead<A>());
   }
 };
 
