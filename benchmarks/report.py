@@ -98,7 +98,8 @@ LEGEND = """
 counts the multiply-adds of the definition, zeros of the padding included, so an algorithm that multiplies less may pass
 the peak, which is the rate below. Where memory is the limit, `of the floor` is the time in which what must be read
 and written once each could be copied, at the rate of a copy of the input in the same rounds, over ours. Workspace is
-for one thread, beside operands and result; `error` is relative to float64 (L2) and was checked against its bound before the
+for one thread, beside operands and result; `error` is relative to float64 (L2) and was checked against its bound
+before the
 row was timed. Times are medians of interleaved repeats in one
 process.""".strip()
 SUMMARY_LEGEND = """
