@@ -1,5 +1,6 @@
 """One row: the check that both sides compute the same, and their times, interleaved in one process."""
 
+import math
 import statistics
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from torchconv.explain import error_bound
 from .rows import LIBRARIES, Row, memory_format
 
 BOTH = "forward + backward"
+COPY = ("copy", "contiguous")  # a side of its own among what is timed
 
 _Side = TypeVar("_Side", bound=Hashable)
 
@@ -54,6 +56,10 @@ class Result:
     algorithm: str
     workspace: int  # bytes beside operands and result, with one thread
     error: float  # relative to the float64 result, L2
+    contiguous_ratio: float  # to the built-in's contiguous layout
+    # Of the time in which a copy at the rate of the input's, in the same rounds, would move what must be moved; None
+    # where memory is not the limit.
+    floor_share: float | None
 
     @property
     def group(self) -> str:
@@ -82,10 +88,13 @@ def measure(row: Row, plan: Plan) -> list[Result]:
                 where = f"{row.name}, {layout}, {direction} by {how.algorithm}"
                 raise Wrong(f"{where}: relative error {error:.1e}, at most {bound:.1e} allowed")
             errors[layout, direction] = error
+        if row.bytes_moved(direction, truth["forward"][0].shape, plan.dtype.itemsize):
+            jobs[COPY] = copy(row, plan.dtype)
         for threads in plan.threads:
             times[direction, threads] = interleaved(jobs, threads, plan.repeats, plan.least, plan.seconds)
 
-    macs = row.multiply_adds(truth["forward"][0].shape)
+    shape = truth["forward"][0].shape
+    macs = row.multiply_adds(shape)
     results = []
     for threads in plan.threads:
         for layout in layouts:
@@ -93,6 +102,7 @@ def measure(row: Row, plan: Plan) -> list[Result]:
                 theirs = {one: sum(times[d, threads]["built-in", one] for d in parts) for one in row.layouts}
                 ours = sum(times[d, threads]["torchconv", layout] for d in parts)
                 how_each = [explained[layout][d] for d in parts]
+                floor = sum(least_time(row, d, shape, plan.dtype, times[d, threads]) or math.nan for d in parts)
                 gflops = 2e-6 * macs * len(parts) / ours if macs else None
                 results.append(
                     Result(
@@ -101,9 +111,26 @@ def measure(row: Row, plan: Plan) -> list[Result]:
                         "/".join(dict.fromkeys(how.algorithm for how in how_each)),
                         max(how.workspace_bytes or 0 for how in how_each),
                         max(errors[layout, d] for d in parts),
+                        theirs["contiguous"] / ours,
+                        None if math.isnan(floor) else floor / ours,
                     )
                 )  # fmt: skip
     return results
+
+
+def copy(row: Row, dtype: torch.dtype) -> Callable[[], tuple[Tensor, ...]]:
+    """A copy of a tensor as large as the row's input."""
+    source, target = torch.randn(2, math.prod(row.input)).to(dtype)
+    return lambda: (target.copy_(source),)
+
+
+def least_time(
+    row: Row, direction: str, output: torch.Size, dtype: torch.dtype, times: Mapping[tuple[str, str], float]
+) -> float | None:
+    """Milliseconds to move what the direction must at the rate of the copy in `times`, which reads and writes the input
+    once; None where memory is not the limit."""
+    moved = row.bytes_moved(direction, output, dtype.itemsize)
+    return moved and times[COPY] * moved / (2 * math.prod(row.input) * dtype.itemsize)
 
 
 def ratios(theirs: Mapping[str, float], layout: str, ours: float) -> tuple[float, float]:

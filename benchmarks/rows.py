@@ -55,6 +55,15 @@ class Row:
         """Those of the definition, zeros of the padding included; 0 for a pooling."""
         return output.numel() * math.prod(self.weight[1:]) if self.weight else 0
 
+    def bytes_moved(self, direction: str, output: torch.Size, size: int) -> int | None:
+        """What a direction must read and write once each, of elements of `size` bytes, where memory alone limits it:
+        poolings, a byte an output for the position of a maximum, and depth-wise convolutions."""
+        if self.weight is not None and self.options.get("groups", 1) != self.input[1]:
+            return None
+        maps = math.prod(self.input) + output.numel()
+        positions = output.numel() if self.operator.startswith("max") else 0
+        return maps * size + positions + (math.prod(self.weight) * size if self.weight else 0)
+
     def call(self, library: Any) -> Callable[..., Tensor]:
         """The layer as a function of its operands."""
         function = getattr(library, self.operator)
@@ -91,13 +100,40 @@ def conv(
     return Row(full, f"conv{dims}d", (batch, c, *[side] * dims), weight, bias, options)
 
 
-def pool(name: str, operator: str, batch: int, channels: int, side: int, **options: Any) -> Row:
-    return Row(f"pool.{name}", operator, (batch, channels, side, side), options=options)
+def pools() -> list[Row]:
+    """Max and mean pooling by the windows people use, 6 to 256 maps, 7 to 112 pixels a side, and those of networks.
+
+    No map is over 32 MB: larger ones come from fresh pages each time, and that is what would be timed.
+    """
+    two, whole = dict(kernel_size=2), dict(kernel_size=8)
+    bare, padded = dict(kernel_size=3, stride=2), dict(kernel_size=3, stride=2, padding=1)
+    dense = dict(kernel_size=3, stride=1, padding=1)
+    return [
+        _pool("pool.lenet", 64, 6, 28, two),
+        *(_pool("pool.alexnet", 64, c, n, bare) for c, n in [(96, 32), (256, 15), (256, 7)]),
+        *(_pool("pool.vgg", 64, c, n, two) for c, n in [(64, 32), (128, 16), (256, 8), (512, 4), (512, 2)]),
+        *(_pool("pool.2x2", batch, c, n, two) for batch, c, n in [(8, 64, 112), (32, 128, 28), (64, 96, 14)]),
+        *(_pool("pool.3x3.s2.p1", batch, c, n, padded) for batch, c, n in [(8, 64, 112), (32, 64, 56), (64, 128, 14)]),
+        *(_pool("pool.3x3.s1", batch, c, n, dense) for batch, c, n in [(32, 64, 28), (64, 192, 14), (64, 256, 7)]),
+        *(
+            _pool("mean.2x2", batch, c, n, two)
+            for batch, c, n in [(64, 6, 28), (32, 64, 56), (64, 64, 32), (64, 256, 8)]
+        ),
+        *(_pool("mean.3x3.s2", batch, c, n, bare) for batch, c, n in [(64, 96, 32), (64, 256, 7)]),
+        *(_pool("mean.3x3.s2.p1", batch, c, n, padded) for batch, c, n in [(32, 64, 56), (64, 128, 14)]),
+        *(_pool("mean.3x3.s1", batch, c, n, dense) for batch, c, n in [(32, 64, 28), (64, 192, 14)]),
+        _pool("mean.whole", 64, 256, 8, whole),
+    ]
+
+
+def _pool(name: str, batch: int, channels: int, side: int, options: dict[str, Any]) -> Row:
+    operator = "max_pool2d" if name.startswith("pool.") else "avg_pool2d"
+    return Row(f"{name}.{channels}@{side}", operator, (batch, channels, side, side), options=options)
 
 
 def rows(batch: int | None = None) -> list[Row]:
     """Every row, in its own batch or in the one given."""
-    table = [*_square(), *_rest(), *_pools(), *_depthwise()]
+    table = [*_square(), *_rest(), *pools(), *_depthwise()]
     return [replace(row, input=(batch or row.input[0], *row.input[1:])) for row in table]
 
 
@@ -152,20 +188,6 @@ def _rest() -> list[Row]:
         conv("rest", 32, 1, 4000, 32, 9, dims=1, stride=2),
         conv("rest", 4, 32, 16, 64, 3, dims=3),
         conv("rest", 4, 3, 24, 16, 3, dims=3),
-    ]
-
-
-def _pools() -> list[Row]:
-    vgg = [(64, 32), (128, 16), (256, 8), (512, 4), (512, 2)]
-    return [
-        pool("lenet.6@28", "max_pool2d", 64, 6, 28, kernel_size=2),
-        *(
-            pool(f"alexnet.{c}@{n}", "max_pool2d", 64, c, n, kernel_size=3, stride=2)
-            for c, n in [(96, 32), (256, 15), (256, 7)]
-        ),
-        *(pool(f"vgg.{c}@{n}", "max_pool2d", 64, c, n, kernel_size=2) for c, n in vgg),
-        pool("mean2.64@32", "avg_pool2d", 64, 64, 32, kernel_size=2),
-        pool("mean8.256@8", "avg_pool2d", 64, 256, 8, kernel_size=8),
     ]
 
 

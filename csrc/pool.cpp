@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <new>
 
 #include "dispatch.h"
 #include "kernels/kernels.h"
@@ -27,14 +28,25 @@ void parallel(int64_t units, int64_t work, Run run) {
   at::parallel_for(0, units, std::max<int64_t>(kWorthAThread / unit, 1), run);
 }
 
-// As parallel, for the kernels that sum in an accumulator of their own where the storage type is narrower.
+// As parallel; run(scratch, begin, end) has `size` accumulators of T to itself.
 template <class T, class Run>
-void parallel_with_sums(const PoolGeometry& g, int64_t units, int64_t work, Run run) {
+void parallel_with_scratch(int64_t size, int64_t units, int64_t work, Run run) {
   using A = accumulator_t<T>;
+  struct Free {
+    void operator()(A* p) const { ::operator delete[](p, std::align_val_t(64)); }
+  };
   parallel(units, work, [&](int64_t begin, int64_t end) {
-    const std::unique_ptr<A[]> scratch(sizeof(T) == sizeof(A) ? nullptr : new A[pool_scratch(g)]);
+    const std::unique_ptr<A[], Free> scratch(
+        size == 0 ? nullptr : static_cast<A*>(::operator new[](size * sizeof(A), std::align_val_t(64))));
     run(scratch.get(), begin, end);
   });
+}
+
+// As parallel_with_scratch, for the transposed operators.
+template <class T, class Run>
+void parallel_transposed(const PoolGeometry& g, int64_t work, Run run) {
+  const bool narrow = sizeof(T) < sizeof(accumulator_t<T>);
+  parallel_with_scratch<T>(pool_transpose_scratch(g, narrow), pool_transpose_units(g), work, run);
 }
 
 void check_same_shape(const std::string& name, const char* what, at::IntArrayRef size, at::IntArrayRef expected) {
@@ -59,16 +71,17 @@ std::tuple<at::Tensor, at::Tensor> max_pool(const at::Tensor& input, at::IntArra
                                             at::IntArrayRef output_size) {
   const PoolWindow window{"max_pool", kernel_size, stride, padding, dilation};
   const auto format = input.suggest_memory_format();
-  PoolPlan plan(window, input.sizes(), output_size, is_channels_last(format));
-  if (!window.adaptive() && serves_pairs(plan.geometry)) plan.geometry.lanes = PoolLanes::pairs;
+  const PoolPlan plan(window, input.sizes(), output_size, is_channels_last(format), PoolDirection::forward);
   const auto output = at::empty(plan.output_sizes, input.options(), format);
   const auto positions = at::empty(plan.output_sizes, input.options().dtype(plan.position_dtype), format);
   const auto x = input.contiguous(format);
   for_dtype(window.name, input.scalar_type(), [&]<class T>(T) {
-    parallel(pool_units(plan.geometry), output.numel() * plan.geometry.window, [&](int64_t begin, int64_t end) {
-      kernels<T>().pool.max_pool(plan.geometry, data<T>(x), mutable_data<T>(output), positions.mutable_data_ptr(),
-                                 begin, end);
-    });
+    parallel_with_scratch<T>(pool_scratch(plan.geometry), pool_units(plan.geometry),
+                             output.numel() * plan.geometry.window,
+                             [&](accumulator_t<T>* scratch, int64_t begin, int64_t end) {
+                               kernels<T>().pool.max_pool(plan.geometry, data<T>(x), mutable_data<T>(output),
+                                                          positions.mutable_data_ptr(), scratch, begin, end);
+                             });
   });
   return {output, positions};
 }
@@ -86,18 +99,18 @@ at::Tensor max_pool_scatter(const at::Tensor& grad, const at::Tensor& positions,
                             at::IntArrayRef dilation) {
   const PoolWindow window{"max_pool_scatter", kernel_size, stride, padding, dilation};
   const auto format = positions.suggest_memory_format();
-  PoolPlan plan(window, input_size, spatial(window.name, positions), is_channels_last(format));
+  PoolPlan plan(window, input_size, spatial(window.name, positions), is_channels_last(format),
+                PoolDirection::transposed);
   check_positions(window.name, positions, plan);
-  plan.fill_offsets();
+  if (!plan.geometry.gathers) plan.fill_offsets();
   check_same_shape(window.name, "a gradient", grad.sizes(), plan.output_sizes);
   const auto output = at::empty(input_size, grad.options(), format);
   const auto dy = grad.contiguous(format), kept = positions.contiguous(format);
   for_dtype(window.name, grad.scalar_type(), [&]<class T>(T) {
-    parallel_with_sums<T>(plan.geometry, pool_transpose_units(plan.geometry), output.numel(),
-                          [&](accumulator_t<T>* scratch, int64_t begin, int64_t end) {
-                            kernels<T>().pool.scatter(plan.geometry, data<T>(dy), kept.const_data_ptr(),
-                                                      mutable_data<T>(output), scratch, begin, end);
-                          });
+    parallel_transposed<T>(plan.geometry, output.numel(), [&](accumulator_t<T>* scratch, int64_t begin, int64_t end) {
+      kernels<T>().pool.scatter(plan.geometry, data<T>(dy), kept.const_data_ptr(), mutable_data<T>(output), scratch,
+                                begin, end);
+    });
   });
   return output;
 }
@@ -106,13 +119,14 @@ at::Tensor max_pool_gather(const at::Tensor& input, const at::Tensor& positions,
                            at::IntArrayRef stride, at::IntArrayRef padding, at::IntArrayRef dilation) {
   const PoolWindow window{"max_pool_gather", kernel_size, stride, padding, dilation};
   const auto format = positions.suggest_memory_format();
-  PoolPlan plan(window, input.sizes(), spatial(window.name, positions), is_channels_last(format));
+  PoolPlan plan(window, input.sizes(), spatial(window.name, positions), is_channels_last(format),
+                PoolDirection::forward);
   check_positions(window.name, positions, plan);
   plan.fill_offsets();
   const auto output = at::empty(plan.output_sizes, input.options(), format);
   const auto x = input.contiguous(format), kept = positions.contiguous(format);
   for_dtype(window.name, input.scalar_type(), [&]<class T>(T) {
-    parallel(pool_transpose_units(plan.geometry), output.numel(), [&](int64_t begin, int64_t end) {
+    parallel(pool_kept_units(plan.geometry), output.numel(), [&](int64_t begin, int64_t end) {
       kernels<T>().pool.gather(plan.geometry, data<T>(x), kept.const_data_ptr(), mutable_data<T>(output), begin, end);
     });
   });
@@ -123,12 +137,12 @@ at::Tensor max_pool_indices(const at::Tensor& positions, at::IntArrayRef input_s
                             at::IntArrayRef stride, at::IntArrayRef padding, at::IntArrayRef dilation) {
   const PoolWindow window{"max_pool_indices", kernel_size, stride, padding, dilation};
   const auto format = positions.suggest_memory_format();
-  PoolPlan plan(window, input_size, spatial(window.name, positions), is_channels_last(format));
+  PoolPlan plan(window, input_size, spatial(window.name, positions), is_channels_last(format), PoolDirection::forward);
   check_positions(window.name, positions, plan);
   plan.fill_offsets();
   const auto output = at::empty(plan.output_sizes, positions.options().dtype(at::kLong), format);
   const auto kept = positions.contiguous(format);
-  parallel(pool_transpose_units(plan.geometry), output.numel(), [&](int64_t begin, int64_t end) {
+  parallel(pool_kept_units(plan.geometry), output.numel(), [&](int64_t begin, int64_t end) {
     kernels<float>().pool.indices(plan.geometry, kept.const_data_ptr(), mutable_data<int64_t>(output), begin, end);
   });
   return output;
@@ -143,14 +157,16 @@ at::Tensor avg_pool(const at::Tensor& input, at::IntArrayRef kernel_size, at::In
   const auto dilation = undilated(kernel_size);
   const PoolWindow window{"avg_pool", kernel_size, stride, padding, dilation};
   const auto format = input.suggest_memory_format();
-  const PoolPlan plan(window, input.sizes(), output_size, is_channels_last(format),
+  const PoolPlan plan(window, input.sizes(), output_size, is_channels_last(format), PoolDirection::forward,
                       {count_include_pad, divisor_override});
   const auto output = at::empty(plan.output_sizes, input.options(), format);
   const auto x = input.contiguous(format);
   for_dtype(window.name, input.scalar_type(), [&]<class T>(T) {
-    parallel(pool_units(plan.geometry), output.numel() * plan.geometry.window, [&](int64_t begin, int64_t end) {
-      kernels<T>().pool.avg_pool(plan.geometry, data<T>(x), mutable_data<T>(output), begin, end);
-    });
+    parallel_with_scratch<T>(
+        pool_scratch(plan.geometry), pool_units(plan.geometry), output.numel() * plan.geometry.window,
+        [&](accumulator_t<T>* scratch, int64_t begin, int64_t end) {
+          kernels<T>().pool.avg_pool(plan.geometry, data<T>(x), mutable_data<T>(output), scratch, begin, end);
+        });
   });
   return output;
 }
@@ -161,16 +177,14 @@ at::Tensor avg_pool_spread(const at::Tensor& grad, at::IntArrayRef input_size, a
   const auto dilation = undilated(kernel_size);
   const PoolWindow window{"avg_pool_spread", kernel_size, stride, padding, dilation};
   const PoolPlan plan(window, input_size, spatial(window.name, grad), is_channels_last(format),
-                      {count_include_pad, divisor_override});
+                      PoolDirection::transposed, {count_include_pad, divisor_override});
   check_same_shape(window.name, "a gradient", grad.sizes(), plan.output_sizes);
   const auto output = at::empty(input_size, grad.options(), format);
   const auto dy = grad.contiguous(format);
   for_dtype(window.name, grad.scalar_type(), [&]<class T>(T) {
-    parallel_with_sums<T>(plan.geometry, pool_transpose_units(plan.geometry), output.numel(),
-                          [&](accumulator_t<T>* scratch, int64_t begin, int64_t end) {
-                            kernels<T>().pool.spread(plan.geometry, data<T>(dy), mutable_data<T>(output), scratch,
-                                                     begin, end);
-                          });
+    parallel_transposed<T>(plan.geometry, output.numel(), [&](accumulator_t<T>* scratch, int64_t begin, int64_t end) {
+      kernels<T>().pool.spread(plan.geometry, data<T>(dy), mutable_data<T>(output), scratch, begin, end);
+    });
   });
   return output;
 }

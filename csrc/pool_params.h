@@ -25,12 +25,15 @@ struct PoolDivisor {
   std::optional<int64_t> override = std::nullopt;
 };
 
+// Which way a pooling runs: from inputs to outputs, or transposed, from outputs to inputs.
+enum class PoolDirection { forward, transposed };
+
 // The checked description of pooling [N, C, spatial...] to [N, C, output_size...]; raises with the offending values
 // otherwise. Owns the tables that geometry points into.
 class PoolPlan {
  public:
   PoolPlan(const PoolWindow& window, at::IntArrayRef input_size, at::IntArrayRef output_size, bool channels_last,
-           const PoolDivisor& divisor = {});
+           PoolDirection direction, const PoolDivisor& divisor = {});
   PoolPlan(const PoolPlan&) = delete;
   PoolPlan& operator=(const PoolPlan&) = delete;
 
@@ -43,10 +46,12 @@ class PoolPlan {
 
  private:
   void fill_axis(int a, const PoolWindow& window, int64_t index, bool include_padding);
-  void fill_runs();
+  void fill_links(int a);
+  void choose_gather();
+  void choose_strips(int64_t rows);
 
-  std::array<std::vector<int32_t>, 3> origin_, first_, last_, divisor_;
-  std::vector<PoolRun> runs_;
+  std::array<std::vector<int32_t>, 3> tables_;  // of an axis: origin, first, last, divisor and reach
+  std::array<std::vector<PoolLink>, 3> links_;
   std::vector<int64_t> tap_offset_;
 };
 

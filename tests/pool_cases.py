@@ -1,7 +1,7 @@
 """Named poolings, each chosen to hurt, and what the pooling tests share.
 
-The names say where a shape stands relative to the kernels' loops (blocks of 16 outputs of a row, 256 at a time; rows of
-under 8 outputs in groups of 16 planes; channels-last in 256 channels, backward in 32), or what is unusual about it.
+The names say where a shape stands relative to the kernels' loops (channels in vectors of up to 16 and fours of them;
+contiguous planes in blocks of 16, cut into strips of some 512 pixels; outputs by fours), or what is unusual about it.
 """
 
 import math
@@ -59,6 +59,16 @@ CASES = [
     PoolCase("channels_tail", (2, 37, 6, 5), 3, 2, 1),
     PoolCase("many_channels", (1, 300, 4, 5), 2, 1),
     PoolCase("overlapping", (2, 3, 11, 21), 3, 1, 1),
+    PoolCase("one_channel", (3, 1, 13, 15), 2, 2, 0, 1, True),
+    PoolCase("six_channels", (3, 6, 13, 15), 2, 2, 0, 1, True),
+    PoolCase("six_overlapping", (3, 6, 9, 11), 3, 2, 1, 1, True),
+    PoolCase("vector_of_channels", (2, 16, 13, 15), 3, 2, 0, 1, True),
+    PoolCase("fours_of_vectors", (1, 144, 6, 7), 3, 1, 1),
+    PoolCase("blocks_of_planes", (4, 16, 8, 8), 2),
+    PoolCase("tiny_planes", (5, 7, 2, 2), 2),
+    PoolCase("strips", (1, 18, 40, 43), 3, 2, 1),
+    PoolCase("strips_overlapping", (1, 17, 41, 40), 3, 1, 1),
+    PoolCase("much_overlapping", (1, 17, 12, 12), 7, 1, 3),
     PoolCase("strided_past_window", (2, 3, 13, 40), 2, 3),
     PoolCase("unequal_axes", (2, 3, 12, 19), (3, 2), (2, 1), (1, 0), (1, 2)),
     PoolCase("dilated", (2, 3, 13, 30), 3, 2, 1, 3),

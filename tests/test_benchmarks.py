@@ -148,7 +148,7 @@ def test_relative_error_is_the_largest():
 
 
 def result(name: str, layout: str, ratio: float, direction: str = "forward") -> Result:
-    return Result(name, layout, direction, 2, 1.0, 1.0, 1.0, ratio, None, None, "direct", 0, 0.0)
+    return Result(name, layout, direction, 2, 1.0, 1.0, 1.0, ratio, None, None, "direct", 0, 0.0, ratio, None)
 
 
 def test_summary_arithmetic():

@@ -175,8 +175,10 @@ def test_a_layer_alone(name):
     layer = getattr(torch.nn, name)(*arguments)
     assert torchconv.convert(layer) is layer
     assert type(layer) is getattr(nn, name)
-    x = torch.rand(2, 4, *[6] * int(name[-2]))
-    assert torch.allclose(layer(x), getattr(torch.nn, name).forward(layer, x), atol=1e-5)
+    operands = [torch.rand(2, 4, *[6] * int(name[-2]))]
+    if "Unpool" in name:
+        operands.append(torch.arange(operands[0][0, 0].numel()).view_as(operands[0][0, 0]).expand_as(operands[0]))
+    assert torch.allclose(layer(*operands), getattr(torch.nn, name).forward(layer, *operands), atol=1e-5)
     assert type(torchconv.revert(layer)) is getattr(torch.nn, name)
 
 

@@ -172,6 +172,10 @@ def _routes() -> dict[Callable[..., Any], Callable[..., Any]]:
     """Each function of torch and torch.nn.functional that `enabled` reroutes, and where to."""
     routes: dict[Callable[..., Any], Callable[..., Any]] = {}
     families = ("conv", "conv_transpose", "max_pool", "avg_pool", "lp_pool", "adaptive_max_pool", "adaptive_avg_pool")
+    # Not torch._C._nn's, which are given no windows.
+    routes.update(
+        (getattr(torch.nn.functional, f"max_unpool{n}d"), getattr(functional, f"max_unpool{n}d")) for n in (1, 2, 3)
+    )
     for name in [f"{family}{n}d" for family in families for n in (1, 2, 3)]:
         ours = getattr(functional, name)
         with_indices = partial(ours, return_indices=True)

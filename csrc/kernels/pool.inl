@@ -1,18 +1,20 @@
-// Pooling. Every window, regular or adaptive, is what PoolGeometry's tables say; the two reductions (maximum and sum)
-// share two walks over the outputs, and the three operators that look up kept positions share a third.
+// Pooling. Every window, regular or adaptive, is what PoolGeometry's tables say.
 //
 //   max_pool   p[o] = argmax over t of x[origin[o] + t], y[o] = x[p[o]]
 //   scatter    dx[p[o]] += dy[o]          gather  y[o] = x[p[o]]
 //   avg_pool   y[o] = (sum over t of x[origin[o] + t]) / divisor[o]
 //   spread     dx[origin[o] + t] += dy[o] / divisor[o]
 //
-// Each output is reduced in scan order by itself, and each plane is scattered to by itself in the order of its outputs:
-// no result depends on how the units are divided among threads, or on what else is in the batch.
+// One body runs over channels (pool_points.inl, and pool_gather.inl for what is transposed); contiguous planes are first
+// turned into channels (pool_turned.inl). In this file are the operators, what looks up kept positions, and the scatter
+// and the spread for windows that overlap so much that to gather would be slower.
+//
+// Each output is reduced in scan order by itself, and what an input is given is summed in the order of the outputs: no
+// result depends on how the units are divided among threads, or on what else is in the batch.
 
 namespace pooling {
 
-constexpr int64_t kLanes = 256;  // of a buffer
-constexpr int64_t kBlock = 16;   // lanes that a maximum is taken of at a time
+constexpr int64_t kLoose = 16;  // most that is read or written past an end: a vector
 
 inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
@@ -33,8 +35,6 @@ inline int64_t divisor(const PoolGeometry& g, int64_t o0, int64_t o1, int64_t o2
   return volume(g.axis[0].divisor[o0], g.axis[1].divisor[o1], g.axis[2].divisor[o2]);
 }
 
-// ---- the reductions: begin a row of lanes, take one tap of lanes lo <= i < hi, and put the results away ----
-
 // As wide as the values, so that one mask selects both.
 template <class A>
 struct Index {
@@ -45,150 +45,14 @@ struct Index<double> {
   using type = int64_t;
 };
 
-// The largest and where it was. As PyTorch: the first of equal ones, the last NaN, and the first tap if all are -inf.
-template <class T, class P>
-struct Maximum {
-  using A = accumulator_t<T>;
-  using I = typename Index<A>::type;
-  T* y;
-  P* positions;
-  static constexpr A kLeast = -static_cast<A>(__builtin_inff());
-  int64_t blocks;
-  A best[kLanes];
-  I where[kLanes];
+template <class A>
+using place_t = typename Index<A>::type;
+template <class A>
+using places_t = typename Vector<A>::mask;
 
-  template <class First>
-  void begin(int64_t n, First first) {
-    blocks = (n + kBlock - 1) / kBlock;
-    for (int64_t i = 0; i < n; ++i) where[i] = static_cast<I>(first(i));
-    for (int64_t i = 0; i < blocks * kBlock; ++i) best[i] = kLeast;
-  }
-  // In whole blocks: lanes that have no such tap are padded with -inf, which never wins. kAsTheyLie: the elements are
-  // loaded well enough in the midst of the arithmetic; else they are first put side by side.
-  template <bool kAsTheyLie, class Load>
-  void take(int64_t at, int64_t lo, int64_t hi, Load load) {
-    const I here = static_cast<I>(at);
-    if (kAsTheyLie && lo == 0 && hi == blocks * kBlock) return take_blocks(here, load);
-    A staged[kLanes];
-    for (int64_t i = 0; i < lo; ++i) staged[i] = kLeast;
-    for (int64_t i = lo; i < hi; ++i) staged[i] = load(i);
-    for (int64_t i = larger(hi, lo); i < blocks * kBlock; ++i) staged[i] = kLeast;
-    take_blocks(here, [&](int64_t i) { return staged[i]; });
-  }
-  template <class Load>
-  void take_blocks(I here, Load load) {
-    for (int64_t block = 0; block < blocks; ++block)
-#pragma GCC ivdep
-      for (int64_t i = block * kBlock; i < (block + 1) * kBlock; ++i) {
-        const A x = load(i);
-        const bool wins = (x > best[i]) | (x != x);
-        best[i] = wins ? x : best[i];
-        where[i] = wins ? here : where[i];
-      }
-  }
-  template <class Divisor>
-  void put(int64_t out, int64_t step, int64_t n, Divisor) {
-    for (int64_t i = 0; i < n; ++i) narrow(best[i], y + out + i * step);
-    for (int64_t i = 0; i < n; ++i) positions[out + i * step] = static_cast<P>(where[i]);
-  }
-};
+// ---- what looks up kept positions, and sums as they say where that is not gathered ----
 
-template <class T>
-struct Mean {
-  using A = accumulator_t<T>;
-  T* y;
-  A sum[kLanes];
-
-  template <class First>
-  void begin(int64_t n, First) {
-    for (int64_t i = 0; i < n; ++i) sum[i] = 0;
-  }
-  template <bool, class Load>
-  void take(int64_t, int64_t lo, int64_t hi, Load load) {
-#pragma GCC ivdep
-    for (int64_t i = lo; i < hi; ++i) sum[i] += load(i);
-  }
-  template <class Divisor>
-  void put(int64_t out, int64_t step, int64_t n, Divisor divisor) {
-    for (int64_t i = 0; i < n; ++i) narrow(sum[i] / static_cast<A>(divisor(i)), y + out + i * step);
-  }
-};
-
-// ---- the walks ----
-
-// Lanes are outputs of one row: unit is (plane, o0, o1). Elements of a tap are where origin says, or evenly spaced.
-template <class T, class Reduction>
-void reduce_rows(const PoolGeometry& g, const T* x, Reduction& r, int64_t begin, int64_t end) {
-  const PoolAxis &a0 = g.axis[0], &a1 = g.axis[1], &a2 = g.axis[2];
-  for (int64_t unit = begin; unit < end; ++unit) {
-    const int64_t o1 = unit % a1.output, o0 = unit / a1.output % a0.output, plane = unit / (a1.output * a0.output);
-    for (int64_t o2 = 0; o2 < a2.output; o2 += kLanes) {
-      const int64_t n = smaller(kLanes, a2.output - o2);
-      const int32_t* origin = a2.origin + o2;
-      r.begin(n, [&](int64_t i) { return code(g, first_tap(a0, o0), first_tap(a1, o1), first_tap(a2, o2 + i)); });
-      for (int64_t t0 = a0.first[o0]; t0 < a0.last[o0]; ++t0)
-        for (int64_t t1 = a1.first[o1]; t1 < a1.last[o1]; ++t1) {
-          const int64_t i0 = a0.origin[o0] + t0 * a0.dilation, i1 = a1.origin[o1] + t1 * a1.dilation;
-          const int64_t row = ((plane * a0.input + i0) * a1.input + i1) * a2.input;
-          for (const PoolRun* run = g.runs; run < g.runs + g.run_count; ++run) {
-            const int64_t lo = larger(run->begin - o2, 0), hi = smaller(run->end - o2, n);
-            const int64_t at = code(g, t0, t1, run->tap), from = row + run->tap * a2.dilation;
-            const int64_t even = from + origin[0];  // where output o2's element is, should it have one
-            if (a2.stride == 1)
-              r.template take<true>(at, lo, hi, [=](int64_t i) { return widen(x[even + i]); });
-            else if (a2.stride == 2)
-              r.template take<false>(at, lo, hi, [=](int64_t i) { return widen(x[even + 2 * i]); });
-            else
-              r.template take<false>(at, lo, hi, [=](int64_t i) { return widen(x[from + origin[i]]); });
-          }
-        }
-      r.put(unit * a2.output + o2, 1, n, [&](int64_t i) { return divisor(g, o0, o1, o2 + i); });
-    }
-  }
-}
-
-// Lanes are channels or planes of one output: unit is (group of lanes, o0, o1).
-template <bool kChannels, class T, class Reduction>
-void reduce_points(const PoolGeometry& g, const T* x, Reduction& r, int64_t begin, int64_t end) {
-  const PoolAxis &a0 = g.axis[0], &a1 = g.axis[1], &a2 = g.axis[2];
-  const int64_t in_lane = kChannels ? 1 : inputs(g), out_lane = kChannels ? 1 : outputs(g);
-  for (int64_t unit = begin; unit < end; ++unit) {
-    const int64_t o1 = unit % a1.output, o0 = unit / a1.output % a0.output, group = unit / (a1.output * a0.output);
-    const int64_t plane = kChannels ? group : group * kPoolPlanes;
-    const int64_t count = kChannels ? g.channels : smaller(kPoolPlanes, g.planes - plane);
-    for (int64_t o2 = 0; o2 < a2.output; ++o2) {
-      const int64_t out = (((plane * a0.output + o0) * a1.output + o1) * a2.output + o2) * g.channels;
-      for (int64_t lane = 0; lane < count; lane += kLanes) {
-        const int64_t n = smaller(kLanes, count - lane);
-        const int64_t first = code(g, first_tap(a0, o0), first_tap(a1, o1), first_tap(a2, o2));
-        r.begin(n, [=](int64_t) { return first; });
-        for (int64_t t0 = a0.first[o0]; t0 < a0.last[o0]; ++t0)
-          for (int64_t t1 = a1.first[o1]; t1 < a1.last[o1]; ++t1)
-            for (int64_t t2 = a2.first[o2]; t2 < a2.last[o2]; ++t2) {
-              const int64_t i0 = a0.origin[o0] + t0 * a0.dilation, i1 = a1.origin[o1] + t1 * a1.dilation;
-              const int64_t i2 = a2.origin[o2] + t2 * a2.dilation;
-              const int64_t position = ((plane * a0.input + i0) * a1.input + i1) * a2.input + i2;
-              const T* from = x + position * g.channels + lane * in_lane;
-              if (kChannels)
-                r.template take<true>(code(g, t0, t1, t2), 0, n, [=](int64_t i) { return widen(from[i]); });
-              else
-                r.template take<true>(code(g, t0, t1, t2), 0, n, [=](int64_t i) { return widen(from[i * in_lane]); });
-            }
-        const int64_t by = divisor(g, o0, o1, o2);
-        r.put(out + lane * out_lane, out_lane, n, [=](int64_t) { return by; });
-      }
-    }
-  }
-}
-
-template <class T, class Reduction>
-void reduce(const PoolGeometry& g, const T* x, Reduction& r, int64_t begin, int64_t end) {
-  if (g.lanes == PoolLanes::row) return reduce_rows(g, x, r, begin, end);
-  if (g.lanes == PoolLanes::channels) return reduce_points<true>(g, x, r, begin, end);
-  return reduce_points<false>(g, x, r, begin, end);
-}
-
-// What one unit of a transposed operator covers: contiguous, kPoolPlanes planes, and channels-last, kPoolChannels
+// What one unit covers: contiguous, kPoolPlanes planes, and channels-last, kPoolChannels
 // channels of one.
 struct Part {
   int64_t p0, p1, c0, c1;
@@ -281,74 +145,20 @@ inline void close_sums(const PoolGeometry& g, const Part& p, const Sums<accumula
       for (int64_t c = 0; c < n; ++c) narrow(sums.at[s * n + c], to + s * g.channels + c);
 }
 
-}  // namespace pooling
-
-#include "pool_pairs.inl"
-
-// ---- the operators ----
-
-namespace pooling {
-
-template <class T>
-void max_pool(const PoolGeometry& g, const T* x, T* y, void* positions, int64_t begin, int64_t end) {
-  if (g.lanes == PoolLanes::pairs) return max_pairs(g, x, y, static_cast<uint8_t*>(positions), begin, end);
-  with_positions(g, positions, [&]<class P>(const P*) {
-    Maximum<T, P> maximum;
-    maximum.y = y;
-    maximum.positions = static_cast<P*>(positions);
-    reduce(g, x, maximum, begin, end);
-  });
-}
-
-template <class T>
-void avg_pool(const PoolGeometry& g, const T* x, T* y, int64_t begin, int64_t end) {
-  Mean<T> mean;
-  mean.y = y;
-  reduce(g, x, mean, begin, end);
-}
-
-template <class T>
-void scatter(const PoolGeometry& g, const T* dy, const void* positions, T* dx, accumulator_t<T>* scratch, int64_t begin,
-             int64_t end) {
+template <class T, class P>
+void scatter_kept(const PoolGeometry& g, const T* dy, const P* kept, T* dx, accumulator_t<T>* scratch, int64_t begin,
+                  int64_t end) {
   const uint64_t size = static_cast<uint64_t>(inputs(g));
   for (int64_t unit = begin; unit < end; ++unit) {
     const Part p = part(g, unit);
-    if (serves_pairs_back(g)) {
-      scatter_pairs(g, p.p0, p.p1, dy, static_cast<const uint8_t*>(positions), dx);
-      continue;
-    }
     const auto sums = open_sums(g, p, dx, scratch);
-    with_positions(g, positions, [&](auto* kept) {
-      for_each_kept(g, p, kept, kNowhere, [=](int64_t out, const Kept& k) {
-        // Positions are data that a caller hands in: whatever they hold, nothing outside the plane is touched.
-        if (static_cast<uint64_t>(k.position) < size)
-          sums.at[(k.plane + k.position) * sums.pitch + k.channel - p.c0] += widen(dy[out]);
-      });
+    for_each_kept(g, p, kept, kNowhere, [=](int64_t out, const Kept& k) {
+      // Positions are data that a caller hands in: whatever they hold, nothing outside the plane is touched.
+      if (static_cast<uint64_t>(k.position) < size)
+        sums.at[(k.plane + k.position) * sums.pitch + k.channel - p.c0] += widen(dy[out]);
     });
     close_sums(g, p, sums, dx);
   }
-}
-
-template <class T>
-void gather(const PoolGeometry& g, const T* x, const void* positions, T* y, int64_t begin, int64_t end) {
-  const uint64_t size = static_cast<uint64_t>(inputs(g));
-  for (int64_t unit = begin; unit < end; ++unit) {
-    const Part p = part(g, unit);
-    const T* from = x + p.p0 * inputs(g) * g.channels;
-    const int64_t channels = g.channels;
-    with_positions(g, positions, [&](auto* kept) {
-      for_each_kept(g, p, kept, kNowhere, [=](int64_t out, const Kept& k) {
-        y[out] = static_cast<uint64_t>(k.position) < size ? from[(k.plane + k.position) * channels + k.channel] : T{};
-      });
-    });
-  }
-}
-
-inline void indices(const PoolGeometry& g, const void* positions, int64_t* indices, int64_t begin, int64_t end) {
-  for (int64_t unit = begin; unit < end; ++unit)
-    with_positions(g, positions, [&](auto* kept) {
-      for_each_kept(g, part(g, unit), kept, 0, [=](int64_t out, const Kept& k) { indices[out] = k.position; });
-    });
 }
 
 // Windows of a mean are never dilated: the taps of a row lie side by side.
@@ -369,7 +179,7 @@ inline void add_to_window(const PoolGeometry& g, int64_t o0, int64_t o1, int64_t
 }
 
 template <class T>
-void spread(const PoolGeometry& g, const T* dy, T* dx, accumulator_t<T>* scratch, int64_t begin, int64_t end) {
+void spread_windows(const PoolGeometry& g, const T* dy, T* dx, accumulator_t<T>* scratch, int64_t begin, int64_t end) {
   using A = accumulator_t<T>;
   A share[kPoolChannels];  // [channel] what each element of the window gets
   for (int64_t unit = begin; unit < end; ++unit) {
@@ -396,8 +206,99 @@ void spread(const PoolGeometry& g, const T* dy, T* dx, accumulator_t<T>* scratch
 
 }  // namespace pooling
 
+#include "pool_points.inl"
+#include "pool_gather.inl"
+#include "pool_turned.inl"
+
+// ---- the operators ----
+
+namespace pooling {
+
+// Calls body(Vectors<K>) with the taps that a reduction is unrolled for.
+template <class Body>
+inline void with_taps(const PoolGeometry& g, Body body) {
+  const int64_t taps = unrolled(g);
+  if (taps == 2) return body(Vectors<2>());
+  if (taps == 3) return body(Vectors<3>());
+  body(Vectors<0>());
+}
+
+template <class T>
+void max_pool(const PoolGeometry& g, const T* x, T* y, void* positions, accumulator_t<T>* scratch, int64_t begin,
+              int64_t end) {
+  using A = accumulator_t<T>;
+  with_taps(g, [&]<int K>(Vectors<K>) {
+    with_positions(g, positions, [&]<class P>(const P*) {
+      P* const kept = static_cast<P*>(positions);
+      Maxima<T, P> maxima{y, kept};
+      if (g.lanes == PoolLanes::channels) return reduce_channels<K>(g, x, maxima, begin, end);
+      const Tiles<A> tiles(g, scratch);
+      Maxima<A, place_t<A>> in_tiles{tiles.output, tiles.places};
+      reduce_planes<K>(g, x, tiles, in_tiles, begin, end, [&](const Block& out, int64_t p, int64_t planes) {
+        out.turned_back(static_cast<const A*>(tiles.output), p, planes, y);
+        out.turned_back(tiles.place_bits(), p, planes, kept);
+      });
+    });
+  });
+}
+
+template <class T>
+void avg_pool(const PoolGeometry& g, const T* x, T* y, accumulator_t<T>* scratch, int64_t begin, int64_t end) {
+  using A = accumulator_t<T>;
+  with_taps(g, [&]<int K>(Vectors<K>) {
+    Means<T> means{y};
+    if (g.lanes == PoolLanes::channels) return reduce_channels<K>(g, x, means, begin, end);
+    const Tiles<A> tiles(g, scratch);
+    Means<A> in_tiles{tiles.output};
+    reduce_planes<K>(g, x, tiles, in_tiles, begin, end, [&](const Block& out, int64_t p, int64_t planes) {
+      out.turned_back(static_cast<const A*>(tiles.output), p, planes, y);
+    });
+  });
+}
+
+template <class T>
+void scatter(const PoolGeometry& g, const T* dy, const void* positions, T* dx, accumulator_t<T>* scratch, int64_t begin,
+             int64_t end) {
+  with_positions(g, positions, [&](auto* kept) {
+    if (!g.gathers) return scatter_kept(g, dy, kept, dx, scratch, begin, end);
+    if (g.lanes == PoolLanes::planes) return scatter_planes(g, dy, kept, dx, scratch, begin, end);
+    scatter_channels(g, dy, kept, dx, begin, end);
+  });
+}
+
+template <class T>
+void spread(const PoolGeometry& g, const T* dy, T* dx, accumulator_t<T>* scratch, int64_t begin, int64_t end) {
+  if (!g.gathers) return spread_windows(g, dy, dx, scratch, begin, end);
+  if (g.lanes == PoolLanes::planes) return spread_planes(g, dy, dx, scratch, begin, end);
+  spread_channels(g, dy, dx, scratch, begin, end);
+}
+
+template <class T>
+void gather(const PoolGeometry& g, const T* x, const void* positions, T* y, int64_t begin, int64_t end) {
+  const uint64_t size = static_cast<uint64_t>(inputs(g));
+  for (int64_t unit = begin; unit < end; ++unit) {
+    const Part p = part(g, unit);
+    const T* from = x + p.p0 * inputs(g) * g.channels;
+    const int64_t channels = g.channels;
+    with_positions(g, positions, [&](auto* kept) {
+      for_each_kept(g, p, kept, kNowhere, [=](int64_t out, const Kept& k) {
+        y[out] = static_cast<uint64_t>(k.position) < size ? from[(k.plane + k.position) * channels + k.channel] : T{};
+      });
+    });
+  }
+}
+
+inline void indices(const PoolGeometry& g, const void* positions, int64_t* indices, int64_t begin, int64_t end) {
+  for (int64_t unit = begin; unit < end; ++unit)
+    with_positions(g, positions, [&](auto* kept) {
+      for_each_kept(g, part(g, unit), kept, 0, [=](int64_t out, const Kept& k) { indices[out] = k.position; });
+    });
+}
+
+}  // namespace pooling
+
 template <class T>
 constexpr PoolKernels<T> pool_kernels() {
   return {pooling::max_pool<T>, pooling::avg_pool<T>, pooling::scatter<T>,
-          pooling::gather<T>,   pooling::spread<T>,   pooling::indices};
+          pooling::spread<T>,   pooling::gather<T>,   pooling::indices};
 }

@@ -25,6 +25,8 @@ _WINDOW_SIDE = """each side
           :math:`\\lceil \\cdot \\rceil` in ceil mode, where a last window that would start past the input and its left
           padding is left out"""
 
+_UNPOOL_SIDE = """each side :math:`(size - 1) stride - 2 padding + kernel\\_size`, or the output_size given"""
+
 _ADAPTIVE_SIDE = """the output_size asked for"""
 
 _DOCS = {
@@ -44,6 +46,20 @@ _DOCS = {
         ceil_mode (bool): round the output side up. Default: False
 """,
         _WINDOW_SIDE,
+    ),
+    "MaxUnpool": (
+        "max_unpool",
+        """{n}-D partial inverse of max pooling: each element to where the pooling took it from, and zero elsewhere.
+
+    .. math::
+        y[b, c, indices[b, c, i]] = x[b, c, i]
+
+    Args:
+        kernel_size (int or tuple): side of the pooling's window.
+        stride (int or tuple): its step between windows. Default: kernel_size
+        padding (int or tuple): its padding. Default: 0
+""",
+        _UNPOOL_SIDE,
     ),
     "AvgPool": (
         "avg_pool",
@@ -220,3 +236,31 @@ class AdaptiveAvgPool2d(_AdaptiveAvgPool, torch.nn.AdaptiveAvgPool2d):
 class AdaptiveAvgPool3d(_AdaptiveAvgPool, torch.nn.AdaptiveAvgPool3d):
     __doc__ = _document("AdaptiveAvgPool", 3)
     _functional = staticmethod(functional.adaptive_avg_pool3d)
+
+
+class _MaxUnpool:
+    """What the unpooling layers share; stands before torch.nn's class in each of their lists of bases."""
+
+    _functional: Callable[..., Any]
+    kernel_size: Any
+    stride: Any
+    padding: Any
+
+    def forward(self, input: Tensor, indices: Tensor, output_size: Any = None) -> Any:
+        """Puts `input` where `indices` say, which a max pooling of these windows returned."""
+        return self._functional(input, indices, self.kernel_size, self.stride, self.padding, output_size)
+
+
+class MaxUnpool1d(_MaxUnpool, torch.nn.MaxUnpool1d):
+    __doc__ = _document("MaxUnpool", 1)
+    _functional = staticmethod(functional.max_unpool1d)
+
+
+class MaxUnpool2d(_MaxUnpool, torch.nn.MaxUnpool2d):
+    __doc__ = _document("MaxUnpool", 2)
+    _functional = staticmethod(functional.max_unpool2d)
+
+
+class MaxUnpool3d(_MaxUnpool, torch.nn.MaxUnpool3d):
+    __doc__ = _document("MaxUnpool", 3)
+    _functional = staticmethod(functional.max_unpool3d)

@@ -1,0 +1,219 @@
+// The transposed poolings, whose lanes are channels as in pool_points.inl, a row of inputs at a time:
+//
+//   scatter   dx[i] = sum over i's links (o, t) of p[o] == t ? dy[o] : 0
+//   spread    dx[i] = sum over i's links (o, t) of share[o],  share[o] = dy[o] / divisor[o]
+//
+// They gather: each element of dx is summed in a register, in the order of the outputs, and written once.
+
+namespace pooling {
+
+// All ones where a position is this tap.
+template <class A, class P>
+inline places_t<A> places_at(const P* kept, place_t<A> tap) {
+  if constexpr (sizeof(P) == 1) {
+    typename Vector<A>::bytes bytes;
+    std::memcpy(&bytes, kept, sizeof bytes);
+    return __builtin_convertvector(bytes == static_cast<uint8_t>(tap), places_t<A>);
+  } else {
+    return load_places<A>(kept) == tap;
+  }
+}
+
+// What an output gives to a tap of its window, all lanes or the first n.
+template <class S, class P>
+struct Taken {
+  using A = accumulator_t<S>;
+  const S* dy;
+  const P* kept;
+  static vector_t<A> where(places_t<A> taken, vector_t<A> value) {
+    return reinterpret_cast<vector_t<A>>(taken & reinterpret_cast<places_t<A>>(value));
+  }
+  vector_t<A> at(int64_t output, place_t<A> tap) const {
+    return where(places_at<A>(kept + output, tap), load_widened(dy + output));
+  }
+  vector_t<A> some(int64_t output, place_t<A> tap, int64_t n) const {
+    return where(load_some_places<A>(kept + output, n) == tap, load_some(dy + output, n));
+  }
+};
+template <class A_>
+struct Shared {
+  using A = A_;
+  const A* share;
+  vector_t<A> at(int64_t output, place_t<A>) const { return load(share + output); }
+  vector_t<A> some(int64_t output, place_t<A>, int64_t n) const { return load_some(share + output, n); }
+};
+
+// A row of windows that reach a row of inputs: where their outputs begin, and the position of their first tap there.
+struct Reaching {
+  int64_t output, code;
+};
+constexpr int64_t kReaching = 64;  // most of them
+
+// V vectors of inputs, to `to` and `out` from one to the next; what they are given lies side by side.
+template <int V, class G, class S>
+inline void gather_vectors(const Reaching* rows, int64_t count, const PoolLink* begin, const PoolLink* end,
+                           int64_t channels, const G& given, int64_t first, S* to, int64_t out) {
+  constexpr int64_t L = lanes<typename G::A>;
+  vector_t<typename G::A> sums[V] = {};
+  for (int64_t r = 0; r < count; ++r)
+    for (const PoolLink* link = begin; link < end; ++link)
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v)
+        sums[v] += given.at(rows[r].output + link->output * channels + first + v * L, rows[r].code + link->tap);
+#pragma GCC unroll 4
+  for (int v = 0; v < V; ++v) store_narrowed(to + v * out, sums[v]);
+}
+
+// All channels of one input.
+template <class G, class S>
+inline void gather_point(const Reaching* rows, int64_t count, const PoolLink* begin, const PoolLink* end,
+                         int64_t channels, const G& given, S* to, bool room) {
+  using A = typename G::A;
+  constexpr int64_t L = lanes<A>;
+  int64_t c = 0;
+  for (; c + 4 * L <= channels; c += 4 * L) gather_vectors<4>(rows, count, begin, end, channels, given, c, to + c, L);
+  for (; c + L <= channels; c += L) gather_vectors<1>(rows, count, begin, end, channels, given, c, to + c, L);
+  if (c == channels) return;
+  if (c > 0 || room) {
+    c = c > 0 ? channels - L : 0;
+    return gather_vectors<1>(rows, count, begin, end, channels, given, c, to + c, L);
+  }
+  vector_t<A> sum = {};
+  for (int64_t r = 0; r < count; ++r)
+    for (const PoolLink* link = begin; link < end; ++link)
+      sum += given.some(rows[r].output + link->output * channels, rows[r].code + link->tap, channels);
+  store_some(to, sum, channels);
+}
+
+// Four inputs one after the other, each in one window: link[v] is the v-th's.
+template <class G, class S>
+inline void gather_singles(const Reaching* rows, int64_t count, const PoolLink* link, int64_t channels, const G& given,
+                           S* to) {
+  vector_t<typename G::A> sums[4] = {};
+  for (int64_t r = 0; r < count; ++r)
+#pragma GCC unroll 4
+    for (int v = 0; v < 4; ++v)
+      sums[v] += given.at(rows[r].output + link[v].output * channels, rows[r].code + link[v].tap);
+#pragma GCC unroll 4
+  for (int v = 0; v < 4; ++v) store_narrowed(to + v * channels, sums[v]);
+}
+
+// Whether input j has the same taps of later windows, as many later as it is steps further.
+inline bool alike(const PoolAxis& a, int64_t i, int64_t j) {
+  return a.reach[i + 1] - a.reach[i] == a.reach[j + 1] - a.reach[j] && a.reach[i] < a.reach[i + 1] &&
+         a.links[a.reach[i]].tap == a.links[a.reach[j]].tap;
+}
+
+// Row (i0, i1) of plane p: `outputs` says where the rows of outputs lie, by plane and two coordinates. `room`: pixels
+// of the row that may be written a vector past their end, and have that much read of what they are given.
+template <class G, class S, class Where>
+void gather_row(const PoolGeometry& g, int64_t channels, int64_t i0, int64_t i1, const G& given, Where outputs, S* to,
+                int64_t room) {
+  constexpr int64_t L = lanes<typename G::A>;
+  const PoolAxis &a0 = g.axis[0], &a1 = g.axis[1], &a2 = g.axis[2];
+  Reaching rows[kReaching];
+  int64_t count = 0;
+  for (int64_t k0 = a0.reach[i0]; k0 < a0.reach[i0 + 1]; ++k0)
+    for (int64_t k1 = a1.reach[i1]; k1 < a1.reach[i1 + 1]; ++k1) {
+      const PoolLink l0 = a0.links[k0], l1 = a1.links[k1];
+      rows[count++] = {outputs(l0.output, l1.output), code(g, l0.tap, l1.tap, 0)};
+    }
+  const auto links = [&](int64_t i) { return a2.links + a2.reach[i]; };
+  const auto point = [&](int64_t i) {
+    gather_point(rows, count, links(i), links(i + 1), channels, given, to + i * channels, i < room);
+  };
+  if (channels <= L && a2.taps <= a2.stride && a2.dilation == 1) {  // windows side by side
+    for (int64_t i2 = 0; i2 < a2.input; ++i2)
+      if (i2 + 4 <= a2.input && a2.reach[i2 + 4] - a2.reach[i2] == 4 && (channels == L || i2 + 3 < room)) {
+        gather_singles(rows, count, links(i2), channels, given, to + i2 * channels);
+        i2 += 3;
+      } else {
+        point(i2);
+      }
+    return;
+  }
+  if (channels != L) {
+    for (int64_t i2 = 0; i2 < a2.input; ++i2) point(i2);
+    return;
+  }
+  const int64_t step = a2.stride;  // by fours of inputs that are the same taps
+  for (int64_t i2 = 0; i2 < a2.input; i2 += 4 * step)
+    for (int64_t i = i2; i < smaller(i2 + step, a2.input); ++i)
+      if (i + 3 * step < a2.input && alike(a2, i, i + 3 * step))
+        gather_vectors<4>(rows, count, links(i), links(i + 1), L, given, 0, to + i * L, step * L);
+      else
+        for (int64_t j = i; j < smaller(i + 4 * step, a2.input); j += step) point(j);
+}
+
+// Of a mean's rows of outputs the shares, [output][channel], each computed once for all the rows of inputs it reaches.
+template <class S>
+class Shares {
+  using A = accumulator_t<S>;
+
+ public:
+  // ring: of rows, in scratch
+  Shares(const PoolGeometry& geometry, int64_t channels, const S* gradients, const Rows& rows, A* ring)
+      : g(geometry), channels(channels), dy(gradients), rows(rows), ring(ring) {
+    for (int64_t slot = 0; slot < kReaching; ++slot) held[slot] = -1;
+  }
+  // The row's place in the ring.
+  int64_t of(int64_t p, int64_t o0, int64_t o1) {
+    const int64_t slot = (o0 & (g.ring[0] - 1)) * g.ring[1] + (o1 & (g.ring[1] - 1));
+    const int64_t n = g.axis[2].output * channels, row = rows.at(p, o0, o1);
+    if (held[slot] == row) return slot * n;
+    held[slot] = row;
+    A* to = ring + slot * n;
+    const S* from = dy + row;
+    for (int64_t o2 = 0; o2 < g.axis[2].output; ++o2) {
+      const A by = static_cast<A>(divisor(g, o0, o1, o2));
+#pragma GCC ivdep
+      for (int64_t c = o2 * channels; c < (o2 + 1) * channels; ++c) to[c] = widen(from[c]) / by;
+    }
+    return slot * n;
+  }
+
+ private:
+  const PoolGeometry& g;
+  int64_t channels;
+  const S* dy;
+  Rows rows;
+  A* ring;
+  int64_t held[kReaching];
+};
+
+// Units are rows of the input. run(p, i0, i1, row in dx)
+template <class Run>
+inline void for_input_rows(const PoolGeometry& g, int64_t begin, int64_t end, Run run) {
+  const PoolAxis &a0 = g.axis[0], &a1 = g.axis[1];
+  for (int64_t unit = begin; unit < end; ++unit)
+    run(unit / (a1.input * a0.input), unit / a1.input % a0.input, unit % a1.input);
+}
+
+template <class T, class P>
+void scatter_channels(const PoolGeometry& g, const T* dy, const P* kept, T* dx, int64_t begin, int64_t end) {
+  const Rows outputs = output_rows(g), inputs = input_rows(g);
+  const int64_t last = end * inputs.axis1;
+  for_input_rows(g, begin, end, [&](int64_t p, int64_t i0, int64_t i1) {
+    const int64_t to = inputs.at(p, i0, i1);
+    const int64_t dy_room = (g.planes - p - 1) * outputs.plane - kLoose;
+    const int64_t room = dy_room < 0 ? 0 : (last - to - kLoose) / g.channels;
+    gather_row(
+        g, g.channels, i0, i1, Taken<T, P>{dy, kept}, [&](int64_t o0, int64_t o1) { return outputs.at(p, o0, o1); },
+        dx + to, room);
+  });
+}
+
+template <class T>
+void spread_channels(const PoolGeometry& g, const T* dy, T* dx, accumulator_t<T>* scratch, int64_t begin, int64_t end) {
+  const Rows outputs = output_rows(g), inputs = input_rows(g);
+  const int64_t last = end * inputs.axis1;
+  Shares<T> shares(g, g.channels, dy, outputs, scratch);
+  for_input_rows(g, begin, end, [&](int64_t p, int64_t i0, int64_t i1) {
+    const int64_t to = inputs.at(p, i0, i1);
+    gather_row(
+        g, g.channels, i0, i1, Shared<accumulator_t<T>>{scratch},
+        [&](int64_t o0, int64_t o1) { return shares.of(p, o0, o1); }, dx + to, (last - to - kLoose) / g.channels);
+  });
+}
+
+}  // namespace pooling

@@ -1,0 +1,106 @@
+"""Max unpooling against torch.nn.functional: values, gradients of every mode, memory formats, and what is refused."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from pool_cases import assert_same, distinct, gradients, layouts
+from torch.autograd import gradcheck, gradgradcheck
+
+import torchconv
+import torchconv.functional as ours
+
+SIZES = {1: (2, 3, 11), 2: (2, 3, 7, 9), 3: (2, 3, 5, 6, 7)}
+WINDOWS = [(2, None, 0), (3, 2, 1), (3, 3, 0)]
+
+
+def pooled(dims, x, window):
+    return getattr(F, f"max_pool{dims}d")(x, *window, return_indices=True)
+
+
+def unpool(functions, dims, y, indices, window, size):
+    return getattr(functions, f"max_unpool{dims}d")(y, indices, *window, output_size=size)
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+@pytest.mark.parametrize("window", WINDOWS)
+@pytest.mark.parametrize("batched", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_values_and_gradients(dims, window, batched, dtype):
+    size = SIZES[dims] if batched else SIZES[dims][1:]
+    for x in layouts(distinct(size).to(dtype), dims).values():
+        y, indices = pooled(dims, x, window)
+        for given in ([*x.shape[-dims:]], list(x.shape) if batched else [*x.shape[-dims:]]):
+            grad = torch.randn(x.shape, dtype=dtype)
+            mine, theirs = (
+                gradients(lambda y, f=f, i=indices, s=given: unpool(f, dims, y, i, window, s), y, grad)
+                for f in (ours, F)
+            )
+            assert_same(mine[0].contiguous(), theirs[0].contiguous())
+            assert_same(mine[1].contiguous(), theirs[1].contiguous())
+
+
+def test_memory_format():
+    for x in layouts(distinct((2, 3, 8, 8)).float()).values():
+        y, indices = pooled(2, x, (2, None, 0))
+        assert_same(unpool(ours, 2, y, indices, (2, None, 0), None), unpool(F, 2, y, indices, (2, None, 0), None))
+
+
+def test_inverse_of_our_own_pooling():
+    x = distinct((2, 3, 8, 8)).float()
+    y, indices = ours.max_pool2d(x, 2, return_indices=True)
+    back = ours.max_unpool2d(y, indices, 2)
+    assert torch.equal(ours.max_pool2d(back, 2), y)
+    assert back.count_nonzero() == y.count_nonzero()
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_derivatives(dims):
+    size = [2, 2, *[4] * dims]
+    y, indices = pooled(dims, distinct(size), (2, None, 0))
+    y.requires_grad_()
+    call = lambda y: unpool(ours, dims, y, indices, (2, None, 0), None)  # noqa: E731
+    assert gradcheck(call, y, check_forward_ad=True, check_batched_grad=True)
+    assert gradgradcheck(call, y, check_fwd_over_rev=True)
+
+
+def test_compile():
+    torch._dynamo.reset()
+    y, indices = pooled(2, torch.randn(2, 3, 8, 8), (2, None, 0))
+    compiled = torch.compile(lambda y, i: ours.max_unpool2d(y, i, 2), fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(y, indices), F.max_unpool2d(y, indices, 2))
+
+
+y2, i2 = pooled(2, torch.randn(1, 2, 4, 4), (2, None, 0))
+
+
+@pytest.mark.parametrize(
+    ("args", "error", "message"),
+    [
+        ((y2, i2.int(), 2), RuntimeError, r"indices of dtype int64, got torch.int32"),
+        ((y2, i2[:, :1], 2), RuntimeError, r"indices of shape \[1, 2, 2, 2\], got \[1, 1, 2, 2\]"),
+        ((y2, i2 + 100, 2), RuntimeError, r"invalid max index"),
+        ((y2, i2 - 100, 2), RuntimeError, r"invalid max index"),
+        ((y2, i2, 2, None, 0, [9, 9]), ValueError, r"within the stride=\[2, 2\] of \[4, 4\], got \[9, 9\]"),
+        ((y2, i2, 2, None, 0, [4]), ValueError, r"2 or 4 numbers, got \[4\]"),
+        ((y2[0, 0], i2[0, 0], 2), RuntimeError, r"got shape \[2, 2\]"),
+    ],
+)
+def test_refused(args, error, message):
+    with pytest.raises((RuntimeError, ValueError)):
+        F.max_unpool2d(*args)
+    with pytest.raises(error, match=message):
+        ours.max_unpool2d(*args)
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_layers(dims):
+    stock = getattr(torch.nn, f"MaxUnpool{dims}d")(2)
+    x = distinct((2, 3, *[6] * dims)).float()
+    y, indices = pooled(dims, x, (2, None, 0))
+    expected = stock(y, indices)
+    layer = torchconv.convert(stock)
+    assert type(layer) is getattr(torchconv.nn, f"MaxUnpool{dims}d")
+    assert torch.equal(layer(y, indices), expected)
+    assert torch.equal(layer(y, indices, output_size=x.size()), expected)
+    with torchconv.enabled():
+        assert torch.equal(getattr(F, f"max_unpool{dims}d")(y, indices, 2), expected)
