@@ -12,9 +12,11 @@ from . import _library, ops  # isort: skip  (register the operators: everything 
 from . import functional, nn
 from .convert import convert, enabled, revert
 from .explain import explain
+from .functional import conv_matrix
 from .settings import cpu_capability, get_conv_precision, set_conv_precision
 
 __all__ = [
+    "conv_matrix",
     "convert",
     "cpu_capability",
     "enabled",

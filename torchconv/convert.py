@@ -172,7 +172,7 @@ def _routes() -> dict[Callable[..., Any], Callable[..., Any]]:
     """Each function of torch and torch.nn.functional that `enabled` reroutes, and where to."""
     routes: dict[Callable[..., Any], Callable[..., Any]] = {}
     families = ("conv", "conv_transpose", "max_pool", "avg_pool", "lp_pool", "adaptive_max_pool", "adaptive_avg_pool")
-    for name in [f"{family}{n}d" for family in families for n in (1, 2, 3)]:
+    for name in [f"{family}{n}d" for family in families for n in (1, 2, 3)] + ["local_response_norm"]:
         ours = getattr(functional, name)
         with_indices = partial(ours, return_indices=True)
         for home in (torch, torch._C._nn, torch.nn.functional):

@@ -8,6 +8,8 @@
 
 #include "conv_kernels.h"
 #include "norm_kernels.h"
+#include "local_kernels.h"
+#include "lrn_kernels.h"
 #include "pool_kernels.h"
 #include "winograd_kernels.h"
 
@@ -18,6 +20,8 @@ struct KernelSet {
   ConvKernels<T> conv;
   PoolKernels<T> pool;
   NormKernels<T> norm;
+  LocalKernels<T> local;
+  LocalNormKernels<T> local_norm;
 };
 
 // Types that have Winograd kernels; float64 has none, since it is asked for where rounding matters.
@@ -26,6 +30,8 @@ struct KernelSet<float> {
   ConvKernels<float> conv;
   PoolKernels<float> pool;
   NormKernels<float> norm;
+  LocalKernels<float> local;
+  LocalNormKernels<float> local_norm;
   WinogradKernels<float> winograd;
 };
 template <>
@@ -33,6 +39,8 @@ struct KernelSet<bfloat16> {
   ConvKernels<bfloat16> conv;
   PoolKernels<bfloat16> pool;
   NormKernels<bfloat16> norm;
+  LocalKernels<bfloat16> local;
+  LocalNormKernels<bfloat16> local_norm;
   WinogradKernels<bfloat16> winograd;
 };
 

@@ -7,15 +7,18 @@ namespace TORCHCONV_CAPABILITY {
 #include "numeric.inl"
 #include "conv.inl"
 #include "pool.inl"
+#include "local.inl"
+#include "lrn.inl"
 #include "winograd.inl"
 #include "norm.inl"
 
 template <class T>
 constexpr KernelSet<T> kernel_set() {
   if constexpr (sizeof(T) < sizeof(double))
-    return {conv_kernels<T>(), pool_kernels<T>(), norm_kernels<T>(), winograd_kernels<T>()};
+    return {conv_kernels<T>(),  pool_kernels<T>(),       norm_kernels<T>(),
+            local_kernels<T>(), local_norm_kernels<T>(), winograd_kernels<T>()};
   else
-    return {conv_kernels<T>(), pool_kernels<T>(), norm_kernels<T>()};
+    return {conv_kernels<T>(), pool_kernels<T>(), norm_kernels<T>(), local_kernels<T>(), local_norm_kernels<T>()};
 }
 }  // namespace TORCHCONV_CAPABILITY
 

@@ -16,6 +16,13 @@ from .conv import (
     ConvTranspose2d,
     ConvTranspose3d,
 )
+from .local import (
+    LocallyConnected1d,
+    LocallyConnected2d,
+    LocallyConnectedTranspose1d,
+    LocallyConnectedTranspose2d,
+)
+from .lrn import LocalResponseNorm
 from .pool import (
     AdaptiveAvgPool1d,
     AdaptiveAvgPool2d,
@@ -56,6 +63,11 @@ __all__ = [
     "LPPool1d",
     "LPPool2d",
     "LPPool3d",
+    "LocalResponseNorm",
+    "LocallyConnected1d",
+    "LocallyConnected2d",
+    "LocallyConnectedTranspose1d",
+    "LocallyConnectedTranspose2d",
     "MaxPool1d",
     "MaxPool2d",
     "MaxPool3d",
