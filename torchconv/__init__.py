@@ -13,6 +13,7 @@ from . import functional, nn
 from .convert import convert, enabled, revert
 from .explain import explain
 from .functional import conv_matrix
+from .scan import scan
 from .settings import cpu_capability, get_conv_precision, set_conv_precision
 
 __all__ = [
@@ -25,5 +26,6 @@ __all__ = [
     "get_conv_precision",
     "nn",
     "revert",
+    "scan",
     "set_conv_precision",
 ]

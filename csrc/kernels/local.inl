@@ -30,6 +30,13 @@ void for_local_runs(const Local& g, int64_t tap, int64_t t0, int64_t n, Visit vi
   }
 }
 
+// Elements from row to row of what is kept as [rows][samples][chunk]: a vector more than they are, since rows a power of two
+// apart would take each other's place in the cache.
+template <class A>
+inline int64_t local_pitch(int64_t samples) {
+  return samples * local_chunk<A> + lanes<A>;
+}
+
 // chunk: X of the terms q0 <= q < q1 [q1 - q0][samples][chunk], zeros where the padding or nothing is; x: the group's
 // channels of the first sample.
 template <class T>
@@ -38,13 +45,14 @@ void pack_local_input(const Local& g, const T* x, int64_t q0, int64_t q1, int64_
   using A = accumulator_t<T>;
   constexpr int64_t L = local_chunk<A>;
   const int64_t taps = g.taps, sample = g.groups * g.in_per_group * g.pixels;
-  for (int64_t i = 0; i < (q1 - q0) * samples * L; ++i) chunk[i] = 0;
+  const int64_t pitch = local_pitch<A>(samples);
+  for (int64_t i = 0; i < (q1 - q0) * pitch; ++i) chunk[i] = 0;
   for (int64_t tap = 0; tap < taps; ++tap)
     for_local_runs(g, tap, t0, n, [&](int64_t from, int64_t count, int64_t at) {
       for (int64_t c = local_blocks(local_max(q0 - tap, 0), taps), q; (q = c * taps + tap) < q1; ++c)
         for (int64_t s = 0; s < samples; ++s) {
           const T* source = x + s * sample + c * g.pixels + at;
-          A* target = chunk + ((q - q0) * samples + s) * L + from;
+          A* target = chunk + (q - q0) * pitch + s * L + from;
           if (g.stride[1] == 1)
             for (int64_t i = 0; i < count; ++i) target[i] = widen(source[i]);
           else
@@ -63,7 +71,7 @@ void pack_local_output(const Local& g, const T* from, int64_t rows, int64_t samp
   for (int64_t r = 0; r < rows; ++r)
     for (int64_t s = 0; s < samples; ++s) {
       const T* source = from + s * sample + r * g.positions + t0;
-      A* target = chunk + (r * samples + s) * L;
+      A* target = chunk + r * local_pitch<A>(samples) + s * L;
       for (int64_t i = 0; i < n; ++i) target[i] = widen(source[i]);
       for (int64_t i = n; i < L; ++i) target[i] = 0;
     }
@@ -75,6 +83,7 @@ void pack_local_output(const Local& g, const T* from, int64_t rows, int64_t samp
 template <class T>
 struct LocalSum {
   int64_t terms, samples, vectors;
+  int64_t pitch;  // local_pitch
   int64_t w_row, w_term;
   const T* end;  // of the weight, past which nothing is read
 };
@@ -99,6 +108,7 @@ inline void add_local_term(const LocalSum<T>& m, int64_t r, const T* w, const ac
   for (int i = 0; i < I; ++i)
     for (int v = 0; v < V; ++v) {
       const T* p = w + i * m.w_row + r * m.w_term + v * N;
+      __builtin_prefetch(p + I * m.w_row);  // the next rows': they lie too far apart for the processor to guess
       if constexpr (INSIDE)
         weights[i][v] = load_widened(p);
       else
@@ -106,7 +116,7 @@ inline void add_local_term(const LocalSum<T>& m, int64_t r, const T* w, const ac
     }
   for (int s = 0; s < B; ++s)
     for (int v = 0; v < V; ++v) {
-      const vector_t<A> x = load(chunk + (r * m.samples + s) * L + v * N);
+      const vector_t<A> x = load(chunk + r * m.pitch + s * L + v * N);
       for (int i = 0; i < I; ++i) sum[i][s][v] += weights[i][v] * x;
     }
 }
@@ -119,18 +129,18 @@ void local_tile(const LocalSum<T>& m, const T* w, const accumulator_t<T>* chunk,
   vector_t<A> sum[I][B][V];
   for (int i = 0; i < I; ++i)
     for (int s = 0; s < B; ++s)
-      for (int v = 0; v < V; ++v) sum[i][s][v] = load(sums + (i * m.samples + s) * L + v * N);
+      for (int v = 0; v < V; ++v) sum[i][s][v] = load(sums + i * m.pitch + s * L + v * N);
   const int64_t inside = local_max(m.terms - local_blocks(N, m.w_term), 0);
   for (int64_t r = 0; r < inside; ++r) add_local_term<true>(m, r, w, chunk, sum);
   for (int64_t r = inside; r < m.terms; ++r) add_local_term<false>(m, r, w, chunk, sum);
   for (int i = 0; i < I; ++i)
     for (int s = 0; s < B; ++s)
-      for (int v = 0; v < V; ++v) store(sums + (i * m.samples + s) * L + v * N, sum[i][s][v]);
+      for (int v = 0; v < V; ++v) store(sums + i * m.pitch + s * L + v * N, sum[i][s][v]);
 }
 
-// I rows and B samples; V vectors at a time while there are so many.
+// I rows by B samples, V vectors at a time while there are so many.
 template <class T, int I, int B, int V>
-void local_vectors(const LocalSum<T>& m, const T* w, const accumulator_t<T>* chunk, accumulator_t<T>* sums) {
+inline void local_vectors(const LocalSum<T>& m, const T* w, const accumulator_t<T>* chunk, accumulator_t<T>* sums) {
   constexpr int N = lanes<accumulator_t<T>>;
   int64_t v = 0;
   if constexpr (V > 1)
@@ -138,24 +148,30 @@ void local_vectors(const LocalSum<T>& m, const T* w, const accumulator_t<T>* chu
   for (; v < m.vectors; ++v) local_tile<T, I, B, 1>(m, w + v * N, chunk + v * N, sums + v * N);
 }
 
-template <class T, int I>
-void local_samples(const LocalSum<T>& m, const T* w, const accumulator_t<T>* chunk, accumulator_t<T>* sums) {
-  constexpr int64_t L = local_chunk<accumulator_t<T>>;
-  int64_t s = 0;
-#if TORCHCONV_VECTOR_BYTES == 64
-  for (; s + 8 <= m.samples; s += 8) local_vectors<T, I, 8, 1>(m, w, chunk + s * L, sums + s * L);
-#endif
-  for (; s + 4 <= m.samples; s += 4) local_vectors<T, I, 4, 1>(m, w, chunk + s * L, sums + s * L);
-  for (; s + 2 <= m.samples; s += 2) local_vectors<T, I, 2, 2>(m, w, chunk + s * L, sums + s * L);
-  for (; s < m.samples; ++s) local_vectors<T, I, 1, 4>(m, w, chunk + s * L, sums + s * L);
+// All rows for B samples, a few terms at a time: their part of the chunk stays in the nearest cache.
+template <class T, int B, int V>
+void local_rows(const LocalSum<T>& m, int64_t rows, const T* w, const accumulator_t<T>* chunk, accumulator_t<T>* sums) {
+  for (int64_t r = 0; r < m.terms; r += kLocalNearTerms) {
+    LocalSum<T> part = m;
+    part.terms = local_min(m.terms - r, kLocalNearTerms);
+    const T* from = w + r * m.w_term;
+    const accumulator_t<T>* x = chunk + r * m.pitch;
+    int64_t i = 0;
+    for (; i + 2 <= rows; i += 2) local_vectors<T, 2, B, V>(part, from + i * m.w_row, x, sums + i * m.pitch);
+    if (i < rows) local_vectors<T, 1, B, V>(part, from + i * m.w_row, x, sums + i * m.pitch);
+  }
 }
 
 template <class T>
 void local_sum(const LocalSum<T>& m, int64_t rows, const T* w, const accumulator_t<T>* chunk, accumulator_t<T>* sums) {
-  const int64_t row = m.samples * local_chunk<accumulator_t<T>>;
-  int64_t i = 0;
-  for (; i + 2 <= rows; i += 2) local_samples<T, 2>(m, w + i * m.w_row, chunk, sums + i * row);
-  if (i < rows) local_samples<T, 1>(m, w + i * m.w_row, chunk, sums + i * row);
+  constexpr int64_t L = local_chunk<accumulator_t<T>>;
+  int64_t s = 0;
+#if TORCHCONV_VECTOR_BYTES == 64
+  for (; s + 8 <= m.samples; s += 8) local_rows<T, 8, 1>(m, rows, w, chunk + s * L, sums + s * L);
+#endif
+  for (; s + 4 <= m.samples; s += 4) local_rows<T, 4, 1>(m, rows, w, chunk + s * L, sums + s * L);
+  for (; s + 2 <= m.samples; s += 2) local_rows<T, 2, 2>(m, rows, w, chunk + s * L, sums + s * L);
+  for (; s < m.samples; ++s) local_rows<T, 1, 4>(m, rows, w, chunk + s * L, sums + s * L);
 }
 
 // ---- forward: units are (group, chunk, block of output channels, block of samples) ----
@@ -169,7 +185,7 @@ int64_t local_forward_units(const Local& g) {
 template <class T>
 int64_t local_forward_scratch(const Local& g) {
   return (local_min(g.terms, kLocalTerms) + local_min(g.out_per_group, kLocalOutputs)) *
-         local_min(g.batch, kLocalSamples) * local_chunk<accumulator_t<T>>;
+         local_pitch<accumulator_t<T>>(local_min(g.batch, kLocalSamples));
 }
 
 // scratch: chunk [kLocalTerms][samples][chunk], sums [kLocalOutputs][samples][chunk].
@@ -187,19 +203,25 @@ void local_forward_unit(const Local& g, const T* x, const T* weight, const T* bi
   const int64_t samples = local_min(g.batch - n0, kLocalSamples), n = local_min(positions - t0, L);
   const int64_t rows = local_min(g.out_per_group - first, kLocalOutputs), o = group * g.out_per_group + first;
 
-  A *chunk = scratch, *sums = scratch + local_min(terms, kLocalTerms) * samples * L;
-  for (int64_t i = 0; i < rows * samples * L; ++i) sums[i] = 0;
+  const int64_t pitch = local_pitch<A>(samples);
+  A *chunk = scratch, *sums = scratch + local_min(terms, kLocalTerms) * pitch;
+  for (int64_t i = 0; i < rows * pitch; ++i) sums[i] = 0;
   const T* from = x + (n0 * g.groups + group) * g.in_per_group * g.pixels;
   for (int64_t q0 = 0; q0 < terms; q0 += kLocalTerms) {
     const int64_t q1 = local_min(q0 + kLocalTerms, terms);
     pack_local_input(g, from, q0, q1, samples, t0, n, chunk);
-    const LocalSum<T> m{q1 - q0,           samples,   local_blocks(n, lanes<A>),
-                        terms * positions, positions, weight + out_channels * terms * positions};
+    const LocalSum<T> m{q1 - q0,
+                        samples,
+                        local_blocks(n, lanes<A>),
+                        pitch,
+                        terms * positions,
+                        positions,
+                        weight + out_channels * terms * positions};
     local_sum(m, rows, weight + (o * terms + q0) * positions + t0, chunk, sums);
   }
   for (int64_t r = 0; r < rows; ++r)
     for (int64_t s = 0; s < samples; ++s) {
-      const A* sum = sums + (r * samples + s) * L;
+      const A* sum = sums + r * pitch + s * L;
       T* to = y + ((n0 + s) * out_channels + o + r) * positions + t0;
       const T* b = bias ? bias + (o + r) * positions + t0 : nullptr;
       for (int64_t i = 0; i < n; ++i) narrow(b ? sum[i] + widen(b[i]) : sum[i], &to[i]);
@@ -223,8 +245,8 @@ int64_t local_input_grad_units(const Local& g) {
 
 template <class T>
 int64_t local_input_grad_scratch(const Local& g) {
-  return local_plane_samples(g) * (local_inputs(g) * g.pixels + (local_min(g.out_per_group, kLocalTerms) + kLocalRows) *
-                                                                    local_chunk<accumulator_t<T>>);
+  return local_plane_samples(g) * local_inputs(g) * g.pixels +
+         (local_min(g.out_per_group, kLocalTerms) + kLocalRows) * local_pitch<accumulator_t<T>>(local_plane_samples(g));
 }
 
 // The sums over o of the rows (c, k) from q0 on, for a chunk, added into the planes of their channels [channel][sample].
@@ -235,7 +257,7 @@ void add_local_rows(const Local& g, const accumulator_t<T>* sums, int64_t q0, in
   for (int64_t r = 0; r < rows; ++r)
     for_local_runs(g, (q0 + r) % g.taps, t0, n, [&](int64_t from, int64_t count, int64_t at) {
       for (int64_t s = 0; s < samples; ++s) {
-        const A* __restrict sum = sums + (r * samples + s) * local_chunk<A> + from;
+        const A* __restrict sum = sums + r * local_pitch<A>(samples) + s * local_chunk<A> + from;
         A* __restrict target = planes + ((q0 + r) / g.taps * samples + s) * g.pixels + at;
         if (g.stride[1] == 1)
           for (int64_t i = 0; i < count; ++i) target[i] += sum[i];
@@ -259,7 +281,8 @@ void local_input_grad_unit(const Local& g, const T* dy, const T* weight, T* dx, 
   const int64_t samples = local_min(g.batch - n0, at_once), all_rows = channels * g.taps;
 
   A *planes = scratch, *chunk = planes + width * at_once * pixels;
-  A* sums = chunk + local_min(outputs, kLocalTerms) * at_once * L;
+  const int64_t pitch = local_pitch<A>(samples);
+  A* sums = chunk + local_min(outputs, kLocalTerms) * pitch;
   for (int64_t i = 0; i < channels * samples * pixels; ++i) planes[i] = 0;
   const T* from = dy + (n0 * g.groups + group) * outputs * positions;
   const T* w = weight + (group * outputs * terms + c0 * g.taps) * positions;
@@ -267,12 +290,17 @@ void local_input_grad_unit(const Local& g, const T* dy, const T* weight, T* dx, 
     const int64_t n = local_min(positions - t0, L);
     for (int64_t q0 = 0; q0 < all_rows; q0 += kLocalRows) {
       const int64_t rows = local_min(all_rows - q0, kLocalRows);
-      for (int64_t i = 0; i < rows * samples * L; ++i) sums[i] = 0;
+      for (int64_t i = 0; i < rows * pitch; ++i) sums[i] = 0;
       for (int64_t o = 0; o < outputs; o += kLocalTerms) {
         const int64_t count = local_min(outputs - o, kLocalTerms);
         if (q0 == 0 || outputs > kLocalTerms) pack_local_output(g, from + o * positions, count, samples, t0, n, chunk);
-        const LocalSum<T> m{count,     samples,           local_blocks(n, lanes<A>),
-                            positions, terms * positions, weight + g.groups * outputs * terms * positions};
+        const LocalSum<T> m{count,
+                            samples,
+                            local_blocks(n, lanes<A>),
+                            pitch,
+                            positions,
+                            terms * positions,
+                            weight + g.groups * outputs * terms * positions};
         local_sum(m, rows, w + (o * terms + q0) * positions + t0, chunk, sums);
       }
       add_local_rows<T>(g, sums, q0, rows, samples, t0, n, planes);
@@ -298,21 +326,23 @@ template <class T>
 int64_t local_weight_grad_scratch(const Local& g) {
   const int64_t outputs = local_min(g.out_per_group, kLocalGradOutputs), terms = local_min(g.terms, kLocalGradTerms);
   const int64_t samples = local_min(g.batch, kLocalGradSamples);
-  return (outputs * samples + terms * samples + outputs * terms) * local_chunk<accumulator_t<T>>;
+  using A = accumulator_t<T>;
+  return (outputs + terms) * local_pitch<A>(samples) + outputs * terms * local_chunk<A>;
 }
 
 // sums[i][j] += sum over samples of a[i][s] * b[j][s], vectors of positions: I by J of them.
 template <class A, int I, int J>
 void local_outer_tile(const A* a, const A* b, A* sums, int64_t samples, int64_t sums_row) {
   constexpr int64_t L = local_chunk<A>;
+  const int64_t pitch = local_pitch<A>(samples);
   vector_t<A> sum[I][J];
   for (int i = 0; i < I; ++i)
     for (int j = 0; j < J; ++j) sum[i][j] = load(sums + i * sums_row + j * L);
   for (int64_t s = 0; s < samples; ++s) {
     vector_t<A> left[I];
-    for (int i = 0; i < I; ++i) left[i] = load(a + (i * samples + s) * L);
+    for (int i = 0; i < I; ++i) left[i] = load(a + i * pitch + s * L);
     for (int j = 0; j < J; ++j) {
-      const vector_t<A> right = load(b + (j * samples + s) * L);
+      const vector_t<A> right = load(b + j * pitch + s * L);
       for (int i = 0; i < I; ++i) sum[i][j] += left[i] * right;
     }
   }
@@ -320,32 +350,27 @@ void local_outer_tile(const A* a, const A* b, A* sums, int64_t samples, int64_t 
     for (int j = 0; j < J; ++j) store(sums + i * sums_row + j * L, sum[i][j]);
 }
 
+// I rows by all columns.
+template <class A, int I>
+void local_outer_rows(const A* a, const A* b, A* sums, int64_t columns, int64_t samples) {
+  constexpr int64_t L = local_chunk<A>;
+  int64_t j = 0;
+  for (; j + 4 <= columns; j += 4)
+    local_outer_tile<A, I, 4>(a, b + j * local_pitch<A>(samples), sums + j * L, samples, columns * L);
+  for (; j < columns; ++j)
+    local_outer_tile<A, I, 1>(a, b + j * local_pitch<A>(samples), sums + j * L, samples, columns * L);
+}
+
 // a: [rows][samples][chunk], b: [columns][samples][chunk], sums: [rows][columns][chunk].
 template <class A>
 void local_outer(const A* a, const A* b, A* sums, int64_t rows, int64_t columns, int64_t samples, int64_t vectors) {
-  constexpr int64_t L = local_chunk<A>;
-  constexpr int J = 4;
-  const int64_t step = samples * L, sums_row = columns * L;
-  for (int64_t i = 0; i < rows;) {
-    const bool two = i + 2 <= rows;
-    for (int64_t v = 0; v < vectors * lanes<A>; v += lanes<A>) {
-      int64_t j = 0;
-      for (; j + J <= columns; j += J) {
-        A* to = sums + i * sums_row + j * L + v;
-        if (two)
-          local_outer_tile<A, 2, J>(a + i * step + v, b + j * step + v, to, samples, sums_row);
-        else
-          local_outer_tile<A, 1, J>(a + i * step + v, b + j * step + v, to, samples, sums_row);
-      }
-      for (; j < columns; ++j) {
-        A* to = sums + i * sums_row + j * L + v;
-        if (two)
-          local_outer_tile<A, 2, 1>(a + i * step + v, b + j * step + v, to, samples, sums_row);
-        else
-          local_outer_tile<A, 1, 1>(a + i * step + v, b + j * step + v, to, samples, sums_row);
-      }
-    }
-    i += two ? 2 : 1;
+  constexpr int I = TORCHCONV_VECTOR_BYTES == 64 ? 4 : 2;
+  const int64_t pitch = local_pitch<A>(samples), sums_row = columns * local_chunk<A>;
+  for (int64_t v = 0; v < vectors * lanes<A>; v += lanes<A>) {
+    int64_t i = 0;
+    for (; i + I <= rows; i += I)
+      local_outer_rows<A, I>(a + i * pitch + v, b + v, sums + i * sums_row + v, columns, samples);
+    for (; i < rows; ++i) local_outer_rows<A, 1>(a + i * pitch + v, b + v, sums + i * sums_row + v, columns, samples);
   }
 }
 
@@ -362,7 +387,9 @@ void local_weight_grad_unit(const Local& g, const T* dy, const T* x, T* dw, accu
   const int64_t rows = local_min(g.out_per_group - first, kLocalGradOutputs), o = group * g.out_per_group + first;
   const int64_t n = local_min(positions - t0, L), most = local_min(g.batch, kLocalGradSamples);
 
-  A *grads = scratch, *inputs = grads + rows * most * L, *sums = inputs + local_min(terms, kLocalGradTerms) * most * L;
+  const int64_t most_pitch = local_pitch<A>(most);
+  A *grads = scratch, *inputs = grads + rows * most_pitch,
+    *sums = inputs + local_min(terms, kLocalGradTerms) * most_pitch;
   for (int64_t q0 = 0; q0 < terms; q0 += kLocalGradTerms) {
     const int64_t columns = local_min(terms - q0, kLocalGradTerms);
     for (int64_t i = 0; i < rows * columns * L; ++i) sums[i] = 0;

@@ -20,7 +20,8 @@ template <class A>
 constexpr int64_t local_chunk = 256 / sizeof(A);
 constexpr int64_t kLocalSamples = 16;
 constexpr int64_t kLocalTerms = 128;       // terms of a sum
-constexpr int64_t kLocalOutputs = 32;      // output channels of a unit of the forward pass
+constexpr int64_t kLocalNearTerms = 32;    // terms of a sum whose chunk is in the nearest cache
+constexpr int64_t kLocalOutputs = 64;      // output channels of a unit of the forward pass
 constexpr int64_t kLocalRows = 64;         // pairs of a channel and a tap of the input gradient
 constexpr int64_t kLocalInputs = 4;        // input channels of a unit of the input gradient
 constexpr int64_t kLocalPixels = 1 << 16;  // of all planes of the input gradient that are summed at once, if one fits

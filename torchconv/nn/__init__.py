@@ -16,6 +16,7 @@ from .conv import (
     ConvTranspose2d,
     ConvTranspose3d,
 )
+from .learned_pool import BlockPool2d, LearnedPool2d
 from .local import (
     LocallyConnected1d,
     LocallyConnected2d,
@@ -51,6 +52,7 @@ __all__ = [
     "AvgPool1d",
     "AvgPool2d",
     "AvgPool3d",
+    "BlockPool2d",
     "Conv1d",
     "Conv2d",
     "Conv3d",
@@ -63,6 +65,7 @@ __all__ = [
     "LPPool1d",
     "LPPool2d",
     "LPPool3d",
+    "LearnedPool2d",
     "LocalResponseNorm",
     "LocallyConnected1d",
     "LocallyConnected2d",
