@@ -13,6 +13,7 @@ from . import functional, nn
 from .convert import convert, enabled, revert
 from .explain import explain
 from .functional import conv_matrix
+from .receptive_field import receptive_field
 from .scan import scan
 from .settings import cpu_capability, get_conv_precision, set_conv_precision
 
@@ -25,6 +26,7 @@ __all__ = [
     "functional",
     "get_conv_precision",
     "nn",
+    "receptive_field",
     "revert",
     "scan",
     "set_conv_precision",
