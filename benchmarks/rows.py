@@ -97,7 +97,7 @@ def pool(name: str, operator: str, batch: int, channels: int, side: int, **optio
 
 def rows(batch: int | None = None) -> list[Row]:
     """Every row, in its own batch or in the one given."""
-    table = [*_square(), *_rest(), *_pools(), *_depthwise()]
+    table = [*_square(), *_rest(), *_pools(), *_depthwise(), *_norms()]
     return [replace(row, input=(batch or row.input[0], *row.input[1:])) for row in table]
 
 
@@ -166,6 +166,14 @@ def _pools() -> list[Row]:
         *(pool(f"vgg.{c}@{n}", "max_pool2d", 64, c, n, kernel_size=2) for c, n in vgg),
         pool("mean2.64@32", "avg_pool2d", 64, 64, 32, kernel_size=2),
         pool("mean8.256@8", "avg_pool2d", 64, 256, 8, kernel_size=8),
+    ]
+
+
+def _norms() -> list[Row]:
+    # AlexNet's, with the maps' rows end to end: of pictures the built-in has no bfloat16.
+    options = dict(size=5, alpha=1e-4, beta=0.75, k=2.0)
+    return [
+        Row(f"norm.lrn.{c}@{n}", "local_response_norm", (64, c, n), options=options) for c, n in [(96, 729), (256, 169)]
     ]
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from shapes import case
 from torch.autograd import gradcheck, gradgradcheck
 
+import torchconv
 from torchconv import functional as ours
 from torchconv import nn
 from torchconv.autograd import local as autograd
@@ -300,3 +301,15 @@ def test_bad_inputs() -> None:
         ours.local_conv_transpose1d(torch.randn(1, 1, 6), torch.randn(1, 1, 3, 5))
     with pytest.raises(RuntimeError, match="output_padding must be smaller than either stride or dilation"):
         ours.local_conv_transpose1d(torch.randn(1, 1, 5), torch.randn(1, 1, 3, 5), output_padding=1)
+
+
+def test_explain() -> None:
+    """Each weight meets each sample once."""
+    model = torch.nn.Sequential(nn.LocallyConnected2d(2, 4, (5, 6), 3), nn.LocallyConnectedTranspose2d(4, 1, (3, 4), 2))
+    rows = torchconv.explain(model, torch.randn(3, 2, 5, 6))
+    assert [row.direction for row in rows] == ["forward", "input_grad", "weight_grad"] * 2
+    assert {row.algorithm for row in rows} == {"direct"}
+    assert rows[0].multiply_adds == 3 * model[0].weight.numel()
+    assert rows[3].multiply_adds == 3 * model[1].weight.numel()
+    assert rows[0].kept_bytes == 3 * 2 * 5 * 6 * 4
+    assert str(rows)

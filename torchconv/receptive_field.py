@@ -197,7 +197,10 @@ def _derivatives(model: torch.nn.Module, name: str, x: Tensor, middle_only: bool
         positions += [
             [m + (i == a) * (1 if m + 1 < n else -1) for i, m in enumerate(middle)] for a, n in enumerate(spatial)
         ]
-    sums = [y[(0, slice(None), *p)].sum() if spatial and min(p) >= 0 else y.sum() for p in positions]
+    sums = []
+    for p in positions:
+        index: tuple[Any, ...] = (0, slice(None), *p)
+        sums.append(y[index].sum() if spatial and min(p) >= 0 else y.sum())
     grads = [torch.autograd.grad(s, x, retain_graph=True, allow_unused=True)[0] for s in sums]
     return [(torch.zeros_like(x) if g is None else g).abs().sum((0, 1)).detach() for g in grads], y.shape
 

@@ -109,7 +109,7 @@ class _Scanner:
         if kind is torch.nn.BatchNorm1d and self.started:
             return self.batch_norm(layer)  # type: ignore[arg-type]
         if kind in (torch.nn.Softmax, torch.nn.LogSoftmax) and self.started and layer.dim in (1, -1):
-            return kind(dim=1).train(layer.training)  # type: ignore[call-arg]
+            return kind(dim=1).train(layer.training)
         raise TypeError(
             f"scan: layer '{name}', {layer}, has no counterpart on maps"
             + ("" if self.started else " before the first linear layer")
@@ -123,7 +123,7 @@ class _Scanner:
             raise ValueError(
                 f"scan: layer '{name}' takes {layer.in_features} values, but window={self.window} has {math.prod(size)}"
             )
-        conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[self.dims - 1](
+        conv: Layer = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[self.dims - 1](
             size[0],
             layer.out_features,
             size[1:],
@@ -132,13 +132,11 @@ class _Scanner:
             device=layer.weight.device,
             dtype=layer.weight.dtype,
         )
-        with torch.no_grad():
-            conv.weight.copy_(layer.weight.reshape(conv.weight.shape))
-            if layer.bias is not None:
-                conv.bias.copy_(layer.bias)
-        conv.weight.requires_grad_(layer.weight.requires_grad)
-        if layer.bias is not None:
-            conv.bias.requires_grad_(layer.bias.requires_grad)
+        for mine, theirs in zip(
+            conv.parameters(), layer.parameters(), strict=True
+        ):  # weight, and bias where there is one
+            mine.data.copy_(theirs.detach().reshape(mine.shape))
+            mine.requires_grad_(theirs.requires_grad)
         self.started = True
         return conv.train(layer.training)
 

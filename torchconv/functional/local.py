@@ -79,8 +79,8 @@ def _as_2d(x: Tensor) -> Tensor:
     return x if x.dim() == 4 else x.unsqueeze(-2)
 
 
-def _two(values: Sequence[int], fill: int) -> list[int]:
-    return [fill] * (2 - len(values)) + list(values)
+def _two(values: Sequence[int], fill: int) -> tuple[int, ...]:
+    return (fill,) * (2 - len(values)) + tuple(values)
 
 
 def _by_unfolding(
