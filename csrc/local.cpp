@@ -3,6 +3,8 @@
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
+#include <algorithm>
+
 #include "buffer.h"
 #include "dispatch.h"
 #include "kernels/kernels.h"
@@ -69,10 +71,12 @@ void check_grad(const Local& g, const at::Tensor& grad, size_t axes) {
               ", got ", grad.sizes());
 }
 
-// run(scratch, begin, end) over blocks of the units, in parallel.
+// run(scratch, begin, end) over blocks of the units, in parallel where the multiply-adds are worth it.
 template <class A, class Run>
-void parallel(int64_t units, int64_t scratch_size, Run run) {
-  at::parallel_for(0, units, 1, [&](int64_t begin, int64_t end) {
+void parallel(const Local& g, int64_t units, int64_t scratch_size, Run run) {
+  constexpr int64_t kWorthAThread = 1 << 18;
+  const int64_t unit = g.batch * g.groups * g.out_per_group * g.terms * g.positions / units + 1;
+  at::parallel_for(0, units, std::max<int64_t>(kWorthAThread / unit, 1), [&](int64_t begin, int64_t end) {
     const Buffer<A> scratch(scratch_size);
     run(scratch.get(), begin, end);
   });
@@ -94,9 +98,11 @@ at::Tensor local_convolution(const at::Tensor& input, const at::Tensor& weight, 
   if (y.numel() > 0)
     for_dtype("locally connected", input.scalar_type(), [&]<class T>(T) {
       const auto& k = kernels<T>().local;
-      parallel<accumulator_t<T>>(k.forward_units(g), k.forward_scratch(g), [&](auto* scratch, int64_t i, int64_t end) {
-        k.forward(g, data<T>(x), data<T>(w), b.defined() ? data<T>(b) : nullptr, mutable_data<T>(y), scratch, i, end);
-      });
+      parallel<accumulator_t<T>>(g, k.forward_units(g), k.forward_scratch(g),
+                                 [&](auto* scratch, int64_t i, int64_t end) {
+                                   k.forward(g, data<T>(x), data<T>(w), b.defined() ? data<T>(b) : nullptr,
+                                             mutable_data<T>(y), scratch, i, end);
+                                 });
     });
   return y;
 }
@@ -112,7 +118,7 @@ at::Tensor local_convolution_input_grad(const at::Tensor& grad, const at::Tensor
   if (dx.numel() > 0)
     for_dtype("locally connected", grad.scalar_type(), [&]<class T>(T) {
       const auto& k = kernels<T>().local;
-      parallel<accumulator_t<T>>(k.input_grad_units(g), k.input_grad_scratch(g),
+      parallel<accumulator_t<T>>(g, k.input_grad_units(g), k.input_grad_scratch(g),
                                  [&](auto* scratch, int64_t i, int64_t end) {
                                    k.input_grad(g, data<T>(dy), data<T>(w), mutable_data<T>(dx), scratch, i, end);
                                  });
@@ -131,7 +137,7 @@ at::Tensor local_convolution_weight_grad(const at::Tensor& grad, const at::Tenso
   if (dw.numel() > 0)
     for_dtype("locally connected", grad.scalar_type(), [&]<class T>(T) {
       const auto& k = kernels<T>().local;
-      parallel<accumulator_t<T>>(k.weight_grad_units(g), k.weight_grad_scratch(g),
+      parallel<accumulator_t<T>>(g, k.weight_grad_units(g), k.weight_grad_scratch(g),
                                  [&](auto* scratch, int64_t i, int64_t end) {
                                    k.weight_grad(g, data<T>(dy), data<T>(x), mutable_data<T>(dw), scratch, i, end);
                                  });
