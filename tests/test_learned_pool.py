@@ -82,6 +82,12 @@ def test_known_networks() -> None:
     torch.testing.assert_close(nn.BlockPool2d(conv, (2, 3), 1)(x), conv(x))
 
 
+def test_empty_batch() -> None:
+    x = torch.randn(0, 2, 4, 6)
+    assert nn.BlockPool2d(network(2, (2, 2), 3).float(), 2)(x).shape == (0, 3, 2, 3)
+    assert nn.LearnedPool2d(2, 2)(x).shape == (0, 2, 2, 3)
+
+
 def test_blocks_gradcheck() -> None:
     pool = nn.BlockPool2d(network(2, (2, 2), 2), 2, 1, at_once=30)
     x = torch.randn(2, 2, 3, 4, dtype=torch.float64, requires_grad=True)

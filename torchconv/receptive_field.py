@@ -144,7 +144,7 @@ def receptive_field(model: torch.nn.Module, layer: str | torch.nn.Module, input_
     gradients, shape = _derivatives(_connections(model), name, positive + 0.5)
     output_size = tuple(shape[2:]) if len(shape) == len(input_size) + 1 else ()
     boxes = [_support(g) for g in gradients]
-    actual = copy.deepcopy(model).eval().double()
+    actual = copy.deepcopy(model).cpu().eval().double()
     computed, reason = _computed(model, name, input_size[1:])
     return ReceptiveField(
         shown,
@@ -207,7 +207,7 @@ def _derivatives(model: torch.nn.Module, name: str, x: Tensor, middle_only: bool
 
 def _connections(model: torch.nn.Module) -> torch.nn.Module:
     """A copy in float64 with positive weights that average, no biases, and means for maxima."""
-    model = copy.deepcopy(model).eval().double()
+    model = copy.deepcopy(model).cpu().eval().double()
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, (torch.nn.MaxPool1d, torch.nn.MaxPool2d, torch.nn.MaxPool3d)):

@@ -118,7 +118,7 @@ class BlockPool2d(torch.nn.Module):
 
     Raises:
         ValueError: a size below 1.
-        RuntimeError: an input that is empty or smaller than a block, or a network whose result is of another shape.
+        RuntimeError: an input smaller than a block, or a network whose result is of another shape.
     """
 
     def __init__(
@@ -138,7 +138,7 @@ class BlockPool2d(torch.nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         (height, width), (down, right) = self.kernel_size, self.stride
-        if input.dim() not in (3, 4) or 0 in input.shape or input.shape[-2] < height or input.shape[-1] < width:
+        if input.dim() not in (3, 4) or input.shape[-2] < height or input.shape[-1] < width:
             raise RuntimeError(
                 f"BlockPool2d: expected an input (N, C, H, W) or (C, H, W) that holds a block of {height} by {width}, "
                 f"got shape {list(input.shape)}"
@@ -152,7 +152,8 @@ class BlockPool2d(torch.nn.Module):
             parts = [self._applied(part) for part in blocks.split(most // rows)]
         else:
             parts = [self._applied(part) for sample in blocks.split(1) for part in sample.split(most, 1)]
-        out = torch.cat(parts).reshape(batch, rows, columns, -1).permute(0, 3, 1, 2)  # [N, D, H_out, W_out]
+        out = torch.cat(parts)  # [N·H_out·W_out, D]
+        out = out.reshape(batch, rows, columns, out.shape[1]).permute(0, 3, 1, 2)
         return out if input.dim() == 4 else out.squeeze(0)
 
     def _applied(self, part: Tensor) -> Tensor:
