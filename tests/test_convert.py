@@ -175,7 +175,7 @@ def test_a_layer_alone(name):
     layer = getattr(torch.nn, name)(*arguments)
     assert torchconv.convert(layer) is layer
     assert type(layer) is getattr(nn, name)
-    x = torch.rand(2, 4, *[6] * int(name[-2]))
+    x = torch.rand(2, 4, *[6] * (int(name[-2]) if name.endswith("d") else 2))
     assert torch.allclose(layer(x), getattr(torch.nn, name).forward(layer, x), atol=1e-5)
     assert type(torchconv.revert(layer)) is getattr(torch.nn, name)
 

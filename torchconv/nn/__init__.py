@@ -2,7 +2,8 @@
 
 Each class is a subclass of its namesake in torch.nn and holds the same parameters, buffers and attributes, so that
 isinstance checks, initialisation schemes, pruning, parametrizations and state_dicts go on working. ConvReLU1d, 2d and
-3d have no namesake there: they are Conv1d, 2d and 3d with a ReLU at the end.
+3d have no namesake there: they are Conv1d, 2d and 3d with a ReLU at the end. Nor have the locally connected layers and
+the learned poolings, which convert leaves out.
 """
 
 from .conv import (

@@ -23,6 +23,10 @@ class LocalResponseNorm(torch.nn.LocalResponseNorm):
         - Input: (N, C, *)
         - Output: (N, C, *), the same
 
+    Raises:
+        ValueError: an input of fewer than 3 axes.
+        RuntimeError: a size below 1.
+
     Source: torch.nn.LocalResponseNorm, whose signature and results these are.
     """
 
