@@ -80,8 +80,8 @@ TORCH_LIBRARY(torchconv, m) {
       "batch_norm_grad(Tensor grad, Tensor input, Tensor? weight, Tensor? bias, Tensor mean, Tensor var, float eps,"
       " bool relu) -> (Tensor, Tensor, Tensor)");
 
-  // Locally connected: convolution whose filters differ by position. The weight is [O, C/groups, kernel..., positions...],
-  // the bias [O, positions...]; 1-D and 2-D. Closed under differentiation as convolution is.
+  // Locally connected: convolution whose filters differ by position, in 1-D and 2-D, closed under differentiation as
+  // convolution is. The weight is [O, C/groups, kernel..., positions...], the bias [O, positions...].
   m.def(
       "local_convolution(Tensor input, Tensor weight, Tensor? bias, SymInt[] stride, SymInt[] padding,"
       " SymInt[] dilation, SymInt groups) -> Tensor");

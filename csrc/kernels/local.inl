@@ -1,9 +1,9 @@
 // Included once per capability: locally connected layers, convolutions whose filters differ from position to position.
 //
-//   y[n, o, t] = bias[o, t] + sum over q of W[o, q, t] * X[n, q, t],   q = (c, k),   X[n, (c, k), t] = x[n, c, t s + k d - p]
+//   y[n, o, t] = bias[o, t] + sum over q = (c, k) of W[o, q, t] * X[n, q, t],  X[n, q, t] = x[n, c, t s + k d - p]
 //
-// Vectors lie along the positions t, as the weights do in memory. X is made for a chunk of positions, a block of samples
-// and a block of terms at a time: with it the sums over q, over o (the input gradient, before its terms are added into
+// Vectors lie along the positions t, as the weights do in memory. X is made for a chunk of positions, some samples and
+// some terms at a time: with it the sums over q, over o (the input gradient, before its terms are added into
 // the map) and over n (the weight gradient) are products of vectors, each weight loaded once for several samples.
 
 inline int64_t local_min(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -30,8 +30,8 @@ void for_local_runs(const Local& g, int64_t tap, int64_t t0, int64_t n, Visit vi
   }
 }
 
-// Elements from row to row of what is kept as [rows][samples][chunk]: a vector more than they are, since rows a power of two
-// apart would take each other's place in the cache.
+// Elements from row to row of what is kept as [rows][samples][chunk]: a vector more than they are, since rows a power
+// of two apart would take each other's place in the cache.
 template <class A>
 inline int64_t local_pitch(int64_t samples) {
   return samples * local_chunk<A> + lanes<A>;
@@ -249,7 +249,7 @@ int64_t local_input_grad_scratch(const Local& g) {
          (local_min(g.out_per_group, kLocalTerms) + kLocalRows) * local_pitch<accumulator_t<T>>(local_plane_samples(g));
 }
 
-// The sums over o of the rows (c, k) from q0 on, for a chunk, added into the planes of their channels [channel][sample].
+// The sums over o of the rows (c, k) from q0 on, for a chunk, added into their channels' planes [channel][sample].
 template <class T>
 void add_local_rows(const Local& g, const accumulator_t<T>* sums, int64_t q0, int64_t rows, int64_t samples, int64_t t0,
                     int64_t n, accumulator_t<T>* planes) {
