@@ -159,6 +159,22 @@ def test_bitwise_the_same_for_any_threads_and_batch(threads) -> None:
         assert torch.equal(mine[1], alone[1][part])
 
 
+def test_memory_is_that_of_the_result() -> None:
+    """Unfolded, the input would take 52 MB, 25 times its own; of that less than 2 MB a thread is made at a time."""
+    x, w = torch.randn(8, 16, 64, 64), torch.randn(2, 16, 5, 5, 64, 64)
+    c = case("", tuple(x.shape), (2, 16, 5, 5), padding=2)
+    grad = torch.randn(c.output)
+    for function, result in (
+        (lambda: ops.local_convolution(x, w, None, *window(c)), grad),
+        (lambda: ops.local_convolution_input_grad(grad, w, x.shape, *window(c)), x),
+        (lambda: ops.local_convolution_weight_grad(grad, x, w.shape, *window(c)), w),
+    ):
+        with torch.profiler.profile(profile_memory=True) as profile:
+            function()
+        allocated = sum(event.self_cpu_memory_usage for event in profile.events() if event.self_cpu_memory_usage > 0)
+        assert result.nbytes <= allocated <= result.nbytes + torch.get_num_threads() * (2 << 20)
+
+
 def test_nan_reaches_only_what_sees_it() -> None:
     c = case("", (3, 2, 5, 9), (2, 2, 3, 3), padding=1)
     x, w, _ = operands(c, torch.float32, requires_grad=False)
@@ -246,6 +262,17 @@ def test_layers(make, size) -> None:
     complex_layer = make().to(torch.complex128)  # no kernel for it here: by way of PyTorch's own operators
     complex_layer.load_state_dict(layer.state_dict())
     torch.testing.assert_close(complex_layer(x.to(torch.complex128)).real, wide)
+
+
+@by_layer
+def test_autocast(make, size) -> None:
+    layer, x = make(), torch.randn(size)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = layer(x)
+    assert y.dtype == torch.bfloat16
+    y.sum().backward()
+    assert layer.weight.grad.dtype == torch.float32
+    torch.testing.assert_close(y.float(), layer(x), rtol=0.05, atol=0.05)
 
 
 @by_layer

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..autograd.local import local_convolution, local_convolution_input_grad
-from .conv import Ints, Padding, _batched, _has_kernel, _integer, _per_axis, _sides
+from .conv import Ints, Padding, _autocast, _batched, _has_kernel, _integer, _per_axis, _sides
 
 
 def _spatial(weight: Tensor, dims: int, name: str) -> tuple[list[int], list[int]]:
@@ -56,6 +56,7 @@ def _local_conv(
         raise RuntimeError(f"{name}: groups={groups} does not divide the {weight.shape[0]} output channels")
     x, batched = _batched(input, dims, name)
     sides = _sides(padding, x.shape[2:], kernel, steps, gaps, name)
+    x, weight, bias = _autocast(x, weight, bias)
     _check(x, weight, bias, weight.shape[1] * groups, [weight.shape[0], *positions], name)
     sizes = [
         (n + sum(pair) - d * (k - 1) - 1) // s + 1
@@ -135,6 +136,7 @@ def _local_conv_transpose(
     if any(n < 1 for n in size):
         raise RuntimeError(f"{name}: input of shape {list(input.shape)} gives an output of spatial size {size}")
     channels = weight.shape[1] * groups
+    x, weight, bias = _autocast(x, weight, bias)
     _check(x, weight, bias, weight.shape[0], [channels, *size], name)
     flat = [side for p, e in zip(cut, extra, strict=True) for side in (p, p - e)]
     if _has_kernel(x, weight, bias):
