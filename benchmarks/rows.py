@@ -133,7 +133,7 @@ def _pool(name: str, batch: int, channels: int, side: int, options: dict[str, An
 
 def rows(batch: int | None = None) -> list[Row]:
     """Every row, in its own batch or in the one given."""
-    table = [*_square(), *_rest(), *pools(), *_depthwise()]
+    table = [*_square(), *_rest(), *pools(), *_depthwise(), *_norms()]
     return [replace(row, input=(batch or row.input[0], *row.input[1:])) for row in table]
 
 
@@ -188,6 +188,14 @@ def _rest() -> list[Row]:
         conv("rest", 32, 1, 4000, 32, 9, dims=1, stride=2),
         conv("rest", 4, 32, 16, 64, 3, dims=3),
         conv("rest", 4, 3, 24, 16, 3, dims=3),
+    ]
+
+
+def _norms() -> list[Row]:
+    # AlexNet's, with the maps' rows end to end: of pictures the built-in has no bfloat16.
+    options = dict(size=5, alpha=1e-4, beta=0.75, k=2.0)
+    return [
+        Row(f"norm.lrn.{c}@{n}", "local_response_norm", (64, c, n), options=options) for c, n in [(96, 729), (256, 169)]
     ]
 
 

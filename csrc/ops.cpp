@@ -79,4 +79,20 @@ TORCH_LIBRARY(torchconv, m) {
   m.def(
       "batch_norm_grad(Tensor grad, Tensor input, Tensor? weight, Tensor? bias, Tensor mean, Tensor var, float eps,"
       " bool relu) -> (Tensor, Tensor, Tensor)");
+
+  // Locally connected: convolution whose filters differ by position, in 1-D and 2-D, closed under differentiation as
+  // convolution is. The weight is [O, C/groups, kernel..., positions...], the bias [O, positions...].
+  m.def(
+      "local_convolution(Tensor input, Tensor weight, Tensor? bias, SymInt[] stride, SymInt[] padding,"
+      " SymInt[] dilation, SymInt groups) -> Tensor");
+  m.def(
+      "local_convolution_input_grad(Tensor grad, Tensor weight, SymInt[] input_size, SymInt[] stride, SymInt[] padding,"
+      " SymInt[] dilation, SymInt groups) -> Tensor");
+  m.def(
+      "local_convolution_weight_grad(Tensor grad, Tensor input, SymInt[] weight_size, SymInt[] stride,"
+      " SymInt[] padding, SymInt[] dilation, SymInt groups) -> Tensor");
+
+  // Normalisation over windows of neighbouring channels, and its derivative.
+  m.def("local_response_norm(Tensor input, SymInt size, float alpha, float beta, float k) -> Tensor");
+  m.def("local_response_norm_grad(Tensor grad, Tensor input, SymInt size, float alpha, float beta, float k) -> Tensor");
 }

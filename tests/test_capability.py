@@ -40,9 +40,7 @@ def test_kernels(cap: str) -> None:
     """The tests of the kernels' results again, unless this very process runs on that instruction set."""
     if cap == torchconv.cpu_capability():
         return
-    chosen = [
-        str(TESTS / name)
-        for name in ("test_conv.py", "test_depthwise.py", "test_winograd.py", "test_pool.py", "test_norm.py")
-    ]
+    names = [f"test_{name}.py" for name in ("conv", "depthwise", "winograd", "pool", "norm", "lrn", "local")]
+    chosen = [str(TESTS / name) for name in names]
     result = run(["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", *chosen], cap)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-1000:]

@@ -175,7 +175,7 @@ def test_a_layer_alone(name):
     layer = getattr(torch.nn, name)(*arguments)
     assert torchconv.convert(layer) is layer
     assert type(layer) is getattr(nn, name)
-    operands = [torch.rand(2, 4, *[6] * int(name[-2]))]
+    operands = [torch.rand(2, 4, *[6] * (int(name[-2]) if name.endswith("d") else 2))]
     if "Unpool" in name:
         operands.append(torch.arange(operands[0][0, 0].numel()).view_as(operands[0][0, 0]).expand_as(operands[0]))
     assert torch.allclose(layer(*operands), getattr(torch.nn, name).forward(layer, *operands), atol=1e-5)

@@ -12,9 +12,13 @@ from . import _library, ops  # isort: skip  (register the operators: everything 
 from . import functional, nn
 from .convert import convert, enabled, revert
 from .explain import explain
+from .functional import conv_matrix
+from .receptive_field import receptive_field
+from .scan import scan
 from .settings import cpu_capability, get_conv_precision, set_conv_precision
 
 __all__ = [
+    "conv_matrix",
     "convert",
     "cpu_capability",
     "enabled",
@@ -22,6 +26,8 @@ __all__ = [
     "functional",
     "get_conv_precision",
     "nn",
+    "receptive_field",
     "revert",
+    "scan",
     "set_conv_precision",
 ]

@@ -176,7 +176,7 @@ def _routes() -> dict[Callable[..., Any], Callable[..., Any]]:
     routes.update(
         (getattr(torch.nn.functional, f"max_unpool{n}d"), getattr(functional, f"max_unpool{n}d")) for n in (1, 2, 3)
     )
-    for name in [f"{family}{n}d" for family in families for n in (1, 2, 3)]:
+    for name in [f"{family}{n}d" for family in families for n in (1, 2, 3)] + ["local_response_norm"]:
         ours = getattr(functional, name)
         with_indices = partial(ours, return_indices=True)
         for home in (torch, torch._C._nn, torch.nn.functional):

@@ -13,15 +13,18 @@ from . import nn
 from ._classes import OURS, STOCK
 from .functional.conv import KERNEL_DTYPES
 
-_OURS, _STOCK = tuple(OURS), tuple(STOCK)
+_STOCK = tuple(STOCK)
 
 
-def _named(word: str) -> tuple[type, ...]:
+def _named(word: str) -> tuple[type[torch.nn.Module], ...]:
     return tuple(getattr(nn, name) for name in nn.__all__ if word in name)
 
 
 _TRANSPOSES = _named("ConvTranspose")
 _CONVS = tuple(cls for cls in _named("Conv") if cls not in _TRANSPOSES)
+_LOCALS = _named("LocallyConnected")  # which torch.nn lacks
+_OURS = (*OURS, *_LOCALS)
+_WATCHED: tuple[type[torch.nn.Module], ...] = (*_STOCK, *_LOCALS)
 _MAX_POOLS, _LP_POOLS = _named("MaxPool"), _named("LPPool")
 
 DIRECTIONS = ("forward", "input_grad", "weight_grad")
@@ -143,7 +146,7 @@ def explain(model: torch.nn.Module, /, *example_inputs: Any, **example_keywords:
         for name, module in modules.items():
             stack.callback(setattr, module, "training", flags[name])
             module.training = False
-            if isinstance(module, _STOCK):
+            if isinstance(module, _WATCHED):
                 # Nearest to the layer of all its hooks: other people's may change what goes in and what comes out.
                 stack.callback(module.register_forward_pre_hook(watch.enters).remove)
                 after = module.register_forward_hook(watch.leaver(name), with_kwargs=True, prepend=True)
@@ -187,6 +190,8 @@ def _rows(name: str, module: Any, given: Any, output: Any, kept: int) -> list[Ro
         return [Row(name, layer, "forward", "built-in", ("not a layer of torchconv: see convert",), kept_bytes=kept)]
     if isinstance(module, _CONVS + _TRANSPOSES):
         return _conv_rows(name, module, given, output, kept)
+    if isinstance(module, _LOCALS):
+        return _local_rows(name, module, given, output, kept)
     result = output[0] if isinstance(output, tuple) else output
     moved = given.nbytes + sum(t.nbytes for t in (output if isinstance(output, tuple) else (output,)))
     if isinstance(module, _MAX_POOLS):
@@ -231,6 +236,22 @@ def _conv_rows(name: str, module: Any, given: Tensor, output: Tensor, kept: int)
         asked = (operator if transposed else direction, large_size, weight_size, module.stride, padding)
         costs["kept_bytes"] = kept if direction == "forward" else 0
         rows.append(Row(name, type(module).__name__, direction, **costs, **_chosen(module, output, direction, *asked)))
+    return rows
+
+
+def _local_rows(name: str, module: Any, given: Tensor, output: Tensor, kept: int) -> list[Row]:
+    """A locally connected layer, or its transpose: each weight meets each sample once."""
+    n = module._dims
+    moved = given.nbytes + output.nbytes + module.weight.nbytes
+    bias = 0 if module.bias is None else module.bias.nbytes
+    algorithm, refused = _fallback(output) or ("direct", ())
+    known = dict(multiply_adds=module.weight.numel() * math.prod(given.shape[: -n - 1]))
+    rows = []
+    for direction in DIRECTIONS:
+        known["bytes_moved"] = moved + (0 if direction == "input_grad" else bias)
+        bound = None if refused else error_bound("direct", direction, output.dtype)
+        known["kept_bytes"] = kept if direction == "forward" else 0
+        rows.append(Row(name, type(module).__name__, direction, algorithm, refused, **known, error_bound=bound))
     return rows
 
 

@@ -238,3 +238,58 @@ def _(
     relu: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     return _empty(input.shape, input, _norm_format(input)), _statistic(input), _statistic(input)
+
+
+# ---- locally connected layers ----
+
+
+@register_fake("torchconv::local_convolution")
+def _(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> Tensor:
+    return input.new_empty([input.shape[0], weight.shape[0], *weight.shape[1 + weight.dim() // 2 :]])
+
+
+@register_fake("torchconv::local_convolution_input_grad")
+def _(
+    grad: Tensor,
+    weight: Tensor,
+    input_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> Tensor:
+    return grad.new_empty(input_size)
+
+
+@register_fake("torchconv::local_convolution_weight_grad")
+def _(
+    grad: Tensor,
+    input: Tensor,
+    weight_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> Tensor:
+    return grad.new_empty(weight_size)
+
+
+# ---- local response normalisation ----
+
+
+@register_fake("torchconv::local_response_norm")
+def _(input: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor:
+    return _empty(input.shape, input, suggest_memory_format(input))
+
+
+@register_fake("torchconv::local_response_norm_grad")
+def _(grad: Tensor, input: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor:
+    return _empty(input.shape, input, suggest_memory_format(input))

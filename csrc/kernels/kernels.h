@@ -8,6 +8,8 @@
 
 #include "conv_kernels.h"
 #include "norm_kernels.h"
+#include "local_kernels.h"
+#include "lrn_kernels.h"
 #include "pool_kernels.h"
 #include "winograd_kernels.h"
 
@@ -25,6 +27,8 @@ struct KernelSet {
   PoolKernels<T> pool;
   NormKernels<T> norm;
   ComplexKernels<accumulator_t<T>> complex;
+  LocalKernels<T> local;
+  LocalNormKernels<T> local_norm;
 };
 
 // Types that have Winograd kernels; float64 has none, since it is asked for where rounding matters.
@@ -34,6 +38,8 @@ struct KernelSet<float> {
   PoolKernels<float> pool;
   NormKernels<float> norm;
   ComplexKernels<accumulator_t<float>> complex;
+  LocalKernels<float> local;
+  LocalNormKernels<float> local_norm;
   WinogradKernels<float> winograd;
 };
 template <>
@@ -42,6 +48,8 @@ struct KernelSet<bfloat16> {
   PoolKernels<bfloat16> pool;
   NormKernels<bfloat16> norm;
   ComplexKernels<accumulator_t<bfloat16>> complex;
+  LocalKernels<bfloat16> local;
+  LocalNormKernels<bfloat16> local_norm;
   WinogradKernels<bfloat16> winograd;
 };
 

@@ -1,6 +1,9 @@
 """torch.nn.functional's convolution and pooling, on this package's operators."""
 
 from .conv import conv1d, conv2d, conv3d, conv_transpose1d, conv_transpose2d, conv_transpose3d
+from .local import local_conv1d, local_conv2d, local_conv_transpose1d, local_conv_transpose2d
+from .lrn import local_response_norm
+from .matrix import conv_matrix
 from .norm import batch_norm
 from .pool import (
     adaptive_avg_pool1d,
@@ -38,9 +41,15 @@ __all__ = [
     "conv1d",
     "conv2d",
     "conv3d",
+    "conv_matrix",
     "conv_transpose1d",
     "conv_transpose2d",
     "conv_transpose3d",
+    "local_conv1d",
+    "local_conv2d",
+    "local_conv_transpose1d",
+    "local_conv_transpose2d",
+    "local_response_norm",
     "lp_pool1d",
     "lp_pool2d",
     "lp_pool3d",

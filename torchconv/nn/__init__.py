@@ -2,7 +2,8 @@
 
 Each class is a subclass of its namesake in torch.nn and holds the same parameters, buffers and attributes, so that
 isinstance checks, initialisation schemes, pruning, parametrizations and state_dicts go on working. ConvReLU1d, 2d and
-3d have no namesake there: they are Conv1d, 2d and 3d with a ReLU at the end; DepthwiseSeparableConv2d is two Conv2d.
+3d have no namesake there: they are Conv1d, 2d and 3d with a ReLU at the end. Nor have DepthwiseSeparableConv2d, which is
+two Conv2d, the locally connected layers and the learned poolings: convert leaves those out.
 """
 
 from .conv import (
@@ -16,6 +17,14 @@ from .conv import (
     ConvTranspose2d,
     ConvTranspose3d,
 )
+from .learned_pool import BlockPool2d, LearnedPool2d
+from .local import (
+    LocallyConnected1d,
+    LocallyConnected2d,
+    LocallyConnectedTranspose1d,
+    LocallyConnectedTranspose2d,
+)
+from .lrn import LocalResponseNorm
 from .pool import (
     AdaptiveAvgPool1d,
     AdaptiveAvgPool2d,
@@ -48,6 +57,7 @@ __all__ = [
     "AvgPool1d",
     "AvgPool2d",
     "AvgPool3d",
+    "BlockPool2d",
     "Conv1d",
     "Conv2d",
     "Conv3d",
@@ -61,6 +71,12 @@ __all__ = [
     "LPPool1d",
     "LPPool2d",
     "LPPool3d",
+    "LearnedPool2d",
+    "LocalResponseNorm",
+    "LocallyConnected1d",
+    "LocallyConnected2d",
+    "LocallyConnectedTranspose1d",
+    "LocallyConnectedTranspose2d",
     "MaxPool1d",
     "MaxPool2d",
     "MaxPool3d",

@@ -1,0 +1,156 @@
+// The operators of locally connected layers: check once, allocate, and run the kernel over units in parallel.
+#include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
+#include <torch/library.h>
+
+#include <algorithm>
+
+#include "buffer.h"
+#include "dispatch.h"
+#include "kernels/kernels.h"
+
+namespace torchconv {
+namespace {
+
+// A layer as an operator receives it: one number an axis, padding two (before, after).
+struct LocalWindow {
+  at::IntArrayRef stride, padding, dilation;
+  int64_t groups;
+};
+
+// The checked description; raises with the offending values otherwise.
+Local local_of(at::IntArrayRef input, at::IntArrayRef weight, const LocalWindow& w) {
+  const size_t dims = weight.size() == 4 ? 1 : 2;
+  TORCH_CHECK(weight.size() == 4 || weight.size() == 6,
+              "locally connected: expected a weight [O, C/groups, kernel..., output...] of 4 or 6 axes, got shape ",
+              weight);
+  const std::string name = "local_conv" + std::to_string(dims) + "d";
+  TORCH_CHECK(input.size() == dims + 2, name, ": expected a batched input of ", dims + 2, " axes, got shape ", input);
+  TORCH_CHECK(w.stride.size() == dims && w.dilation.size() == dims && w.padding.size() == 2 * dims, name, ": expected ",
+              dims, " strides and dilations and ", 2 * dims, " paddings, got ", w.stride, ", ", w.dilation, " and ",
+              w.padding);
+  TORCH_CHECK(w.groups >= 1 && weight[0] >= 1 && weight[0] % w.groups == 0, name, ": weight of shape ", weight, " has ",
+              weight[0], " output channels, which groups=", w.groups, " does not divide");
+  TORCH_CHECK(input[1] == weight[1] * w.groups, name, ": weight of shape ", weight, " with groups=", w.groups,
+              " expects ", weight[1] * w.groups, " input channels, got input of shape ", input);
+  Local g{};
+  g.batch = input[0], g.groups = w.groups, g.in_per_group = weight[1], g.out_per_group = weight[0] / w.groups;
+  g.input[0] = g.output[0] = g.kernel[0] = g.stride[0] = g.dilation[0] = 1;
+  for (size_t a = 0; a < dims; ++a) {
+    const size_t to = 2 - dims + a;
+    g.input[to] = input[2 + a], g.kernel[to] = weight[2 + a], g.output[to] = weight[2 + dims + a];
+    g.stride[to] = w.stride[a], g.dilation[to] = w.dilation[a], g.before[to] = w.padding[2 * a];
+    TORCH_CHECK(g.stride[to] >= 1 && g.dilation[to] >= 1 && g.kernel[to] >= 1 && g.input[to] >= 1, name,
+                ": stride, dilation, kernel and input sides must be at least 1, got ", w.stride, ", ", w.dilation, ", ",
+                weight.slice(2, dims), " and ", input.slice(2));
+    const int64_t room = g.input[to] + g.before[to] + w.padding[2 * a + 1] - g.dilation[to] * (g.kernel[to] - 1) - 1;
+    const int64_t side = room < 0 ? 0 : room / g.stride[to] + 1;
+    TORCH_CHECK(side == g.output[to] && side >= 1, name, ": weight of shape ", weight, " is for outputs of side ",
+                g.output[to], " along axis ", a, ", but input of shape ", input, " gives ", side, " (stride ", w.stride,
+                ", padding ", w.padding, ", dilation ", w.dilation, ")");
+  }
+  g.pixels = g.input[0] * g.input[1], g.positions = g.output[0] * g.output[1];
+  g.taps = g.kernel[0] * g.kernel[1], g.terms = g.taps * g.in_per_group;
+  return g;
+}
+
+std::vector<int64_t> output_sizes(const Local& g, size_t axes) {
+  std::vector<int64_t> size{g.batch, g.groups * g.out_per_group};
+  size.insert(size.end(), g.output + 4 - axes, g.output + 2);
+  return size;
+}
+
+void check_dtypes(const at::Tensor& a, const char* a_name, const at::Tensor& b, const char* b_name) {
+  TORCH_CHECK(a.scalar_type() == b.scalar_type(), "locally connected: ", a_name, " is ", a.scalar_type(), " but ",
+              b_name, " is ", b.scalar_type());
+}
+
+void check_grad(const Local& g, const at::Tensor& grad, size_t axes) {
+  TORCH_CHECK(grad.sizes() == at::IntArrayRef(output_sizes(g, axes)),
+              "locally connected: expected an output gradient of shape ", at::IntArrayRef(output_sizes(g, axes)),
+              ", got ", grad.sizes());
+}
+
+// run(scratch, begin, end) over blocks of the units, in parallel where the multiply-adds are worth it.
+template <class A, class Run>
+void parallel(const Local& g, int64_t units, int64_t scratch_size, Run run) {
+  constexpr int64_t kWorthAThread = 1 << 18;
+  const int64_t unit = g.batch * g.groups * g.out_per_group * g.terms * g.positions / units + 1;
+  at::parallel_for(0, units, std::max<int64_t>(kWorthAThread / unit, 1), [&](int64_t begin, int64_t end) {
+    const Buffer<A> scratch(scratch_size);
+    run(scratch.get(), begin, end);
+  });
+}
+
+at::Tensor local_convolution(const at::Tensor& input, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
+                             at::IntArrayRef stride, at::IntArrayRef padding, at::IntArrayRef dilation,
+                             int64_t groups) {
+  const Local g = local_of(input.sizes(), weight.sizes(), {stride, padding, dilation, groups});
+  check_dtypes(input, "input", weight, "weight");
+  const at::Tensor x = input.contiguous(), w = weight.contiguous();
+  const at::Tensor y = at::empty(output_sizes(g, input.dim()), input.options());
+  const at::Tensor b = bias.has_value() && bias->defined() ? bias->contiguous() : at::Tensor();
+  if (b.defined()) {
+    check_dtypes(input, "input", b, "bias");
+    TORCH_CHECK(b.sizes() == y.sizes().slice(1), "locally connected: weight of shape ", weight.sizes(),
+                " expects a bias of shape ", y.sizes().slice(1), ", got ", b.sizes());
+  }
+  if (y.numel() > 0)
+    for_dtype("locally connected", input.scalar_type(), [&]<class T>(T) {
+      const auto& k = kernels<T>().local;
+      parallel<accumulator_t<T>>(g, k.forward_units(g), k.forward_scratch(g),
+                                 [&](auto* scratch, int64_t i, int64_t end) {
+                                   k.forward(g, data<T>(x), data<T>(w), b.defined() ? data<T>(b) : nullptr,
+                                             mutable_data<T>(y), scratch, i, end);
+                                 });
+    });
+  return y;
+}
+
+at::Tensor local_convolution_input_grad(const at::Tensor& grad, const at::Tensor& weight, at::IntArrayRef input_size,
+                                        at::IntArrayRef stride, at::IntArrayRef padding, at::IntArrayRef dilation,
+                                        int64_t groups) {
+  const Local g = local_of(input_size, weight.sizes(), {stride, padding, dilation, groups});
+  check_dtypes(grad, "output gradient", weight, "weight");
+  check_grad(g, grad, input_size.size());
+  const at::Tensor dy = grad.contiguous(), w = weight.contiguous();
+  const at::Tensor dx = at::empty(input_size, grad.options());
+  if (dx.numel() > 0)
+    for_dtype("locally connected", grad.scalar_type(), [&]<class T>(T) {
+      const auto& k = kernels<T>().local;
+      parallel<accumulator_t<T>>(g, k.input_grad_units(g), k.input_grad_scratch(g),
+                                 [&](auto* scratch, int64_t i, int64_t end) {
+                                   k.input_grad(g, data<T>(dy), data<T>(w), mutable_data<T>(dx), scratch, i, end);
+                                 });
+    });
+  return dx;
+}
+
+at::Tensor local_convolution_weight_grad(const at::Tensor& grad, const at::Tensor& input, at::IntArrayRef weight_size,
+                                         at::IntArrayRef stride, at::IntArrayRef padding, at::IntArrayRef dilation,
+                                         int64_t groups) {
+  const Local g = local_of(input.sizes(), weight_size, {stride, padding, dilation, groups});
+  check_dtypes(grad, "output gradient", input, "input");
+  check_grad(g, grad, input.dim());
+  const at::Tensor dy = grad.contiguous(), x = input.contiguous();
+  const at::Tensor dw = at::empty(weight_size, grad.options());
+  if (dw.numel() > 0)
+    for_dtype("locally connected", grad.scalar_type(), [&]<class T>(T) {
+      const auto& k = kernels<T>().local;
+      parallel<accumulator_t<T>>(g, k.weight_grad_units(g), k.weight_grad_scratch(g),
+                                 [&](auto* scratch, int64_t i, int64_t end) {
+                                   k.weight_grad(g, data<T>(dy), data<T>(x), mutable_data<T>(dw), scratch, i, end);
+                                 });
+    });
+  return dw;
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(torchconv, CPU, m) {
+  m.impl("local_convolution", local_convolution);
+  m.impl("local_convolution_input_grad", local_convolution_input_grad);
+  m.impl("local_convolution_weight_grad", local_convolution_weight_grad);
+}
+
+}  // namespace torchconv

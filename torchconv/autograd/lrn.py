@@ -1,0 +1,119 @@
+"""Local response normalisation as autograd Functions.
+
+With W the sum over a channel's window, Wᵀ its transpose, ``s = k + α/size · W(x²)``, ``c = 2αβ/size``:
+
+    y = x · s^−β
+    J v = v · s^−β − c · x · s^−(β+1) · W(x v)            along v, forward
+    Jᵀ ȳ = ȳ · s^−β − c · x · Wᵀ(ȳ x s^−(β+1))            the operator local_response_norm_grad
+
+``<ȳ, y>`` has a symmetric second derivative H in x, so the derivative of ``Jᵀ ȳ`` in x, either way, is one formula.
+J and H are composed of PyTorch's operators, whose own derivatives give the higher orders.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.nn.functional import avg_pool2d, pad
+
+from ._common import below_autograd, register
+
+
+def _window_sum(x: Tensor, size: int, transposed: bool = False) -> Tensor:
+    """W: the sum over ``c − size//2 ≤ j ≤ c + (size − 1)//2`` of x [N, C, *]; Wᵀ reaches as far the other way."""
+    reach = (size // 2, (size - 1) // 2)
+    before, after = reach[::-1] if transposed else reach
+    rows = pad(x.reshape(x.shape[0], 1, x.shape[1], -1), (0, 0, before, after))  # [N, 1, C, positions]
+    return avg_pool2d(rows, (size, 1), 1, divisor_override=1).reshape(x.shape)
+
+
+def _scale(x: Tensor, size: int, alpha: float, k: float) -> Tensor:
+    return k + alpha / size * _window_sum(x * x, size)
+
+
+def _along(v: Tensor, x: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor:
+    """J v: the derivative of y along v."""
+    s = _scale(x, size, alpha, k)
+    c = 2 * alpha * beta / size
+    return v * s**-beta - c * x * s ** (-beta - 1) * _window_sum(x * v, size)
+
+
+def _curvature(v: Tensor, grad: Tensor, x: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor:
+    """H v: the derivative of Jᵀ ȳ along v, in x."""
+    s = _scale(x, size, alpha, k)
+    c = 2 * alpha * beta / size
+    m, q = _window_sum(x * v, size), s ** (-beta - 1)
+    of_s = 2 * alpha * (beta + 1) / size * m * q / s  # minus the derivative of q along v
+    first, second = _window_sum(torch.cat([v * grad * q - of_s * grad * x, grad * x * q]), size, True).chunk(2)
+    return -c * (x * first + v * second + m * grad * q)
+
+
+class LocalResponseNorm(Function):
+    """y of input [N, C, *], size, alpha, beta and k."""
+
+    @staticmethod
+    def forward(*args: Any) -> Tensor:
+        return below_autograd("local_response_norm", *args)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        input, *ctx.options = inputs
+        ctx.save_for_backward(input)
+        ctx.save_for_forward(input)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple:
+        return local_response_norm_grad(grad, *ctx.saved_tensors, *ctx.options), *(None,) * 4
+
+    @staticmethod
+    def jvp(ctx: Any, input: Tensor, *_: Any) -> Tensor:
+        return _along(input, *ctx.saved_tensors, *ctx.options)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple, input: Tensor, *options: Any) -> tuple:
+        x = input.movedim(in_dims[0], 0)
+        return local_response_norm(x.flatten(0, 1), *options).unflatten(0, x.shape[:2]), 0
+
+
+class LocalResponseNormGrad(Function):
+    """Jᵀ ȳ of ȳ and the input [N, C, *], size, alpha, beta and k."""
+
+    @staticmethod
+    def forward(*args: Any) -> Tensor:
+        return below_autograd("local_response_norm_grad", *args)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        grad, input, *ctx.options = inputs
+        ctx.save_for_backward(grad, input)
+        ctx.save_for_forward(grad, input)
+
+    @staticmethod
+    def backward(ctx: Any, v: Tensor) -> tuple:
+        grad, x = ctx.saved_tensors
+        to_grad, to_input = ctx.needs_input_grad[:2]
+        return (
+            _along(v, x, *ctx.options) if to_grad else None,
+            _curvature(v, grad, x, *ctx.options) if to_input else None,
+            *(None,) * 4,
+        )
+
+    @staticmethod
+    def jvp(ctx: Any, of_grad: Tensor | None, of_input: Tensor | None, *_: Any) -> Tensor:
+        grad, x = ctx.saved_tensors
+        out = 0 if of_grad is None else local_response_norm_grad(of_grad, x, *ctx.options)
+        return out if of_input is None else out + _curvature(of_input, grad, x, *ctx.options)  # type: ignore[return-value]
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple, grad: Tensor, input: Tensor, *options: Any) -> tuple:
+        both = [
+            t.expand(info.batch_size, *t.shape) if at is None else t.movedim(at, 0)
+            for t, at in zip((grad, input), in_dims, strict=False)
+        ]
+        out = local_response_norm_grad(*(t.flatten(0, 1) for t in both), *options)
+        return out.unflatten(0, both[0].shape[:2]), 0
+
+
+local_response_norm = register("local_response_norm", LocalResponseNorm)
+local_response_norm_grad = register("local_response_norm_grad", LocalResponseNormGrad)

@@ -1,0 +1,262 @@
+"""Locally connected layers: convolutions whose filters differ from position to position.
+
+Tensors off the CPU and dtypes with no kernel here go through torch.nn.functional.unfold and fold.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..autograd.local import local_convolution, local_convolution_input_grad
+from .conv import Ints, Padding, _autocast, _batched, _has_kernel, _integer, _per_axis, _sides
+
+
+def _spatial(weight: Tensor, dims: int, name: str) -> tuple[list[int], list[int]]:
+    """The kernel's and the positions' sides of a weight [O, C/groups, kernel..., positions...]."""
+    if weight.dim() != 2 + 2 * dims:
+        raise RuntimeError(
+            f"{name}: expected a weight [out, in/groups, kernel..., positions...] of {2 + 2 * dims} axes, "
+            f"got shape {list(weight.shape)}"
+        )
+    return list(weight.shape[2 : 2 + dims]), list(weight.shape[2 + dims :])
+
+
+def _check(input: Tensor, weight: Tensor, bias: Tensor | None, channels: int, bias_size: list[int], name: str) -> None:
+    if input.shape[1] != channels:
+        raise RuntimeError(
+            f"{name}: weight of shape {list(weight.shape)} expects {channels} input channels, "
+            f"got input of shape {list(input.shape)}"
+        )
+    if bias is not None and list(bias.shape) != bias_size:
+        raise RuntimeError(
+            f"{name}: weight of shape {list(weight.shape)} expects a bias of shape {bias_size}, got {list(bias.shape)}"
+        )
+    for what, other in (("weight", weight), ("bias", bias)):
+        if other is not None and other.dtype != input.dtype:
+            raise RuntimeError(f"{name}: input is {input.dtype} but {what} is {other.dtype}")
+
+
+def _local_conv(
+    dims: int,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Ints,
+    padding: Padding,
+    dilation: Ints,
+    groups: int,
+) -> Tensor:
+    name = f"local_conv{dims}d"
+    kernel, positions = _spatial(weight, dims, name)
+    steps, gaps = _per_axis(stride, dims, "stride", name, 1), _per_axis(dilation, dims, "dilation", name, 1)
+    groups = _integer(groups, "groups", name)
+    if groups < 1 or weight.shape[0] % groups:
+        raise RuntimeError(f"{name}: groups={groups} does not divide the {weight.shape[0]} output channels")
+    x, batched = _batched(input, dims, name)
+    sides = _sides(padding, x.shape[2:], kernel, steps, gaps, name)
+    x, weight, bias = _autocast(x, weight, bias)
+    _check(x, weight, bias, weight.shape[1] * groups, [weight.shape[0], *positions], name)
+    sizes = [
+        (n + sum(pair) - d * (k - 1) - 1) // s + 1
+        for n, pair, k, s, d in zip(x.shape[2:], sides, kernel, steps, gaps, strict=True)
+    ]
+    if sizes != positions:
+        raise RuntimeError(
+            f"{name}: weight of shape {list(weight.shape)} is for {positions} positions, but input of shape "
+            f"{list(input.shape)} has {sizes} (stride={steps}, padding={sides}, dilation={gaps})"
+        )
+    window = (steps, [side for pair in sides for side in pair], gaps, groups)
+    if _has_kernel(x, weight, bias):
+        out = local_convolution(x, weight, bias, *window)
+    else:
+        out = _by_unfolding(x, weight, *window).unflatten(-1, positions)
+        out = out if bias is None else out + bias
+    return out if batched else out.squeeze(0)
+
+
+def _as_2d(x: Tensor) -> Tensor:
+    return x if x.dim() == 4 else x.unsqueeze(-2)
+
+
+def _two(values: Sequence[int], fill: int) -> tuple[int, ...]:
+    return (fill,) * (2 - len(values)) + tuple(values)
+
+
+def _by_unfolding(
+    x: Tensor, weight: Tensor, stride: list[int], padding: list[int], dilation: list[int], groups: int
+) -> Tensor:
+    """The definition, by way of PyTorch's own unfold: [N, O, positions]."""
+    dims = x.dim() - 2
+    padded = torch.nn.functional.pad(x, [side for a in reversed(range(dims)) for side in padding[2 * a : 2 * a + 2]])
+    columns = torch.nn.functional.unfold(
+        _as_2d(padded), _two(weight.shape[2 : 2 + dims], 1), _two(dilation, 1), 0, _two(stride, 1)
+    )
+    filters = weight.reshape(groups, weight.shape[0] // groups, -1, columns.shape[-1])
+    return torch.einsum("ngqt,goqt->ngot", columns.unflatten(1, (groups, -1)), filters).flatten(1, 2)
+
+
+def _local_conv_transpose(
+    dims: int,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Ints,
+    padding: Ints,
+    output_padding: Ints,
+    groups: int,
+    dilation: Ints,
+) -> Tensor:
+    name = f"local_conv_transpose{dims}d"
+    kernel, positions = _spatial(weight, dims, name)
+    steps, gaps = _per_axis(stride, dims, "stride", name, 1), _per_axis(dilation, dims, "dilation", name, 1)
+    cut, extra = (
+        _per_axis(padding, dims, "padding", name, 0),
+        _per_axis(output_padding, dims, "output_padding", name, 0),
+    )
+    groups = _integer(groups, "groups", name)
+    if groups < 1 or weight.shape[0] % groups:
+        raise RuntimeError(f"{name}: groups={groups} does not divide the {weight.shape[0]} input channels")
+    if any(e >= s and e >= d for e, s, d in zip(extra, steps, gaps, strict=True)):
+        raise RuntimeError(
+            f"{name}: output_padding must be smaller than either stride or dilation, got output_padding {extra}, "
+            f"stride {steps}, dilation {gaps}"
+        )
+    x, batched = _batched(input, dims, name)
+    if list(x.shape[2:]) != positions:
+        raise RuntimeError(
+            f"{name}: weight of shape {list(weight.shape)} is for inputs of size {positions}, "
+            f"got input of shape {list(input.shape)}"
+        )
+    size = [
+        (n - 1) * s - 2 * p + d * (k - 1) + e + 1
+        for n, s, p, d, k, e in zip(positions, steps, cut, gaps, kernel, extra, strict=True)
+    ]
+    if any(n < 1 for n in size):
+        raise RuntimeError(f"{name}: input of shape {list(input.shape)} gives an output of spatial size {size}")
+    channels = weight.shape[1] * groups
+    x, weight, bias = _autocast(x, weight, bias)
+    _check(x, weight, bias, weight.shape[0], [channels, *size], name)
+    flat = [side for p, e in zip(cut, extra, strict=True) for side in (p, p - e)]
+    if _has_kernel(x, weight, bias):
+        out = local_convolution_input_grad(x, weight, [x.shape[0], channels, *size], steps, flat, gaps, groups)
+    else:
+        out = _by_folding(x, weight, size, steps, cut, gaps, groups)
+    out = out if bias is None else out + bias
+    return out if batched else out.squeeze(0)
+
+
+def _by_folding(
+    x: Tensor,
+    weight: Tensor,
+    size: list[int],
+    stride: list[int],
+    cut: list[int],
+    dilation: list[int],
+    groups: int,
+) -> Tensor:
+    dims = x.dim() - 2
+    kernel = weight.shape[2 : 2 + dims]
+    filters = weight.reshape(groups, weight.shape[0] // groups, -1, math.prod(x.shape[2:]))
+    columns = torch.einsum("ngot,goqt->ngqt", x.flatten(2).unflatten(1, (groups, -1)), filters).flatten(1, 2)
+    whole = [(n - 1) * s + d * (k - 1) + 1 for n, s, d, k in zip(x.shape[2:], stride, dilation, kernel, strict=True)]
+    # Fold takes the size that the windows fill: cut and padded to the wanted one afterwards.
+    out = torch.nn.functional.fold(columns, _two(whole, 1), _two(kernel, 1), _two(dilation, 1), 0, _two(stride, 1))
+    out = out.reshape(out.shape[0], out.shape[1], *whole)
+    sides = [(-p, n - (w - p)) for p, n, w in zip(cut, size, whole, strict=True)]
+    return torch.nn.functional.pad(out, [side for pair in reversed(sides) for side in pair])
+
+
+_LOCAL_DOC = """Locally connected layer: a convolution whose filters differ from position to position.
+
+    ``out[n, o, t] = bias[o, t] + Σ_c Σ_k weight[o, c, k, t] · input[n, c, t·stride − padding + k·dilation]``,
+    where an input position off the map reads 0. No unfolded copy of the input is kept, nor made of more than a block of
+    it at a time.
+
+    Args:
+        input: [N, C, {axes}] or [C, {axes}].
+        weight: [O, C/groups, kernel..., positions...]: positions last, so that vectors lie along them.
+        bias: [O, positions...] or None.
+        stride, dilation: one integer or {dims}.
+        padding: as ``conv{dims}d``'s: integers, a pair (before, after) for each axis, ``'valid'`` or ``'same'``.
+        groups: channels are cut into so many independent layers.
+
+    Returns:
+        [N, O, positions...] or [O, positions...], contiguous.
+
+    Raises:
+        RuntimeError: shapes that do not fit, among them an input of another size than the weight's positions are for.
+    """
+
+_LOCAL_TRANSPOSE_DOC = """The transpose of a locally connected layer, its input gradient, run forward.
+
+    ``out[n, c, t·stride − padding + k·dilation] += weight[s, c, k, t] · input[n, s, t]``, plus the bias.
+
+    Args:
+        input: [N, S, {axes}] or [S, {axes}].
+        weight: [S, C/groups, kernel..., {axes}].
+        bias: [C, output...] or None.
+        stride, padding, output_padding, groups, dilation: as ``conv_transpose{dims}d``'s.
+
+    Returns:
+        [N, C, *] (or [C, *]) with sides ``(side − 1)·stride − 2·padding + dilation·(kernel − 1) + output_padding + 1``.
+
+    Raises:
+        RuntimeError: shapes that do not fit.
+    """
+
+
+def local_conv1d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Ints = 1,
+    padding: Padding = 0,
+    dilation: Ints = 1,
+    groups: int = 1,
+) -> Tensor:
+    return _local_conv(1, input, weight, bias, stride, padding, dilation, groups)
+
+
+def local_conv2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Ints = 1,
+    padding: Padding = 0,
+    dilation: Ints = 1,
+    groups: int = 1,
+) -> Tensor:
+    return _local_conv(2, input, weight, bias, stride, padding, dilation, groups)
+
+
+def local_conv_transpose1d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Ints = 1,
+    padding: Ints = 0,
+    output_padding: Ints = 0,
+    groups: int = 1,
+    dilation: Ints = 1,
+) -> Tensor:
+    return _local_conv_transpose(1, input, weight, bias, stride, padding, output_padding, groups, dilation)
+
+
+def local_conv_transpose2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Ints = 1,
+    padding: Ints = 0,
+    output_padding: Ints = 0,
+    groups: int = 1,
+    dilation: Ints = 1,
+) -> Tensor:
+    return _local_conv_transpose(2, input, weight, bias, stride, padding, output_padding, groups, dilation)
+
+
+for _dims, _pair in enumerate(((local_conv1d, local_conv_transpose1d), (local_conv2d, local_conv_transpose2d)), 1):
+    for _function, _doc in zip(_pair, (_LOCAL_DOC, _LOCAL_TRANSPOSE_DOC), strict=True):
+        _function.__doc__ = _doc.format(dims=_dims, axes=("W", "H, W")[_dims - 1])
