@@ -2,8 +2,8 @@
 
 Each class is a subclass of its namesake in torch.nn and holds the same parameters, buffers and attributes, so that
 isinstance checks, initialisation schemes, pruning, parametrizations and state_dicts go on working. ConvReLU1d, 2d and
-3d have no namesake there: they are Conv1d, 2d and 3d with a ReLU at the end. Nor have DepthwiseSeparableConv2d, which is
-two Conv2d, the locally connected layers and the learned poolings: convert leaves those out.
+3d have no namesake there: they are Conv1d, 2d and 3d with a ReLU at the end. Nor have DepthwiseSeparableConv2d, which
+is two Conv2d, the locally connected layers and the learned poolings: convert leaves those out.
 """
 
 from .conv import (
