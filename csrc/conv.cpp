@@ -3,6 +3,8 @@
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
+#include <algorithm>
+
 #include "correlate.h"
 #include "depthwise.h"
 #include "dispatch.h"
@@ -77,13 +79,14 @@ void run_input_grad(const ConvParams& p, Algorithm algorithm, const at::Tensor& 
     }
     case Algorithm::depthwise: return depthwise_input_grad(p, gy, weight, gx);
     case Algorithm::fft: return fft_input_grad(p, gy, weight, gx);
-    case Algorithm::winograd:
-      for (const TappedGather& g : input_grad_gathers(p, vx, vy, vw))  // several where the first axis has strides
-        if (g.gather.tap_count > 0)
-          run_winograd<T>(g.gather, p.channels_last, from, w, nullptr, to);
-        else
-          run_gather<T>({g}, p.channels_last, Algorithm::direct, from, w, nullptr, to);
+    case Algorithm::winograd: {
+      const auto gathers = input_grad_gathers(p, vx, vy, vw);  // several where the first axis has strides
+      const auto empty = [](const TappedGather& g) { return g.gather.tap_count == 0; };
+      if (std::any_of(gathers.begin(), gathers.end(), empty)) gx.zero_();
+      for (const TappedGather& g : gathers)
+        if (!empty(g)) run_winograd<T>(g.gather, p.channels_last, from, w, nullptr, to);
       return;
+    }
     case Algorithm::direct:
     case Algorithm::gemm:
       return run_gather<T>(input_grad_gathers(p, vx, vy, vw), p.channels_last, algorithm, from, w, nullptr, to);

@@ -109,10 +109,10 @@ def chosen(direction: str, input: list[int], weight: list[int], groups: int = 1,
 @pytest.mark.parametrize("direction", ["forward", "input_grad", "weight_grad"])
 def test_picked_for_large_kernels_alone(direction: str) -> None:
     assert chosen(direction, [8, 64, 56, 56], [64, 64, 11, 11])[0] == "fft"
-    assert chosen(direction, [8, 96, 56, 56], [96, 1, 31, 31], groups=96)[0] == "fft"
+    assert chosen(direction, [8, 96, 112, 112], [96, 1, 63, 63], groups=96)[0] == "fft"
     assert chosen(direction, [8, 64, 56, 56], [64, 64, 3, 3])[0] == "winograd"
     assert chosen(direction, [8, 3, 64, 64], [32, 3, 7, 7])[0] == "direct"
-    assert chosen(direction, [8, 96, 56, 56], [96, 1, 5, 5], groups=96)[0] == "depthwise"
+    assert chosen(direction, [8, 96, 56, 56], [96, 1, 21, 21], groups=96)[0] == "depthwise"
     assert chosen(direction, [8, 8, 64], [8, 8, 1])[0] == "direct"
 
 
