@@ -25,8 +25,8 @@ from .pool import (
     max_pool3d,
     max_pool3d_with_indices,
 )
-from .unpool import max_unpool1d, max_unpool2d, max_unpool3d
 from .transform import transform_conv1d, transform_conv2d, transform_conv3d, transform_filters
+from .unpool import max_unpool1d, max_unpool2d, max_unpool3d
 
 __all__ = [
     "adaptive_avg_pool1d",
