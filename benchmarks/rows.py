@@ -133,7 +133,9 @@ def _pool(name: str, batch: int, channels: int, side: int, options: dict[str, An
 
 def rows(batch: int | None = None) -> list[Row]:
     """Every row, in its own batch or in the one given."""
-    table = [*_square(), *_rest(), *pools(), *_depthwise(), *_norms()]
+    from .rows_transform import transform_rows  # here: its rows are made of this module's
+
+    table = [*_square(), *_rest(), *pools(), *_depthwise(), *_norms(), *transform_rows()]
     return [replace(row, input=(batch or row.input[0], *row.input[1:])) for row in table]
 
 

@@ -3,6 +3,7 @@
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
+#include "conv.h"
 #include "dispatch.h"
 #include "kernels/kernels.h"
 #include "params.h"
@@ -59,6 +60,8 @@ std::tuple<at::Tensor, at::Tensor> relu_bias_grad(const at::Tensor& grad, const 
 }
 
 }  // namespace
+
+at::Tensor run_convolution_bias_grad(const at::Tensor& grad) { return convolution_bias_grad(grad); }
 
 TORCH_LIBRARY_IMPL(torchconv, CPU, m) {
   m.impl("convolution_bias_grad", convolution_bias_grad);

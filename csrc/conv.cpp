@@ -1,4 +1,6 @@
 // The convolution operators: check once, choose an algorithm, allocate, and run its kernel over blocks in parallel.
+#include "conv.h"
+
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
@@ -228,6 +230,24 @@ std::tuple<std::string, std::vector<std::string>, int64_t, double> explain(
 }
 
 }  // namespace
+
+at::Tensor run_convolution(const at::Tensor& input, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
+                           const Window& window, std::string_view algorithm) {
+  return convolution<false>(input, weight, bias, window.stride, window.padding, window.dilation, window.groups,
+                            algorithm);
+}
+
+at::Tensor run_convolution_input_grad(const at::Tensor& grad, const at::Tensor& weight, at::IntArrayRef input_size,
+                                      const Window& window, std::string_view algorithm) {
+  return convolution_input_grad(grad, weight, input_size, window.stride, window.padding, window.dilation, window.groups,
+                                algorithm);
+}
+
+at::Tensor run_convolution_weight_grad(const at::Tensor& grad, const at::Tensor& input, at::IntArrayRef weight_size,
+                                       const Window& window, std::string_view algorithm) {
+  return convolution_weight_grad(grad, input, weight_size, window.stride, window.padding, window.dilation,
+                                 window.groups, algorithm, at::MemoryFormat::Contiguous);
+}
 
 TORCH_LIBRARY_IMPL(torchconv, CPU, m) {
   m.impl("convolution", convolution<false>);

@@ -95,4 +95,36 @@ TORCH_LIBRARY(torchconv, m) {
   // Normalisation over windows of neighbouring channels, and its derivative.
   m.def("local_response_norm(Tensor input, SymInt size, float alpha, float beta, float k) -> Tensor");
   m.def("local_response_norm_grad(Tensor grad, Tensor input, SymInt size, float alpha, float beta, float k) -> Tensor");
+
+  // Filters under transforms: a sparse map in rows (pointers, columns, values) from a filter's taps to those of its T
+  // transformed copies, its transpose, and its derivative to its values. [D, C, *kernel] <-> [D*T, C, *kernel_size].
+  m.def(
+      "transform_filters(Tensor weight, Tensor pointers, Tensor columns, Tensor values, SymInt[] kernel_size)"
+      " -> Tensor");
+  m.def(
+      "transform_filters_transpose(Tensor grad, Tensor pointers, Tensor columns, Tensor values, SymInt[] kernel_size)"
+      " -> Tensor");
+  m.def("transform_values_grad(Tensor grad, Tensor weight, Tensor pointers, Tensor columns) -> Tensor");
+
+  // A convolution whose maps, T neighbours for each filter, are reduced to one: by their maximum (and which it is), by
+  // taking a given one of them, by their Euclidean norm.
+  m.def(
+      "convolution_max(Tensor input, Tensor weight, Tensor? bias, SymInt transforms, SymInt[] stride, SymInt[] padding,"
+      " SymInt[] dilation, SymInt groups, str algorithm) -> (Tensor, Tensor)");
+  m.def(
+      "convolution_select(Tensor input, Tensor weight, Tensor winners, SymInt[] stride, SymInt[] padding,"
+      " SymInt[] dilation, SymInt groups, str algorithm) -> Tensor");
+  m.def(
+      "convolution_select_input_grad(Tensor grad, Tensor winners, Tensor weight, SymInt[] input_size, SymInt[] stride,"
+      " SymInt[] padding, SymInt[] dilation, SymInt groups, str algorithm) -> Tensor");
+  m.def(
+      "convolution_select_weight_grad(Tensor grad, Tensor winners, Tensor input, SymInt[] weight_size,"
+      " SymInt[] stride, SymInt[] padding, SymInt[] dilation, SymInt groups, str algorithm) -> Tensor");
+  m.def(
+      "convolution_norm(Tensor input, Tensor weight, Tensor? bias, SymInt transforms, SymInt[] stride,"
+      " SymInt[] padding, SymInt[] dilation, SymInt groups, str algorithm) -> Tensor");
+  m.def(
+      "convolution_norm_grad(Tensor grad, Tensor output, Tensor input, Tensor weight, Tensor? bias, bool to_input,"
+      " bool to_weight, bool to_bias, SymInt[] stride, SymInt[] padding, SymInt[] dilation, SymInt groups,"
+      " str algorithm) -> (Tensor, Tensor, Tensor)");
 }

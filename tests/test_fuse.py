@@ -104,7 +104,12 @@ def test_the_networks_of_train(name, home):
         stock = copy.deepcopy(model).train(training).double()
         ours = torchconv.convert(copy.deepcopy(stock), fuse=True, report=(left := []))
         assert not left
-        expected = {"lenet5": {"Conv2d"}, "alexnet": {"Conv2d", "ConvReLU2d"}, "vgg16": {"ConvBatchNormReLU2d"}}
+        expected = {
+            "lenet5": {"Conv2d"},
+            "alexnet": {"Conv2d", "ConvReLU2d"},
+            "vgg16": {"ConvBatchNormReLU2d"},
+            "z2cnn": {"Conv2d", "ConvBatchNormReLU2d"},
+        }
         assert set(kinds(ours)) == expected[name]
         assert errors(run(ours, x), run(stock, x)).max() < 1e-9
 

@@ -20,8 +20,9 @@ from torch import Generator, Tensor, nn
 
 from train.__main__ import main
 from train._torchvision import torchvision
-from train.data import SOURCES, Data, EvenBatches, ImageBatches, random_flip, random_shift, split
-from train.models import MODELS, build
+from train.data import SOURCES, Data, EvenBatches, ImageBatches, random_flip, random_shift, rotate, split
+from train.equivariant import PLAIN
+from train.models import MODELS, OWN_MODELS, build, initialise
 from train.module import Classifier, cosine, one_cycle
 from train.report import learning_curve, read_metrics, summary
 
@@ -85,6 +86,9 @@ PARAMETERS: dict[str, Callable[[int], int]] = {
         + dense(256 * 3 * 3, 1024, 1024, 10)
     ),
     "vgg16": vgg_parameters,
+    "z2cnn": lambda c: (
+        sum(conv(a, b, 3, bias=False) + 2 * b for a, b in itertools.pairwise((c, *PLAIN))) + conv(22, 10, 4)
+    ),
 }
 
 
@@ -98,6 +102,22 @@ def test_shapes_and_parameters(name: str, channels: int) -> None:
 
 def test_lenet_has_the_published_number_of_parameters() -> None:
     assert PARAMETERS["lenet5"](1) == 61_706
+
+
+def test_networks_for_rotated_digits() -> None:
+    """As many parameters within 1%, drawn by `initialise`, and answers that quarter turns do not change."""
+    sizes = {name: sum(p.numel() for p in build(name, in_channels=1).parameters()) for name in ("z2cnn", *OWN_MODELS)}
+    assert sizes == {"z2cnn": 24_785, "ticnn": 24_785, "p4cnn": 24_620}
+    images = torch.randn(3, 1, 32, 32)
+    for name in OWN_MODELS:
+        model = build(name, in_channels=1).eval()
+        assert model(images).shape == (3, 10)
+        torch.testing.assert_close(model(images.rot90(1, (2, 3))), model(images), rtol=1e-3, atol=1e-3)
+        first = next(m for m in model.modules() if hasattr(m, "convolution_size"))
+        with torch.no_grad():
+            first.weight.fill_(7)
+        initialise(model)
+        assert first.weight.detach().std().item() == pytest.approx((2 / 9) ** 0.5, rel=0.25)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -163,7 +183,7 @@ def check_normalised(data: Data) -> None:
     assert images.dtype == torch.float32
     assert labels.dtype == torch.int64
     assert labels.unique().tolist() == list(range(10))
-    if data.name == "mnist":
+    if data.name in ("mnist", "rotmnist"):
         images = images[:, :, 2:-2, 2:-2]  # Its mean and deviation are those without the margin.
     assert images.mean((0, 2, 3)).abs().max() < 0.005
     assert (images.std((0, 2, 3)) - 1).abs().max() < 0.005
@@ -235,6 +255,19 @@ def test_flip_mirrors_about_half() -> None:
     assert 400 < mirrored.sum() < 600
 
 
+def test_rotation() -> None:
+    images = torch.randint(255, (3, 2, 8, 8), dtype=torch.uint8)
+    angles = torch.tensor([0, 1, 2]) * torch.pi / 2
+    turned = rotate(images, angles)
+    assert turned.dtype == torch.uint8
+    assert torch.equal(turned, torch.stack([image.rot90(k, (1, 2)) for k, image in enumerate(images)]))
+    disc = torch.zeros(1, 1, 32, 32, dtype=torch.uint8)
+    disc[:, :, 12:20, 12:20] = 200
+    turned = rotate(disc, torch.tensor([0.7]))
+    assert abs(turned.float().mean() / disc.float().mean() - 1) < 0.02
+    assert not torch.equal(turned, disc)
+
+
 @pytest.mark.parametrize("name", SOURCES)
 def test_augmented_batch(name: str) -> None:
     source = SOURCES[name]
@@ -249,14 +282,17 @@ def test_augmented_batch(name: str) -> None:
 
 
 @pytest.mark.skipif(not FULL_DATA, reason="TORCHCONV_DATA does not name a directory with the full data sets")
-@pytest.mark.parametrize(("name", "train_images"), [("mnist", 55_000), ("cifar10", 45_000)])
-def test_full_data(name: str, train_images: int) -> None:
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [("mnist", [55_000, 5000, 10_000]), ("cifar10", [45_000, 5000, 10_000]), ("rotmnist", [10_000, 2000, 50_000])],
+)
+def test_full_data(name: str, sizes: list[int]) -> None:
     data = Data(name, root=FULL_DATA or "")
     data.setup()
     assert {part: tuple(images.shape[2:]) for part, (images, _) in data.splits.items()} == dict.fromkeys(
         ("train", "validation", "test"), (32, 32)
     )
-    assert [len(data.splits[part][1]) for part in ("train", "validation", "test")] == [train_images, 5000, 10_000]
+    assert [len(data.splits[part][1]) for part in ("train", "validation", "test")] == sizes
     check_normalised(data)
 
 
@@ -363,7 +399,7 @@ REFUSED = {
     "subcommand": (["fight"], "'fight'"),
     "option": (["fit", "--model.depth", "3"], "model.depth"),
     "model": (["fit", "--model.name", "lenet6"], "unknown model 'lenet6': there are lenet5, alexnet, vgg16"),
-    "data": (["fit", "--data.name", "digit"], "unknown data set 'digit': there are digits, mnist, cifar10"),
+    "data": (["fit", "--data.name", "digit"], "unknown data set 'digit': there are digits, mnist, rotmnist, cifar10"),
     "fuse": (
         ["fit", "--model.backend", "torch", "--model.fuse", "true"],
         "fuse is torchconv's, but the backend is 'torch'",

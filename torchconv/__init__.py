@@ -7,9 +7,9 @@ replaces every stock convolution and pooling layer of a model by one of ours, sh
 
 __version__ = "0.1.0"
 
-from . import _library, ops  # isort: skip  (register the operators: everything below needs them)
+from . import _library, ops, ops_transform  # isort: skip  (register the operators: everything below needs them)
 
-from . import functional, nn
+from . import functional, nn, testing, transforms
 from .convert import convert, enabled, revert
 from .explain import explain
 from .functional import conv_matrix
@@ -30,4 +30,6 @@ __all__ = [
     "revert",
     "scan",
     "set_conv_precision",
+    "testing",
+    "transforms",
 ]

@@ -3,7 +3,8 @@
 import math
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -14,6 +15,13 @@ from ._classes import OURS, STOCK
 from .functional.conv import KERNEL_DTYPES
 
 _STOCK = tuple(STOCK)
+# Layers that expand their filters and are then a plain convolution, reduced or not.
+_EXPANDED = (
+    nn.GroupConv2d,
+    nn.TransformInvariantConv1d,
+    nn.TransformInvariantConv2d,
+    nn.TransformInvariantConv3d,
+)
 
 
 def _named(word: str) -> tuple[type[torch.nn.Module], ...]:
@@ -24,7 +32,7 @@ _TRANSPOSES = _named("ConvTranspose")
 _CONVS = tuple(cls for cls in _named("Conv") if cls not in _TRANSPOSES)
 _LOCALS = _named("LocallyConnected")  # which torch.nn lacks
 _OURS = (*OURS, *_LOCALS)
-_WATCHED: tuple[type[torch.nn.Module], ...] = (*_STOCK, *_LOCALS)
+_WATCHED: tuple[type[torch.nn.Module], ...] = (*_STOCK, *_LOCALS, *_EXPANDED)
 _MAX_POOLS, _LP_POOLS = _named("MaxPool"), _named("LPPool")
 
 DIRECTIONS = ("forward", "input_grad", "weight_grad")
@@ -186,6 +194,8 @@ class _Watch:
 def _rows(name: str, module: Any, given: Any, output: Any, kept: int) -> list[Row]:
     """The rows of one call of one layer, on the input `given`, with this `output`."""
     layer = type(module).__name__
+    if isinstance(module, _EXPANDED):
+        return _expanded_rows(name, module, given, output, kept)
     if not isinstance(module, _OURS):
         return [Row(name, layer, "forward", "built-in", ("not a layer of torchconv: see convert",), kept_bytes=kept)]
     if isinstance(module, _CONVS + _TRANSPOSES):
@@ -253,6 +263,28 @@ def _local_rows(name: str, module: Any, given: Tensor, output: Tensor, kept: int
         known["kept_bytes"] = kept if direction == "forward" else 0
         rows.append(Row(name, type(module).__name__, direction, algorithm, refused, **known, error_bound=bound))
     return rows
+
+
+def _expanded_rows(name: str, module: Any, given: Tensor, output: Tensor, kept: int) -> list[Row]:
+    """The plain convolution that a layer of expanded filters is, its maps not yet reduced."""
+    n, size = len(module.kernel_size), module.convolution_size
+    shape = [*output.shape[: -n - 1], size[0], *output.shape[-n:]]
+    last = torch.channels_last if n == 2 else torch.channels_last_3d
+    layout = last if _is_channels_last(output, n) and output.dim() == n + 2 else torch.contiguous_format
+    maps = output.new_empty(shape).contiguous(memory_format=layout)
+    plain = SimpleNamespace(
+        kernel_size=size[2:],
+        weight=torch.empty(size, device="meta"),
+        bias=module.bias,
+        stride=module.stride,
+        dilation=module.dilation,
+        groups=module.groups,
+        padding_mode=module.padding_mode,
+        algorithm=module.algorithm,
+        _pad_amounts=module._pad_amounts,
+    )
+    rows = _conv_rows(name, plain, given, maps, kept)
+    return [replace(row, layer=type(module).__name__) for row in rows]
 
 
 def _padding(module: Any, size: list[int]) -> list[int]:

@@ -1,4 +1,5 @@
-"""LeNet-5, AlexNet and VGG-16 for images of 32x32 pixels, each a function of the namespace its layers come from.
+"""LeNet-5, AlexNet and VGG-16 for images of 32x32 pixels, each a function of the namespace its layers come from; those
+for rotated digits are in train/equivariant.py.
 
 ``lenet5(torchconv.nn)`` and ``lenet5(torch.nn)`` are the same network: for the same seed the same parameters under the
 same names, computed by different operators. All take [B, in_channels, 32, 32] to logits [B, num_classes].
@@ -6,10 +7,12 @@ same names, computed by different operators. All take [B, in_channels, 32, 32] t
 
 import importlib
 from types import ModuleType
+from typing import Any
 
 from torch import nn as torch_nn
 from torch.nn import BatchNorm2d, Dropout, Flatten, Linear, ReLU, Sequential
 
+from train.equivariant import p4cnn, ticnn, z2cnn
 from train.errors import InputError, one_line
 
 
@@ -58,7 +61,8 @@ def vgg16(nn: ModuleType, in_channels: int = 3, num_classes: int = 10) -> Sequen
     return Sequential(*layers)
 
 
-MODELS = {"lenet5": lenet5, "alexnet": alexnet, "vgg16": vgg16}
+MODELS = {"lenet5": lenet5, "alexnet": alexnet, "vgg16": vgg16, "z2cnn": z2cnn}
+OWN_MODELS = {"ticnn": ticnn, "p4cnn": p4cnn}  # of layers that torch.nn has not
 BACKENDS = {"torchconv": "torchconv.nn", "torch": "torch.nn"}
 
 
@@ -66,15 +70,18 @@ def build(
     name: str, backend: str = "torchconv", in_channels: int = 3, num_classes: int = 10, fuse: bool = False
 ) -> Sequential:
     """The named network with layers from the named backend, its weights drawn by `initialise`; `fuse` is convert's."""
-    if name not in MODELS:
-        raise InputError(f"unknown model '{name}': there are {', '.join(MODELS)}")
+    models = {**MODELS, **OWN_MODELS}
+    if name not in models:
+        raise InputError(f"unknown model '{name}': there are {', '.join(models)}")
     if backend not in BACKENDS:
         raise InputError(f"unknown backend '{backend}': there are {', '.join(BACKENDS)}")
+    if name in OWN_MODELS and backend == "torch":
+        raise InputError(f"model '{name}' has layers that backend 'torch' has not: give --model.backend torchconv")
     try:
         namespace = importlib.import_module(BACKENDS[backend])
     except ImportError as error:
         raise InputError(f"backend '{backend}' cannot be imported: {one_line(error)}") from error
-    model = MODELS[name](namespace, in_channels, num_classes)
+    model = models[name](namespace, in_channels, num_classes)
     initialise(model)
     if fuse and backend != "torchconv":
         raise InputError(f"fuse is torchconv's, but the backend is '{backend}'")
@@ -83,8 +90,9 @@ def build(
 
 def initialise(model: torch_nn.Module) -> None:
     """Weights from He's normal distribution, which keeps the variance through ReLUs; biases zero. He et al., 2015."""
+    module: Any
     for module in model.modules():
-        if isinstance(module, torch_nn.Conv2d | Linear):
+        if isinstance(module, torch_nn.Conv2d | Linear) or hasattr(module, "convolution_size"):  # ours: expanded
             torch_nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
             if module.bias is not None:
                 torch_nn.init.zeros_(module.bias)

@@ -11,6 +11,7 @@
 #include "local_kernels.h"
 #include "lrn_kernels.h"
 #include "pool_kernels.h"
+#include "transform_kernels.h"
 #include "winograd_kernels.h"
 
 namespace torchconv {
@@ -29,6 +30,7 @@ struct KernelSet {
   ComplexKernels<accumulator_t<T>> complex;
   LocalKernels<T> local;
   LocalNormKernels<T> local_norm;
+  TransformKernels<T> transform;
 };
 
 // Types that have Winograd kernels; float64 has none, since it is asked for where rounding matters.
@@ -40,6 +42,7 @@ struct KernelSet<float> {
   ComplexKernels<accumulator_t<float>> complex;
   LocalKernels<float> local;
   LocalNormKernels<float> local_norm;
+  TransformKernels<float> transform;
   WinogradKernels<float> winograd;
 };
 template <>
@@ -50,6 +53,7 @@ struct KernelSet<bfloat16> {
   ComplexKernels<accumulator_t<bfloat16>> complex;
   LocalKernels<bfloat16> local;
   LocalNormKernels<bfloat16> local_norm;
+  TransformKernels<bfloat16> transform;
   WinogradKernels<bfloat16> winograd;
 };
 

@@ -9,6 +9,7 @@ namespace TORCHCONV_CAPABILITY {
 #include "pool.inl"
 #include "local.inl"
 #include "lrn.inl"
+#include "transform.inl"
 #include "winograd.inl"
 #include "norm.inl"
 #include "complex.inl"
@@ -16,11 +17,11 @@ namespace TORCHCONV_CAPABILITY {
 template <class T>
 constexpr KernelSet<T> kernel_set() {
   if constexpr (sizeof(T) < sizeof(double))
-    return {conv_kernels<T>(),  pool_kernels<T>(),       norm_kernels<T>(),    {complex_products<accumulator_t<T>>},
-            local_kernels<T>(), local_norm_kernels<T>(), winograd_kernels<T>()};
+    return {conv_kernels<T>(),  pool_kernels<T>(),       norm_kernels<T>(),      {complex_products<accumulator_t<T>>},
+            local_kernels<T>(), local_norm_kernels<T>(), transform_kernels<T>(), winograd_kernels<T>()};
   else
-    return {conv_kernels<T>(),  pool_kernels<T>(),      norm_kernels<T>(), {complex_products<accumulator_t<T>>},
-            local_kernels<T>(), local_norm_kernels<T>()};
+    return {conv_kernels<T>(),  pool_kernels<T>(),       norm_kernels<T>(),     {complex_products<accumulator_t<T>>},
+            local_kernels<T>(), local_norm_kernels<T>(), transform_kernels<T>()};
 }
 }  // namespace TORCHCONV_CAPABILITY
 

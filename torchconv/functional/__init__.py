@@ -25,6 +25,7 @@ from .pool import (
     max_pool3d,
     max_pool3d_with_indices,
 )
+from .transform import transform_conv1d, transform_conv2d, transform_conv3d, transform_filters
 from .unpool import max_unpool1d, max_unpool2d, max_unpool3d
 
 __all__ = [
@@ -62,4 +63,8 @@ __all__ = [
     "max_unpool1d",
     "max_unpool2d",
     "max_unpool3d",
+    "transform_conv1d",
+    "transform_conv2d",
+    "transform_conv3d",
+    "transform_filters",
 ]

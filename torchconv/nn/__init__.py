@@ -3,7 +3,8 @@
 Each class is a subclass of its namesake in torch.nn and holds the same parameters, buffers and attributes, so that
 isinstance checks, initialisation schemes, pruning, parametrizations and state_dicts go on working. ConvReLU1d, 2d and
 3d have no namesake there: they are Conv1d, 2d and 3d with a ReLU at the end. Nor have DepthwiseSeparableConv2d, which
-is two Conv2d, the locally connected layers and the learned poolings: convert leaves those out.
+is two Conv2d, the locally connected layers, those of transformed filters and the learned poolings: convert leaves
+those out.
 """
 
 from .conv import (
@@ -17,6 +18,7 @@ from .conv import (
     ConvTranspose2d,
     ConvTranspose3d,
 )
+from .group import GroupBatchNorm2d, GroupConv2d, GroupPool2d
 from .learned_pool import BlockPool2d, LearnedPool2d
 from .local import (
     LocallyConnected1d,
@@ -46,6 +48,7 @@ from .pool import (
     MaxUnpool3d,
 )
 from .separable import DepthwiseSeparableConv2d
+from .transform import TransformInvariantConv1d, TransformInvariantConv2d, TransformInvariantConv3d
 
 __all__ = [
     "AdaptiveAvgPool1d",
@@ -68,6 +71,9 @@ __all__ = [
     "ConvTranspose2d",
     "ConvTranspose3d",
     "DepthwiseSeparableConv2d",
+    "GroupBatchNorm2d",
+    "GroupConv2d",
+    "GroupPool2d",
     "LPPool1d",
     "LPPool2d",
     "LPPool3d",
@@ -83,4 +89,7 @@ __all__ = [
     "MaxUnpool1d",
     "MaxUnpool2d",
     "MaxUnpool3d",
+    "TransformInvariantConv1d",
+    "TransformInvariantConv2d",
+    "TransformInvariantConv3d",
 ]

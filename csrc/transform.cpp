@@ -1,0 +1,157 @@
+// The operators of filters under transforms: the sparse map, its transpose, and its derivative to its own weights.
+#include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
+#include <torch/library.h>
+
+#include <algorithm>
+
+#include "buffer.h"
+#include "dispatch.h"
+#include "kernels/kernels.h"
+
+namespace torchconv {
+namespace {
+
+int64_t product(at::IntArrayRef sizes) {
+  int64_t all = 1;
+  for (const int64_t size : sizes) all *= size;
+  return all;
+}
+
+void check_map(const char* name, const FilterMap& map, const at::Tensor& pointers, const at::Tensor& columns) {
+  const int64_t rows = pointers.numel() - 1, entries = columns.numel();
+  const bool ordered = std::is_sorted(map.pointers, map.pointers + rows + 1);
+  TORCH_CHECK(ordered && map.pointers[0] == 0 && map.pointers[rows] == entries, name, ": the map's ", rows + 1,
+              " row pointers must rise from 0 to its ", entries, " entries, got ", map.pointers[0], " to ",
+              map.pointers[rows], ordered ? "" : " in disorder");
+  for (int64_t e = 0; e < entries; ++e)
+    TORCH_CHECK(map.columns[e] >= 0 && map.columns[e] < map.taps, name, ": the map's entry ", e, " reads tap ",
+                map.columns[e], " of a filter of ", map.taps);
+}
+
+// The map between filters [D, C, taps...] and [D·T, C, out taps...]; `filters` D.
+FilterMap filter_map(const char* name, const at::Tensor& pointers, const at::Tensor& columns, int64_t filters,
+                     int64_t channels, at::IntArrayRef kernel, at::IntArrayRef out_kernel) {
+  TORCH_CHECK(pointers.scalar_type() == at::kLong && columns.scalar_type() == at::kLong && pointers.dim() == 1 &&
+                  columns.dim() == 1,
+              name, ": the map's pointers and columns must be vectors of int64, got ", pointers.scalar_type(), " ",
+              pointers.sizes(), " and ", columns.scalar_type(), " ", columns.sizes());
+  FilterMap map{filters, channels, 0, product(kernel), product(out_kernel), nullptr, nullptr};
+  TORCH_CHECK(map.taps > 0 && map.out_taps > 0, name, ": an empty kernel: ", kernel, " to ", out_kernel);
+  const int64_t rows = pointers.numel() - 1;
+  TORCH_CHECK(rows > 0 && rows % map.out_taps == 0, name, ": a map to kernels of ", out_kernel, " needs ", map.out_taps,
+              " rows a transform, got ", std::max<int64_t>(rows, 0));
+  map.transforms = rows / map.out_taps;
+  map.pointers = pointers.const_data_ptr<int64_t>();
+  map.columns = columns.const_data_ptr<int64_t>();
+  check_map(name, map, pointers, columns);
+  return map;
+}
+
+void check_values(const char* name, const at::Tensor& values, const at::Tensor& columns, const at::Tensor& filters) {
+  TORCH_CHECK(values.sizes() == columns.sizes() && values.scalar_type() == filters.scalar_type(), name, ": a map of ",
+              columns.numel(), " entries on ", filters.scalar_type(), " filters expects as many ",
+              filters.scalar_type(), " values, got ", values.scalar_type(), " of shape ", values.sizes());
+}
+
+void check_filters(const char* name, const char* what, const at::Tensor& filters) {
+  TORCH_CHECK(filters.dim() >= 3, name, ": expected ", what, " of at least 3 axes, got shape ", filters.sizes());
+}
+
+std::vector<int64_t> sized(int64_t filters, int64_t channels, at::IntArrayRef kernel) {
+  std::vector<int64_t> out{filters, channels};
+  out.insert(out.end(), kernel.begin(), kernel.end());
+  return out;
+}
+
+// Items of the map in parallel, each with scratch of its own.
+template <class T, class Run>
+void for_items(const FilterMap& map, Run run) {
+  const int64_t work = map.pointers[map.transforms * map.out_taps] * transform_block;
+  at::parallel_for(0, map.items(), std::max<int64_t>(1, 32768 / std::max<int64_t>(work, 1)), [&](int64_t a, int64_t b) {
+    Buffer<accumulator_t<T>> scratch(map.scratch());
+    for (int64_t i = a; i < b; ++i) run(i, scratch.get());
+  });
+}
+
+at::Tensor transform_filters(const at::Tensor& weight, const at::Tensor& pointers, const at::Tensor& columns,
+                             const at::Tensor& values, at::IntArrayRef kernel_size) {
+  const char* name = "transform_filters";
+  check_filters(name, "a weight", weight);
+  const at::Tensor w = weight.contiguous(), rows = pointers.contiguous(), cols = columns.contiguous();
+  const FilterMap map = filter_map(name, rows, cols, w.size(0), w.size(1), w.sizes().slice(2), kernel_size);
+  check_values(name, values, columns, weight);
+  const at::Tensor v = values.contiguous();
+  at::Tensor out = at::empty(sized(map.filters * map.transforms, map.channels, kernel_size), weight.options());
+  for_dtype(name, weight.scalar_type(), [&]<class T>(T) {
+    for_items<T>(map, [&](int64_t item, accumulator_t<T>* scratch) {
+      kernels<T>().transform.apply(map, item, data<T>(v), data<T>(w), mutable_data<T>(out), scratch);
+    });
+  });
+  return out;
+}
+
+// The map that the gradient [D·T, C, out taps...] came through, from filters of kernel_size.
+FilterMap map_of_grad(const char* name, const at::Tensor& grad, const at::Tensor& pointers, const at::Tensor& columns,
+                      at::IntArrayRef kernel_size) {
+  check_filters(name, "a gradient", grad);
+  FilterMap map = filter_map(name, pointers, columns, 0, grad.size(1), kernel_size, grad.sizes().slice(2));
+  TORCH_CHECK(grad.size(0) % map.transforms == 0, name, ": a map of ", map.transforms, " transforms cannot have given ",
+              grad.size(0), " filters: gradient of shape ", grad.sizes());
+  map.filters = grad.size(0) / map.transforms;
+  return map;
+}
+
+at::Tensor transform_filters_transpose(const at::Tensor& grad, const at::Tensor& pointers, const at::Tensor& columns,
+                                       const at::Tensor& values, at::IntArrayRef kernel_size) {
+  const char* name = "transform_filters_transpose";
+  const at::Tensor g = grad.contiguous(), rows = pointers.contiguous(), cols = columns.contiguous();
+  const FilterMap map = map_of_grad(name, g, rows, cols, kernel_size);
+  check_values(name, values, columns, grad);
+  const at::Tensor v = values.contiguous();
+  at::Tensor weight = at::empty(sized(map.filters, map.channels, kernel_size), grad.options());
+  for_dtype(name, grad.scalar_type(), [&]<class T>(T) {
+    for_items<T>(map, [&](int64_t item, accumulator_t<T>* scratch) {
+      kernels<T>().transform.transpose(map, item, data<T>(v), data<T>(g), mutable_data<T>(weight), scratch);
+    });
+  });
+  return weight;
+}
+
+at::Tensor transform_values_grad(const at::Tensor& grad, const at::Tensor& weight, const at::Tensor& pointers,
+                                 const at::Tensor& columns) {
+  const char* name = "transform_values_grad";
+  check_filters(name, "a weight", weight);
+  const at::Tensor g = grad.contiguous(), w = weight.contiguous();
+  const at::Tensor rows = pointers.contiguous(), cols = columns.contiguous();
+  const FilterMap map = map_of_grad(name, g, rows, cols, w.sizes().slice(2));
+  TORCH_CHECK(w.size(0) == map.filters && w.size(1) == map.channels && w.scalar_type() == g.scalar_type(), name, ": a ",
+              g.scalar_type(), " gradient of shape ", g.sizes(), " under ", map.transforms,
+              " transforms is not of the ", w.scalar_type(), " filters of shape ", w.sizes());
+  // By the shape alone, so that the sums have one order: at most 64 parts of at least 16 items.
+  const int64_t splits = std::clamp<int64_t>(map.items() / 16, 1, 64), entries = cols.numel();
+  const at::Tensor sums = at::zeros({splits, entries}, g.options().dtype(at::kDouble));
+  for_dtype(name, g.scalar_type(), [&]<class T>(T) {
+    at::parallel_for(0, splits, 1, [&](int64_t a, int64_t b) {
+      Buffer<accumulator_t<T>> scratch(map.scratch());
+      for (int64_t i = a; i < b; ++i)
+        kernels<T>().transform.values_grad(map, map.items() * i / splits, map.items() * (i + 1) / splits, data<T>(g),
+                                           data<T>(w), mutable_data<double>(sums) + i * entries, scratch.get());
+    });
+  });
+  double* total = mutable_data<double>(sums);
+  for (int64_t i = 1; i < splits; ++i)
+    for (int64_t e = 0; e < entries; ++e) total[e] += total[i * entries + e];
+  return sums[0].to(g.scalar_type(), /*non_blocking=*/false, /*copy=*/true);
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(torchconv, CPU, m) {
+  m.impl("transform_filters", transform_filters);
+  m.impl("transform_filters_transpose", transform_filters_transpose);
+  m.impl("transform_values_grad", transform_values_grad);
+}
+
+}  // namespace torchconv

@@ -1,0 +1,217 @@
+"""Convolution with filters tried under a set of transforms.
+
+Tensors off the CPU and dtypes with no kernel here take PyTorch's own operators, the maps of all transforms at once.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..autograd import transform as autograd
+from ..transforms import FilterMap, TransformSet
+from .conv import (
+    Ints,
+    Padding,
+    _autocast,
+    _batched,
+    _built_in,
+    _check_operands,
+    _has_kernel,
+    _integer,
+    _per_axis,
+    _sides,
+)
+from .conv import convolution as _convolution
+
+REDUCTIONS = (None, "max", "mean", "norm")
+
+
+def transform_filters(weight: Tensor, transforms: TransformSet | FilterMap) -> Tensor:
+    """The transformed copies of filters, those of one filter next to each other.
+
+    ``out[d·T + t, c, p] = Σ_q M_t[p, q] · weight[d, c, q]``, with M_t the map of transform t.
+
+    Args:
+        weight: [D, C, kernel...].
+        transforms: a set of T transforms, or its map for this kernel size (``transforms.filter_map(kernel_size)``),
+            whose values may be differentiated.
+
+    Returns:
+        [D·T, C, support...], contiguous.
+
+    Raises:
+        RuntimeError: a map for filters of another size.
+    """
+    fmap = transforms.filter_map(tuple(weight.shape[2:])) if isinstance(transforms, TransformSet) else transforms
+    if tuple(weight.shape[2:]) != tuple(fmap.kernel_size):
+        raise RuntimeError(
+            f"transform_filters: a map for filters of size {list(fmap.kernel_size)} got a weight of shape "
+            f"{list(weight.shape)}"
+        )
+    pointers, columns = fmap.pointers.to(weight.device), fmap.columns.to(weight.device)
+    values = fmap.values.to(weight)
+    if _has_kernel(weight):
+        return autograd.transform_filters(weight, pointers, columns, values, fmap.support)
+    taps = weight.flatten(2)[..., columns] * values  # [D, C, entries]
+    rows = torch.repeat_interleave(torch.arange(len(pointers) - 1, device=weight.device), pointers.diff())
+    out = taps.new_zeros(*taps.shape[:2], len(pointers) - 1).index_add(2, rows, taps)
+    return out.unflatten(2, (-1, *fmap.support)).movedim(2, 1).flatten(0, 1)
+
+
+def support_margins(kernel: Sequence[int], support: Sequence[int], dilation: Sequence[int]) -> list[int]:
+    """What supports reach beyond the filter, on each side of an axis."""
+    return [d * (s - k) // 2 for d, s, k in zip(dilation, support, kernel, strict=True)]
+
+
+def _transform_conv(
+    dims: int,
+    input: Tensor,
+    weight: Tensor,
+    transforms: TransformSet | FilterMap,
+    bias: Tensor | None,
+    stride: Ints,
+    padding: Padding,
+    dilation: Ints,
+    groups: int,
+    reduce: str | None,
+    algorithm: str,
+    *,
+    margins: bool = True,
+) -> Tensor:
+    """`margins`: whether to pad for what the supports reach beyond the filter; else the input has it already."""
+    name = f"transform_conv{dims}d"
+    if reduce not in REDUCTIONS:
+        raise RuntimeError(f"{name}: reduce must be one of {REDUCTIONS}, got {reduce!r}")
+    if weight.dim() != dims + 2:
+        raise RuntimeError(f"{name}: expected a weight of {dims + 2} axes, got shape {list(weight.shape)}")
+    stride = _per_axis(stride, dims, "stride", name, 1)
+    dilation = _per_axis(dilation, dims, "dilation", name, 1)
+    groups = _integer(groups, "groups", name)
+    x, batched = _batched(input, dims, name)
+    sides = _sides(padding, x.shape[2:], weight.shape[2:], stride, dilation, name)
+    filters = weight.shape[0]
+    copies = transform_filters(weight, transforms)  # [D·T, C/groups, *]
+    # The supports have the filter's centre: what they reach beyond it is padded too.
+    if margins:
+        reach = support_margins(weight.shape[2:], copies.shape[2:], dilation)
+        sides = [(before + m, after + m) for (before, after), m in zip(sides, reach, strict=True)]
+    count = copies.shape[0] // max(filters, 1)
+    if reduce == "mean":  # the mean of the maps is the map of the mean filter
+        copies, count = copies.unflatten(0, (filters, count)).mean(1), 1
+    x, w, b = _autocast(x, copies, bias)
+    if _has_kernel(x, w, b):
+        _check_operands(x, w, b, filters, dims, name)
+        out = _reduced(
+            x, w, b, count, stride, [side for pair in sides for side in pair], dilation, groups, reduce, algorithm
+        )
+    else:
+        every = None if b is None else b.repeat_interleave(count)
+        out = _built_in(dims, x, w, every, stride, sides, dilation, groups, algorithm)
+        out = _reduced_by_torch(out, count, reduce)
+    return out if batched else out.squeeze(0)
+
+
+def _reduced(
+    x: Tensor,
+    w: Tensor,
+    b: Tensor | None,
+    count: int,
+    stride: Sequence[int],
+    flat: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    reduce: str | None,
+    algorithm: str,
+) -> Tensor:
+    """The convolution with the copies w, `count` for each filter, reduced."""
+    window = (stride, flat, dilation, groups, algorithm)
+    if reduce == "max":
+        return autograd.convolution_max(x, w, b, count, *window)[0]
+    if reduce == "norm":
+        return autograd.convolution_norm(x, w, b, count, *window)
+    return _convolution(x, w, b if b is None or count == 1 else b.repeat_interleave(count), *window)
+
+
+def _reduced_by_torch(maps: Tensor, count: int, reduce: str | None) -> Tensor:
+    if reduce in (None, "mean"):
+        return maps
+    maps = maps.unflatten(1, (maps.shape[1] // count, count))
+    return maps.max(2).values if reduce == "max" else torch.linalg.vector_norm(maps, dim=2)
+
+
+def _doc(dims: int) -> str:
+    axes = ("W", "H, W", "D, H, W")[dims - 1]
+    return f"""Convolution with every filter tried under each of T transforms.
+
+    ``out[n, d·T + t] = bias[d] + Σ_c input[n, c] ⋆ (T_t weight)[d, c]``; with `reduce`, the T maps of a filter become
+    one, without all of them ever being in memory: ``max``, ``mean``, or ``norm`` (``√Σ_t out[t]²``).
+
+    Args:
+        input: [N, C, {axes}] or [C, {axes}].
+        weight: [D, C/groups, kernel...].
+        transforms: a ``torchconv.transforms`` set, or its map for this kernel size.
+        bias: [D], one a filter, or None.
+        stride, dilation, groups, algorithm: as in ``conv{dims}d``.
+        padding: as in ``conv{dims}d``, for filters of the weight's size; where transforms need a larger support, the
+            zeros for it are added, so that the output's size is ``conv{dims}d``'s with the same arguments.
+        reduce: None, "max", "mean" or "norm".
+
+    Returns:
+        [N, D·T, *], or with `reduce` [N, D, *]; without N where the input has none.
+
+    Raises:
+        RuntimeError: shapes that do not fit, or an algorithm that cannot run.
+    """
+
+
+def transform_conv1d(
+    input: Tensor,
+    weight: Tensor,
+    transforms: TransformSet | FilterMap,
+    bias: Tensor | None = None,
+    stride: Ints = 1,
+    padding: Padding = 0,
+    dilation: Ints = 1,
+    groups: int = 1,
+    *,
+    reduce: str | None = None,
+    algorithm: str = "auto",
+) -> Tensor:
+    return _transform_conv(1, input, weight, transforms, bias, stride, padding, dilation, groups, reduce, algorithm)
+
+
+def transform_conv2d(
+    input: Tensor,
+    weight: Tensor,
+    transforms: TransformSet | FilterMap,
+    bias: Tensor | None = None,
+    stride: Ints = 1,
+    padding: Padding = 0,
+    dilation: Ints = 1,
+    groups: int = 1,
+    *,
+    reduce: str | None = None,
+    algorithm: str = "auto",
+) -> Tensor:
+    return _transform_conv(2, input, weight, transforms, bias, stride, padding, dilation, groups, reduce, algorithm)
+
+
+def transform_conv3d(
+    input: Tensor,
+    weight: Tensor,
+    transforms: TransformSet | FilterMap,
+    bias: Tensor | None = None,
+    stride: Ints = 1,
+    padding: Padding = 0,
+    dilation: Ints = 1,
+    groups: int = 1,
+    *,
+    reduce: str | None = None,
+    algorithm: str = "auto",
+) -> Tensor:
+    return _transform_conv(3, input, weight, transforms, bias, stride, padding, dilation, groups, reduce, algorithm)
+
+
+for _dims, _function in ((1, transform_conv1d), (2, transform_conv2d), (3, transform_conv3d)):
+    _function.__doc__ = _doc(_dims)

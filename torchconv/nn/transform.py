@@ -1,0 +1,203 @@
+"""Layers that try each filter under a set of transforms."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+from torch.nn.functional import pad
+from torch.nn.modules.utils import _ntuple
+
+from ..functional.transform import REDUCTIONS, _transform_conv, support_margins
+from ..transforms import FilterMap, TransformSet
+from .conv import _Conv, document
+
+_DOC = """{n}-D convolution invariant, or equivariant, to more than shifts: each filter is tried under T transforms.
+
+    .. math::
+        z[b, d, t, i] = bias[d]
+            + \\sum_{{p, k}} (T_t w)[d, p, k] \\, x[b, p, stride \\cdot i + dilation \\cdot k - padding]
+
+    Output maps are filter by filter, the transforms of one filter next to each other; with `reduce`, each filter's T
+    maps become one, their maximum, mean or Euclidean norm, and are never all in memory at once. There are only D
+    filters' parameters, whose gradients come back through every transform.
+
+    Args:
+        in_channels (int): number of input maps.
+        filters (int): D, the number of filters.
+        kernel_size (int or tuple): side of the filter, odd or even.
+        transforms (TransformSet): what the filters are tried under, from torchconv.transforms. Where one needs a larger
+            support, all copies have it, with the same centre, and the padding grows with it: the output's size depends
+            on kernel_size alone. Rotated filters keep their size (see TransformSet.support).
+        stride, padding, dilation, groups, padding_mode: torchconv.nn.Conv{n}d's.
+        bias (bool): whether each filter has a learned bias. Default: True
+        reduce (str or None): None, 'max', 'mean' or 'norm'. Default: None
+        learnable (bool): whether the transforms' own numbers (angles in radians, scales, shears, matrices) are learned
+            too; their supports stay those of the set. Default: False
+        algorithm (str): 'auto', or the one that all directions must take. Default: 'auto'
+
+    Shape:
+        - Input: (N, C_in, {axes}) or (C_in, {axes})
+        - Output: (N, D · T, {out}) or (D · T, {out}), with `reduce` D instead of D · T; sides as Conv{n}d's
+
+    Attributes:
+        weight (Parameter): (filters, in_channels / groups, *kernel_size), drawn as torch.nn.Conv{n}d draws it.
+        bias (Parameter or None): (filters,)
+        out_channels (int): number of output maps.
+        angles, scales, shears, matrices (Parameter): numbers of the set's factors, where learnable: (n, 1) or (n, d²)
+
+    Raises:
+        ValueError: an argument that torch.nn.Conv{n}d refuses, or a set that does not fit the filter.
+        RuntimeError: an input that torchconv.functional.conv{n}d refuses, or an algorithm that cannot run on it.
+    """
+
+
+class _TransformInvariantConv(torch.nn.modules.conv._ConvNd):
+    """What the three share. `_ConvNd` checks the arguments and makes and draws the parameters."""
+
+    _dims: int
+    algorithm: str = "auto"
+    pointers: Tensor
+    columns: Tensor
+    values: Tensor
+
+    def __init__(
+        self,
+        in_channels: int,
+        filters: int,
+        kernel_size: int | tuple[int, ...],
+        transforms: TransformSet,
+        stride: int | tuple[int, ...] = 1,
+        padding: Any = 0,
+        dilation: int | tuple[int, ...] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        reduce: str | None = None,
+        learnable: bool = False,
+        algorithm: str = "auto",
+    ) -> None:
+        if not isinstance(transforms, TransformSet):
+            raise TypeError(f"transforms must be a torchconv.transforms set, got {transforms!r}")
+        if reduce not in REDUCTIONS:
+            raise ValueError(f"reduce must be one of {REDUCTIONS}, got {reduce!r}")
+        if len(transforms) > 256:
+            raise ValueError(f"at most 256 transforms, got {len(transforms)}")
+        each = _ntuple(self._dims)
+        kernel = each(kernel_size)
+        transforms.support(kernel)  # raises where they do not fit
+        super().__init__(
+            in_channels,
+            filters,
+            kernel,
+            each(1) if padding == "same" else each(stride),  # 'same' with a stride is ours
+            padding if isinstance(padding, str) else each(padding),
+            each(dilation),
+            False,
+            each(0),
+            groups,
+            bias,
+            padding_mode,  # type: ignore[arg-type]
+            device,
+            dtype,
+        )
+        self.stride = each(stride)
+        self._given_padding = padding
+        if isinstance(padding, (tuple, list)) and any(isinstance(side, (tuple, list)) for side in padding):
+            self._reversed_padding_repeated_twice = [side for pair in reversed(padding) for side in pair]
+        self.filters, self.transforms, self.reduce, self.learnable = filters, transforms, reduce, learnable
+        self.out_channels = filters * (len(transforms) if reduce is None else 1)
+        _Conv._choose(self, algorithm)  # type: ignore[arg-type]
+        self.support = transforms.support(kernel)
+        if learnable:
+            self._names = list(transforms.parameters())
+            for name, value in transforms.parameters().items():
+                self.register_parameter(name, Parameter(value.to(self.weight)))
+        else:
+            for name, value in transforms.filter_map(kernel)._asdict().items():
+                if isinstance(value, Tensor):
+                    self.register_buffer(name, value.to(self.weight.device), persistent=False)
+            self._exact()
+
+    def _exact(self) -> None:
+        """The map's values in the weight's dtype, rounded once."""
+        if not self.learnable:
+            self.values = self.transforms.filter_map(self.kernel_size).values.to(self.weight)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        super()._apply(fn, recurse)
+        self._exact()
+        return self
+
+    def filter_map(self) -> FilterMap:
+        """The map from the filters to their transformed copies."""
+        if self.learnable:
+            numbers = {name: getattr(self, name) for name in self._names}
+            return self.transforms.learnable_map(self.kernel_size, self.support, numbers)
+        return FilterMap(self.pointers, self.columns, self.values, self.kernel_size, self.support)
+
+    @property
+    def convolution_size(self) -> tuple[int, ...]:
+        """The size of the plain convolution's weight that this is, before the reduction."""
+        copies = 1 if self.reduce == "mean" else len(self.transforms)
+        return (self.filters * copies, self.in_channels // self.groups, *self.support)
+
+    def _pad_amounts(self: Any, size: Sequence[int]) -> list[int]:
+        """What is added to maps of `size` in all, as torch.nn.functional.pad takes it: the last axis first."""
+        margins = support_margins(self.kernel_size, self.support, self.dilation)
+        return [side + margins[-1 - i // 2] for i, side in enumerate(_Conv._pad_amounts(self, size))]
+
+    def forward(self, input: Tensor) -> Tensor:
+        padding: Any = self._given_padding
+        if self.padding_mode != "zeros":
+            input, padding = pad(input, self._pad_amounts(input.shape[-self._dims :]), mode=self.padding_mode), 0
+        return _transform_conv(
+            self._dims,
+            input,
+            self.weight,
+            self.filter_map(),
+            self.bias,
+            self.stride,
+            padding,
+            self.dilation,
+            self.groups,
+            self.reduce,
+            self.algorithm,
+            margins=self.padding_mode == "zeros",
+        )
+
+    def extra_repr(self) -> str:
+        parts = [f"{self.in_channels}, {self.filters}, kernel_size={self.kernel_size}", repr(self.transforms)]
+        if math.prod(self.stride) > 1:
+            parts.append(f"stride={self.stride}")
+        if self._given_padding != 0:
+            parts.append(f"padding={self._given_padding!r}")
+        for name, usual in (("dilation", (1,) * self._dims), ("groups", 1), ("padding_mode", "zeros")):
+            if getattr(self, name) != usual:
+                parts.append(f"{name}={getattr(self, name)!r}")
+        if self.bias is None:
+            parts.append("bias=False")
+        for name, usual_value in (("reduce", None), ("learnable", False), ("algorithm", "auto")):
+            if getattr(self, name) != usual_value:
+                parts.append(f"{name}={getattr(self, name)!r}")
+        return ", ".join(parts)
+
+
+class TransformInvariantConv1d(_TransformInvariantConv):
+    __doc__ = document(_DOC, 1)
+    _dims = 1
+
+
+class TransformInvariantConv2d(_TransformInvariantConv):
+    __doc__ = document(_DOC, 2)
+    _dims = 2
+
+
+class TransformInvariantConv3d(_TransformInvariantConv):
+    __doc__ = document(_DOC, 3)
+    _dims = 3
