@@ -27,6 +27,13 @@ inline void next(P*& pointer, int64_t step) {
   asm("" : "+r"(pointer));
 }
 
+// A vector of zeros: a pixel off the map.
+template <class T>
+inline const T* zero_pixel() {
+  alignas(64) static const T zeros[lanes<accumulator_t<T>>] = {};
+  return zeros;
+}
+
 // The pixels of columns first, first + 1, …; zeros for those off the map where EDGE says that there are such.
 template <bool EDGE, class T, class V, int N>
 inline __attribute__((always_inline)) void load_pixels(V (&x)[N], const T* row, int64_t first, int64_t extent,
@@ -34,7 +41,8 @@ inline __attribute__((always_inline)) void load_pixels(V (&x)[N], const T* row, 
   const T* pixel = row + first * ld;
 #pragma GCC unroll 32
   for (int j = 0; j < N; ++j) {
-    x[j] = !EDGE || static_cast<uint64_t>(first + j) < static_cast<uint64_t>(extent) ? load_widened(pixel) : V{};
+    const bool inside = !EDGE || static_cast<uint64_t>(first + j) < static_cast<uint64_t>(extent);
+    x[j] = load_widened(inside ? pixel : zero_pixel<T>());
     next(pixel, ld);
   }
 }
@@ -42,8 +50,9 @@ inline __attribute__((always_inline)) void load_pixels(V (&x)[N], const T* row, 
 // Asks for what the tile below needs: processors do not see these strides coming, and the memory's latency is then most
 // of the time.
 template <int TILE, class T>
-inline __attribute__((always_inline)) void fetch_ahead(const PixelRow<T>& r, int64_t t, const T* target) {
-  const T* row = r.source + (r.count[1] - 1) * r.ld[1] + t * r.step * r.ld_pixel;
+inline __attribute__((always_inline)) void fetch_ahead(const PixelRow<T>& r, int64_t channel, int64_t t,
+                                                       const T* target) {
+  const T* row = r.source + channel + (r.count[1] - 1) * r.ld[1] + t * r.step * r.ld_pixel;
   for (int64_t i = 0; i < r.ahead; ++i) {
     const T* pixel = row += r.ld_row;
     for (int64_t j = 0; j < TILE * r.step; ++j, pixel += r.ld_pixel) __builtin_prefetch(pixel, 0, 2);
@@ -52,17 +61,18 @@ inline __attribute__((always_inline)) void fetch_ahead(const PixelRow<T>& r, int
   for (int i = 0; i < TILE; ++i, target += r.ld_target) __builtin_prefetch(target, 1, 2);
 }
 
-// Targets [t, t + TILE). TAPS: how many are taken at once, if they are columns side by side and targets STEP columns
+// Targets [t, t + TILE) of a vector of channels from `channel` on. TAPS: how many are taken at once, if they are columns side by side and targets STEP columns
 // apart; 0 for any. EDGE: some columns lie off the map.
 template <class T, int TAPS, int STEP, int TILE, bool EDGE>
-void sum_pixels(const PixelRow<T>& r, int64_t t, vector_t<accumulator_t<T>> bias, accumulator_t<T> floor, T* target) {
+void sum_pixels(const PixelRow<T>& r, int64_t channel, int64_t t, vector_t<accumulator_t<T>> bias,
+                accumulator_t<T> floor, T* target) {
   using A = accumulator_t<T>;
   vector_t<A> sum[TILE] = {};
   const int64_t first = t * r.step + r.offset;
   for (int64_t k0 = 0; k0 < r.count[0]; ++k0)
     for (int64_t k1 = 0; k1 < r.count[1]; ++k1) {
-      const T* row = r.source + k0 * r.ld[0] + k1 * r.ld[1];
-      const A* w = r.weight + k0 * r.ldw[0] + k1 * r.ldw[1];
+      const T* row = r.source + channel + k0 * r.ld[0] + k1 * r.ld[1];
+      const A* w = r.weight + channel + k0 * r.ldw[0] + k1 * r.ldw[1];
       int64_t k = 0, column = first;
       if constexpr (TAPS > 0)
         for (; k + TAPS <= r.taps; k += TAPS, column += TAPS) {
@@ -88,8 +98,8 @@ void sum_pixels(const PixelRow<T>& r, int64_t t, vector_t<accumulator_t<T>> bias
       }
     }
   const vector_t<A> least = vector_t<A>{} + floor;
-  target += t * r.ld_target;
-  fetch_ahead<TILE>(r, t, target);
+  target += channel + t * r.ld_target;
+  fetch_ahead<TILE>(r, channel, t, target);
 #pragma GCC unroll 8
   for (int i = 0; i < TILE; ++i) {
     const vector_t<A> y = sum[i] + bias;
@@ -99,14 +109,15 @@ void sum_pixels(const PixelRow<T>& r, int64_t t, vector_t<accumulator_t<T>> bias
 }
 
 template <class T, int TAPS, int STEP, int TILE>
-void sum_tile(const PixelRow<T>& r, int64_t t, vector_t<accumulator_t<T>> bias, accumulator_t<T> floor, T* target) {
+void sum_tile(const PixelRow<T>& r, int64_t channel, int64_t t, vector_t<accumulator_t<T>> bias, accumulator_t<T> floor,
+              T* target) {
   const int64_t first = t * r.step + r.offset, last = first + (TILE - 1) * r.step + (r.taps - 1) * r.apart;
   (first >= 0 && last < r.extent ? sum_pixels<T, TAPS, STEP, TILE, false>
-                                 : sum_pixels<T, TAPS, STEP, TILE, true>)(r, t, bias, floor, target);
+                                 : sum_pixels<T, TAPS, STEP, TILE, true>)(r, channel, t, bias, floor, target);
 }
 
 template <class T>
-using TileKernel = void (*)(const PixelRow<T>&, int64_t, vector_t<accumulator_t<T>>, accumulator_t<T>, T*);
+using TileKernel = void (*)(const PixelRow<T>&, int64_t, int64_t, vector_t<accumulator_t<T>>, accumulator_t<T>, T*);
 
 template <class T, int STEP, int TILE>
 TileKernel<T> dense_kernel(int64_t taps) {
@@ -200,10 +211,8 @@ void sum_row(const Gather& g, const PixelRow<T>& row, int64_t u, int64_t column,
   const int64_t count = g.count[2], end = at_most(u + column, count);
   for (int64_t c = channel_begin; c < channel_end; c += lanes<A>) {
     const int64_t channel = at_most(c, channel_end - lanes<A>);
-    PixelRow<T> r = row;
-    r.source += channel, r.weight += channel;
     const vector_t<A> b = bias ? load_widened(bias + channel) : vector_t<A>{} - A(0);
-    for (int64_t t = u; t < end; t += tile) run(r, at_most(t, count - tile), b, floor, target + channel);
+    for (int64_t t = u; t < end; t += tile) run(row, channel, at_most(t, count - tile), b, floor, target);
   }
 }
 
@@ -346,9 +355,8 @@ void depthwise_pixels_grad(const Gather& g, int64_t block, int64_t begin, int64_
       const PixelRow<T> r = pixel_row_at<T>(g, any, t0, t1, source + i / rows * g.source.n);
       const T* y = target + i / rows * g.target.n + t0 * g.target.s[0] + t1 * g.target.s[1];
       for (int64_t v = c; v < c_end; v += width) {
-        PixelRow<T> from = r;
-        from.source += at_most(v, g.groups - width);
-        for (int64_t t = u; t < u_end; t += 8) fetch_ahead<8>(from, t, y + t * r.ld_target + v);
+        for (int64_t t = u; t < u_end; t += 8)
+          fetch_ahead<8>(r, at_most(v, g.groups - width), t, y + t * r.ld_target + v);
         for (int64_t k0 = 0; k0 < r.count[0]; ++k0)
           for (int64_t k1 = 0; k1 < r.count[1]; ++k1) {
             const int64_t channel = at_most(v, g.groups - width), tap = r.tap + (k0 * g.grid[1] + k1) * g.grid[2];
