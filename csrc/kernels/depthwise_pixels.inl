@@ -4,7 +4,7 @@
 // the source rows of a window in cache.
 
 constexpr int64_t pixel_tile_room = 64 << 10;  // bytes of source rows that a column of tiles may keep in use
-constexpr int64_t gather_channel_block = 256;  // channels a column of tiles takes at once
+constexpr int64_t gather_channel_block = 64;  // channels a column of tiles takes at once
 constexpr bool wide_registers = TORCHCONV_VECTOR_BYTES == 64;
 
 // The window of one row of targets, for one vector of channels.
