@@ -4,7 +4,7 @@ import copy
 import math
 import operator
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -42,9 +42,8 @@ class ReceptiveField:
     estimated: Field | None  # None where the field meets the input's edge, or an axis has a single position
     position: tuple[int, ...]  # the output in the middle
     estimated_box: tuple[tuple[int, int], ...]  # what that one sees
-    gradient: (
-        Tensor  # [*input_size], |derivative| of its maps' sum, summed over the input's maps, by the actual weights
-    )
+    # [*input_size], |derivative| of its maps' sum, summed over the input's maps, by the actual weights
+    gradient: Tensor = field(repr=False)
 
     @property
     def field(self) -> Field:
