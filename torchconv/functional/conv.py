@@ -106,10 +106,10 @@ def _batched(input: Tensor, dims: int, name: str) -> tuple[Tensor, bool]:
     return (input if batched else input.unsqueeze(0)), batched
 
 
-def _check_operands(input: Tensor, weight: Tensor, bias: Tensor | None, outputs: int, dims: int, name: str) -> None:
-    if bias is not None and list(bias.shape) != [outputs]:
+def _check_operands(input: Tensor, weight: Tensor, bias: Tensor | None, bias_size: list[int], name: str) -> None:
+    if bias is not None and list(bias.shape) != bias_size:
         raise RuntimeError(
-            f"{name}: weight of shape {list(weight.shape)} expects a bias of shape [{outputs}], got {list(bias.shape)}"
+            f"{name}: weight of shape {list(weight.shape)} expects a bias of shape {bias_size}, got {list(bias.shape)}"
         )
     for what, other in (("weight", weight), ("bias", bias)):
         if other is not None and other.dtype != input.dtype:
@@ -140,7 +140,7 @@ def _conv(
     sides = _sides(padding, x.shape[2:], weight.shape[2:], stride, dilation, name)
     x, w, b = _autocast(x, weight, bias)
     if _has_kernel(x, w, b):
-        _check_operands(x, w, b, w.shape[0], dims, name)
+        _check_operands(x, w, b, [w.shape[0]], name)
         flat = [side for pair in sides for side in pair]
         run = convolution if activation is None else convolution_relu
         out = run(x, w, b, stride, flat, dilation, groups, algorithm)
@@ -211,7 +211,7 @@ def _conv_transpose(
                 f"{name}: weight of shape {list(w.shape)} with groups={groups} expects {w.shape[0]} input channels, "
                 f"a multiple of groups, got input of shape {list(input.shape)}"
             )
-        _check_operands(x, w, b, w.shape[1] * groups, dims, name)
+        _check_operands(x, w, b, [w.shape[1] * groups], name)
         size = [
             (n - 1) * s - 2 * p + d * (k - 1) + extra + 1
             for n, s, p, d, k, extra in zip(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..autograd.local import local_convolution, local_convolution_input_grad
-from .conv import Ints, Padding, _autocast, _batched, _has_kernel, _integer, _per_axis, _sides
+from .conv import Ints, Padding, _autocast, _batched, _check_operands, _has_kernel, _integer, _per_axis, _sides
 
 
 def _spatial(weight: Tensor, dims: int, name: str) -> tuple[list[int], list[int]]:
@@ -29,13 +29,7 @@ def _check(input: Tensor, weight: Tensor, bias: Tensor | None, channels: int, bi
             f"{name}: weight of shape {list(weight.shape)} expects {channels} input channels, "
             f"got input of shape {list(input.shape)}"
         )
-    if bias is not None and list(bias.shape) != bias_size:
-        raise RuntimeError(
-            f"{name}: weight of shape {list(weight.shape)} expects a bias of shape {bias_size}, got {list(bias.shape)}"
-        )
-    for what, other in (("weight", weight), ("bias", bias)):
-        if other is not None and other.dtype != input.dtype:
-            raise RuntimeError(f"{name}: input is {input.dtype} but {what} is {other.dtype}")
+    _check_operands(input, weight, bias, bias_size, name)
 
 
 def _local_conv(

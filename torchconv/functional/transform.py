@@ -101,7 +101,7 @@ def _transform_conv(
         copies, count = copies.unflatten(0, (filters, count)).mean(1), 1
     x, w, b = _autocast(x, copies, bias)
     if _has_kernel(x, w, b):
-        _check_operands(x, w, b, filters, dims, name)
+        _check_operands(x, w, b, [filters], name)
         out = _reduced(
             x, w, b, count, stride, [side for pair in sides for side in pair], dilation, groups, reduce, algorithm
         )
