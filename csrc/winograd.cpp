@@ -3,6 +3,7 @@
 #include "winograd.h"
 
 #include <ATen/Parallel.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
@@ -16,14 +17,26 @@ namespace {
 
 int64_t rounded(int64_t value, int64_t multiple) { return blocks_of(value, multiple) * multiple; }
 
+// A core's second cache in megabytes, 1 or 2, by which some of the sizes below go. It decides no bit of a result.
+int64_t second_cache() {
+#ifdef _SC_LEVEL2_CACHE_SIZE
+  static const int64_t megabytes = std::clamp<int64_t>(sysconf(_SC_LEVEL2_CACHE_SIZE) >> 20, 1, 2);
+  return megabytes;
+#else
+  return 1;
+#endif
+}
+
 // Sizes that fit the caches of a core, measured: V and M of a block beside its filters' panel.
-constexpr int64_t block_floats = 120 << 10;  // of V and M, of by_block, but not fewer tiles than
-constexpr int64_t block_tiles = 12;          // nor more than twice as many
-constexpr int64_t panel_floats = 2 << 20;    // of V, of by_panel, that all threads share
-constexpr int64_t panel_rows = 96 * 64;      // of V and M, over all planes
-constexpr int64_t panel_channels = 64;       // source channels of the filters transformed at once
+constexpr int64_t block_floats = 120 << 10;            // of V and M, of by_block, but not fewer tiles than
+int64_t block_tiles() { return 12 * second_cache(); }  // nor more than twice as many
+constexpr int64_t panel_floats = 2 << 20;              // of V, of by_panel, that all threads share
+constexpr int64_t panel_rows = 96 * 64;                // of V and M, over all planes
+constexpr int64_t panel_channels = 64;                 // source channels of the filters transformed at once
 constexpr int64_t correlate_tiles = 64;
-constexpr int64_t cached_filters = 150 * 150;  // filters beyond this many are transformed a panel at a time
+// Filters beyond this many are transformed a panel at a time. A block reads them all, mostly from the third cache; a
+// panel reads V again, of which a larger second cache keeps more.
+int64_t cached_filters() { return 150 * 150 / second_cache(); }
 constexpr int64_t correlate_range = 256;       // source channels of a task of the weight gradient
 constexpr int64_t correlate_block = 128;       // target channels of one, fewer where its sums have more than
 constexpr int64_t correlate_sums = 640 << 10;  // elements
@@ -157,7 +170,7 @@ int64_t panel_width(const Winograd& w) {
 template <class T>
 int64_t tiles_of_block(const Winograd& w) {
   const int64_t width = panel_width<T>(w), columns = w.slice_taps() * filled<T>(w) + rounded(w.g.m, width);
-  return std::clamp(block_floats / (w.planes() * columns), block_tiles, 2 * block_tiles);
+  return std::clamp(block_floats / (w.planes() * columns), block_tiles(), 2 * block_tiles());
 }
 
 // Every block by itself, all its channels, against filters transformed beforehand: for filters that stay in cache.
@@ -216,7 +229,7 @@ void by_block(const Winograd& w, const T* source, const T* weight, const T* bias
   });
 }
 
-bool takes_panels(const Gather& g) { return g.c * g.m * g.groups > cached_filters; }
+bool takes_panels(const Gather& g) { return g.c * g.m * g.groups > cached_filters(); }
 
 // Tiles of a chunk.
 template <class T>
