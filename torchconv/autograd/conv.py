@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from ._common import asked, below_autograd, register
+from ._common import asked, register
 
 aten = torch.ops.aten
 
@@ -72,10 +72,6 @@ def _into_filters(w: Tensor, at: int | None, size: int) -> Tensor:
 
 class Convolution(Function):
     """y = x * w + b. Operands: input [N, C, *], weight [O, C/groups, *], bias [O] or None, then the window."""
-
-    @staticmethod
-    def forward(*args: Any) -> Tensor:
-        return below_autograd("convolution", *args)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
@@ -153,10 +149,6 @@ class ConvolutionReLU(Function):
     """y = max(0, x * w + b), where NaN stays, of Convolution's operands. Keeps its output, as a ReLU does."""
 
     @staticmethod
-    def forward(*args: Any) -> Tensor:
-        return below_autograd("convolution_relu", *args)
-
-    @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
         input, weight, _, *ctx.window = inputs
         ctx.set_materialize_grads(False)
@@ -191,10 +183,6 @@ class ConvolutionReLU(Function):
 
 class ConvolutionInputGrad(Function):
     """x̄ of ȳ [N, O, *] and w [O, C/groups, *], for an input of `input_size`; a transposed convolution run forward."""
-
-    @staticmethod
-    def forward(*args: Any) -> Tensor:
-        return below_autograd("convolution_input_grad", *args)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
@@ -246,10 +234,6 @@ class ConvolutionInputGrad(Function):
 
 class ConvolutionWeightGrad(Function):
     """w̄ of ȳ [N, O, *] and x [N, C, *], for a weight of `weight_size`, returned in `memory_format`."""
-
-    @staticmethod
-    def forward(*args: Any) -> Tensor:
-        return below_autograd("convolution_weight_grad", *args)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
@@ -305,10 +289,6 @@ class ConvolutionBiasGrad(Function):
     """b̄[o] = Σ ȳ[n, o, *] over samples and positions."""
 
     @staticmethod
-    def forward(grad: Tensor) -> Tensor:
-        return below_autograd("convolution_bias_grad", grad)
-
-    @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
         ctx.shape = inputs[0].shape
 
@@ -328,10 +308,6 @@ class ConvolutionBiasGrad(Function):
 
 class ReLUBiasGrad(Function):
     """m·ȳ, and its sum over samples and positions; ȳ [N, C, *] is the gradient of a ReLU's output y, m = (y > 0)."""
-
-    @staticmethod
-    def forward(*args: Any) -> tuple[Tensor, Tensor]:
-        return below_autograd("relu_bias_grad", *args)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, outputs: tuple) -> None:

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from ._common import asked, below_autograd, register
+from ._common import asked, register
 from .conv import (
     _into_channels,
     _into_filters,
@@ -53,10 +53,6 @@ def _tensor_dims(in_dims: tuple, args: tuple) -> tuple:
 
 class TransformFilters(Function):
     """[D·T, C, *] of weight [D, C, *], the map's pointers, columns and values, and the copies' kernel size."""
-
-    @staticmethod
-    def forward(*args: Any) -> Tensor:
-        return below_autograd("transform_filters", *args)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
@@ -103,10 +99,6 @@ class TransformFiltersTranspose(Function):
     """w̄ [D, C, *] of grad [D·T, C, *], the map's pointers, columns and values, and the filters' kernel size."""
 
     @staticmethod
-    def forward(*args: Any) -> Tensor:
-        return below_autograd("transform_filters_transpose", *args)
-
-    @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
         grad, pointers, columns, values, ctx.kernel = inputs
         ctx.support = grad.shape[2:]
@@ -151,10 +143,6 @@ class TransformValuesGrad(Function):
     """v̄ [entries] of grad [D·T, C, *], weight [D, C, *] and the map's pointers and columns."""
 
     @staticmethod
-    def forward(*args: Any) -> Tensor:
-        return below_autograd("transform_values_grad", *args)
-
-    @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
         grad, weight, pointers, columns = inputs
         ctx.support, ctx.kernel = grad.shape[2:], weight.shape[2:]
@@ -196,10 +184,6 @@ class TransformValuesGrad(Function):
 
 class ConvolutionMax(Function):
     """(max_t z[t], which t) of convolution's operands, bias [D], with the number of transforms before the window."""
-
-    @staticmethod
-    def forward(*args: Any) -> tuple[Tensor, Tensor]:
-        return below_autograd("convolution_max", *args)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
@@ -270,10 +254,6 @@ class ConvolutionSelect(Function):
     """z[winner] of z = conv(input, weight); winners [N, D, *]."""
 
     @staticmethod
-    def forward(*args: Any) -> Tensor:
-        return below_autograd("convolution_select", *args)
-
-    @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
         input, weight, winners, *ctx.window = inputs
         ctx.set_materialize_grads(False)
@@ -321,10 +301,6 @@ class ConvolutionSelect(Function):
 
 class ConvolutionSelectInputGrad(Function):
     """x̄ of grad [N, D, *] at the winners' maps, winners and weight [D·T, C/groups, *], for an input of `input_size`."""
-
-    @staticmethod
-    def forward(*args: Any) -> Tensor:
-        return below_autograd("convolution_select_input_grad", *args)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
@@ -388,10 +364,6 @@ class ConvolutionSelectWeightGrad(Function):
     """w̄ of grad [N, D, *] at the winners' maps, winners and input [N, C, *], for a weight of `weight_size`."""
 
     @staticmethod
-    def forward(*args: Any) -> Tensor:
-        return below_autograd("convolution_select_weight_grad", *args)
-
-    @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
         grad, winners, input, ctx.weight_size, *ctx.window = inputs
         ctx.set_materialize_grads(False)
@@ -453,10 +425,6 @@ class ConvolutionNorm(Function):
     """√Σ_t z[t]² of convolution's operands, bias [D], with the number of transforms before the window."""
 
     @staticmethod
-    def forward(*args: Any) -> Tensor:
-        return below_autograd("convolution_norm", *args)
-
-    @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
         input, weight, bias, ctx.transforms, *ctx.window = inputs
         ctx.set_materialize_grads(False)
@@ -472,7 +440,9 @@ class ConvolutionNorm(Function):
         if torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
             grads = _norm_grads(ctx, grad, input, weight, bias, needs)
         else:
-            got = below_autograd("convolution_norm_grad", grad, output, input, weight, bias, *needs, *ctx.window)
+            got = torch.ops.torchconv.convolution_norm_grad.default(
+                grad, output, input, weight, bias, *needs, *ctx.window
+            )
             grads = tuple(g if need else None for g, need in zip(got, needs, strict=True))
         return (*grads, *(None,) * 6)
 
