@@ -75,12 +75,7 @@ class Convolution(Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        input, weight, _, *ctx.window = inputs
-        ctx.set_materialize_grads(False)
-        ctx.input_size, ctx.weight_size, ctx.weight_format = input.shape, weight.shape, weight_format(weight)
-        to_input, to_weight = ctx.needs_input_grad[:2]
-        ctx.save_for_backward(input if to_weight else None, weight if to_input else None)
-        ctx.save_for_forward(input, weight)
+        _keep_operands(ctx, inputs)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None) -> tuple:
@@ -135,6 +130,16 @@ class Convolution(Function):
         return out, axis
 
 
+def _keep_operands(ctx: Any, inputs: tuple, *output: Tensor) -> None:
+    """Keeps what the derivatives of a convolution need, and its `output` where they need that too."""
+    input, weight, _, *ctx.window = inputs
+    ctx.set_materialize_grads(False)
+    ctx.input_size, ctx.weight_size, ctx.weight_format = input.shape, weight.shape, weight_format(weight)
+    to_input, to_weight = ctx.needs_input_grad[:2]
+    ctx.save_for_backward(input if to_weight else None, weight if to_input else None, *output)
+    ctx.save_for_forward(input, weight, *output)
+
+
 def _operand_grads(
     ctx: Any, grad: Tensor, input: Tensor, weight: Tensor, to_input: bool, to_weight: bool
 ) -> tuple[Tensor | None, Tensor | None]:
@@ -150,12 +155,7 @@ class ConvolutionReLU(Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        input, weight, _, *ctx.window = inputs
-        ctx.set_materialize_grads(False)
-        ctx.input_size, ctx.weight_size, ctx.weight_format = input.shape, weight.shape, weight_format(weight)
-        to_input, to_weight = ctx.needs_input_grad[:2]
-        ctx.save_for_backward(input if to_weight else None, weight if to_input else None, output)
-        ctx.save_for_forward(input, weight, output)
+        _keep_operands(ctx, inputs, output)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None) -> tuple:
