@@ -25,7 +25,7 @@ def register(name: str, function: type[torch.autograd.Function]) -> Callable[...
         with torch._C._AutoDispatchBelowAutograd():
             return operator(*args)
 
-    function.forward = staticmethod(forward)  # type: ignore[assignment]
+    function.forward = staticmethod(forward)  # type: ignore[method-assign]
     # Function.apply binds its arguments to forward's signature, call after call: worked out once, it costs less.
     forward.__signature__ = inspect.signature(forward)  # type: ignore[attr-defined]
     _library.impl(name, function.apply, "Autograd")
