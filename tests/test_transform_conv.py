@@ -13,6 +13,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.func import functional_call, grad, jacfwd, jacrev, vmap
 
 import torchconv
+import torchconv.autograd.reduced as reductions
 import torchconv.autograd.transform as autograd
 import torchconv.functional as TF
 from torchconv import transforms as T
@@ -191,9 +192,9 @@ def test_opcheck_reduced(layout):
 def test_gradcheck_of_the_selection():
     x, w, _, winners, g, window = conv_operands()
     functions = {
-        (x, w): lambda x, w: autograd.convolution_select(x, w, winners, *window),
-        (g, w): lambda g, w: autograd.convolution_select_input_grad(g, winners, w, x.shape, *window),
-        (g, x): lambda g, x: autograd.convolution_select_weight_grad(g, winners, x, w.shape, *window),
+        (x, w): lambda x, w: reductions.convolution_select(x, w, winners, *window),
+        (g, w): lambda g, w: reductions.convolution_select_input_grad(g, winners, w, x.shape, *window),
+        (g, x): lambda g, x: reductions.convolution_select_weight_grad(g, winners, x, w.shape, *window),
     }
     for operands, function in functions.items():
         assert gradcheck(function, operands, **EVERY_MODE)

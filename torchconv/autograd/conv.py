@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from ._common import asked, below_autograd, register
+from ._common import asked, register
 
 aten = torch.ops.aten
 
@@ -74,17 +74,8 @@ class Convolution(Function):
     """y = x * w + b. Operands: input [N, C, *], weight [O, C/groups, *], bias [O] or None, then the window."""
 
     @staticmethod
-    def forward(*args: Any) -> Tensor:
-        return below_autograd("convolution", *args)
-
-    @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        input, weight, _, *ctx.window = inputs
-        ctx.set_materialize_grads(False)
-        ctx.input_size, ctx.weight_size, ctx.weight_format = input.shape, weight.shape, weight_format(weight)
-        to_input, to_weight = ctx.needs_input_grad[:2]
-        ctx.save_for_backward(input if to_weight else None, weight if to_input else None)
-        ctx.save_for_forward(input, weight)
+        _keep_operands(ctx, inputs)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None) -> tuple:
@@ -139,6 +130,16 @@ class Convolution(Function):
         return out, axis
 
 
+def _keep_operands(ctx: Any, inputs: tuple, *output: Tensor) -> None:
+    """Keeps what the derivatives of a convolution need, and its `output` where they need that too."""
+    input, weight, _, *ctx.window = inputs
+    ctx.set_materialize_grads(False)
+    ctx.input_size, ctx.weight_size, ctx.weight_format = input.shape, weight.shape, weight_format(weight)
+    to_input, to_weight = ctx.needs_input_grad[:2]
+    ctx.save_for_backward(input if to_weight else None, weight if to_input else None, *output)
+    ctx.save_for_forward(input, weight, *output)
+
+
 def _operand_grads(
     ctx: Any, grad: Tensor, input: Tensor, weight: Tensor, to_input: bool, to_weight: bool
 ) -> tuple[Tensor | None, Tensor | None]:
@@ -153,17 +154,8 @@ class ConvolutionReLU(Function):
     """y = max(0, x * w + b), where NaN stays, of Convolution's operands. Keeps its output, as a ReLU does."""
 
     @staticmethod
-    def forward(*args: Any) -> Tensor:
-        return below_autograd("convolution_relu", *args)
-
-    @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        input, weight, _, *ctx.window = inputs
-        ctx.set_materialize_grads(False)
-        ctx.input_size, ctx.weight_size, ctx.weight_format = input.shape, weight.shape, weight_format(weight)
-        to_input, to_weight = ctx.needs_input_grad[:2]
-        ctx.save_for_backward(input if to_weight else None, weight if to_input else None, output)
-        ctx.save_for_forward(input, weight, output)
+        _keep_operands(ctx, inputs, output)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None) -> tuple:
@@ -191,10 +183,6 @@ class ConvolutionReLU(Function):
 
 class ConvolutionInputGrad(Function):
     """x̄ of ȳ [N, O, *] and w [O, C/groups, *], for an input of `input_size`; a transposed convolution run forward."""
-
-    @staticmethod
-    def forward(*args: Any) -> Tensor:
-        return below_autograd("convolution_input_grad", *args)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
@@ -246,10 +234,6 @@ class ConvolutionInputGrad(Function):
 
 class ConvolutionWeightGrad(Function):
     """w̄ of ȳ [N, O, *] and x [N, C, *], for a weight of `weight_size`, returned in `memory_format`."""
-
-    @staticmethod
-    def forward(*args: Any) -> Tensor:
-        return below_autograd("convolution_weight_grad", *args)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
@@ -305,10 +289,6 @@ class ConvolutionBiasGrad(Function):
     """b̄[o] = Σ ȳ[n, o, *] over samples and positions."""
 
     @staticmethod
-    def forward(grad: Tensor) -> Tensor:
-        return below_autograd("convolution_bias_grad", grad)
-
-    @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
         ctx.shape = inputs[0].shape
 
@@ -328,10 +308,6 @@ class ConvolutionBiasGrad(Function):
 
 class ReLUBiasGrad(Function):
     """m·ȳ, and its sum over samples and positions; ȳ [N, C, *] is the gradient of a ReLU's output y, m = (y > 0)."""
-
-    @staticmethod
-    def forward(*args: Any) -> tuple[Tensor, Tensor]:
-        return below_autograd("relu_bias_grad", *args)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, outputs: tuple) -> None:

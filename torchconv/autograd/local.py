@@ -18,16 +18,12 @@ from typing import Any
 from torch import Tensor
 from torch.autograd import Function
 
-from ._common import asked, below_autograd, register
+from ._common import asked, register
 from .conv import _into_channels, _into_filters, _into_samples, _total
 
 
 class LocalConvolution(Function):
     """y of input [N, C, *], weight, bias or None, and the window."""
-
-    @staticmethod
-    def forward(*args: Any) -> Tensor:
-        return below_autograd("local_convolution", *args)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
@@ -88,10 +84,6 @@ class LocalConvolutionInputGrad(Function):
     """x̄ of ȳ [N, O, *] and the weight, for an input of `input_size`; a transposed layer run forward."""
 
     @staticmethod
-    def forward(*args: Any) -> Tensor:
-        return below_autograd("local_convolution_input_grad", *args)
-
-    @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
         grad, weight, ctx.input_size, *ctx.window = inputs
         ctx.set_materialize_grads(False)
@@ -139,10 +131,6 @@ class LocalConvolutionInputGrad(Function):
 
 class LocalConvolutionWeightGrad(Function):
     """w̄ of ȳ [N, O, *] and x [N, C, *], for a weight of `weight_size`."""
-
-    @staticmethod
-    def forward(*args: Any) -> Tensor:
-        return below_autograd("local_convolution_weight_grad", *args)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:

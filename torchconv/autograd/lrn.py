@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.nn.functional import avg_pool2d, pad
 
-from ._common import below_autograd, register
+from ._common import register
 
 
 def _window_sum(x: Tensor, size: int, transposed: bool = False) -> Tensor:
@@ -53,10 +53,6 @@ class LocalResponseNorm(Function):
     """y of input [N, C, *], size, alpha, beta and k."""
 
     @staticmethod
-    def forward(*args: Any) -> Tensor:
-        return below_autograd("local_response_norm", *args)
-
-    @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
         input, *ctx.options = inputs
         ctx.save_for_backward(input)
@@ -78,10 +74,6 @@ class LocalResponseNorm(Function):
 
 class LocalResponseNormGrad(Function):
     """Jᵀ ȳ of ȳ and the input [N, C, *], size, alpha, beta and k."""
-
-    @staticmethod
-    def forward(*args: Any) -> Tensor:
-        return below_autograd("local_response_norm_grad", *args)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:

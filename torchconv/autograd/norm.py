@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from ._common import asked, below_autograd, register
+from ._common import asked, register
 from .conv import _as_channel
 
 
@@ -52,10 +52,6 @@ class _Formula:
 
 class BatchNorm(Function):
     """(y, means, biased variances) of input [N, C, *], weight and bias [C] or None, eps and whether a ReLU follows."""
-
-    @staticmethod
-    def forward(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
-        return below_autograd("batch_norm", *args)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor, Tensor]) -> None:

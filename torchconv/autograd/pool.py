@@ -23,7 +23,7 @@ from torch import Tensor
 from torch._prims_common import suggest_memory_format
 from torch.autograd import Function
 
-from ._common import below_autograd, register
+from ._common import register
 
 
 def _merge(x: Tensor, at: int | None, size: int) -> Tensor:
@@ -43,10 +43,6 @@ def _format(x: Tensor) -> torch.memory_format:
 
 class MaxPool(Function):
     """(values, positions in the window) of input [N, C, *], the window and the output's spatial size."""
-
-    @staticmethod
-    def forward(*args: Any) -> tuple[Tensor, Tensor]:
-        return below_autograd("max_pool", *args)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
@@ -76,10 +72,6 @@ class MaxPool(Function):
 
 class MaxPoolReLU(Function):
     """(max(0, values), positions) of MaxPool's operands. Keeps the values too: where they are 0 nothing passes."""
-
-    @staticmethod
-    def forward(*args: Any) -> tuple[Tensor, Tensor]:
-        return below_autograd("max_pool_relu", *args)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
@@ -113,10 +105,6 @@ class MaxPoolScatter(Function):
     """x̄ [input_size] of ȳ [N, C, *] and the positions."""
 
     @staticmethod
-    def forward(*args: Any) -> Tensor:
-        return below_autograd("max_pool_scatter", *args)
-
-    @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
         _, positions, ctx.input_size, *ctx.window = inputs
         ctx.save_for_backward(positions)
@@ -144,10 +132,6 @@ class MaxPoolGather(Function):
     """y of x [N, C, *] at the positions kept by another max pooling of that size."""
 
     @staticmethod
-    def forward(*args: Any) -> Tensor:
-        return below_autograd("max_pool_gather", *args)
-
-    @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
         input, positions, *ctx.window = inputs
         ctx.input_size = input.shape
@@ -173,10 +157,6 @@ class MaxPoolIndices(Function):
     """The positions as flat indices into the input's planes: no derivative."""
 
     @staticmethod
-    def forward(*args: Any) -> Tensor:
-        return below_autograd("max_pool_indices", *args)
-
-    @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
         ctx.mark_non_differentiable(output)
 
@@ -200,10 +180,6 @@ class AvgPool(Function):
     """y of input [N, C, *], the window, the output's spatial size, count_include_pad and divisor_override."""
 
     @staticmethod
-    def forward(*args: Any) -> Tensor:
-        return below_autograd("avg_pool", *args)
-
-    @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
         input, *ctx.window, ctx.output_size, include_pad, divisor = inputs
         ctx.input_size, ctx.divisor, ctx.format = input.shape, (include_pad, divisor), _format(input)
@@ -223,10 +199,6 @@ class AvgPool(Function):
 
 class AvgPoolSpread(Function):
     """x̄ [input_size] of ȳ [N, C, *], the window, count_include_pad, divisor_override and x̄'s memory format."""
-
-    @staticmethod
-    def forward(*args: Any) -> Tensor:
-        return below_autograd("avg_pool_spread", *args)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:

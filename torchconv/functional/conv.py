@@ -5,7 +5,7 @@ Tensors off the CPU and dtypes with no kernel here go to PyTorch's own operators
 
 import operator
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -27,10 +27,23 @@ def _integer(value: int, what: str, name: str) -> int:
         raise TypeError(f"{name}: {what} must be an integer, got {value!r}") from None
 
 
+def _plain(value: Any, dims: int, least: int) -> list[int] | None:
+    """`value` as one integer an axis where it is an int or a tuple of them, `least` or more; most calls end here."""
+    if type(value) is int:
+        return [value] * dims if value >= least else None
+    if type(value) is not tuple or len(value) != dims:
+        return None
+    for v in value:
+        if type(v) is not int or v < least:
+            return None
+    return list(value)
+
+
 def _per_axis(value: Ints, dims: int, what: str, name: str, least: int) -> list[int]:
     """`value` as one integer an axis, as the built-in broadcasts them."""
-    if type(value) is int and value >= least:  # what most calls pass
-        return [value] * dims
+    plain = _plain(value, dims, least)
+    if plain is not None:
+        return plain
     values = [_integer(v, what, name) for v in (value if isinstance(value, (tuple, list)) else (value,))]
     if len(values) == 1:
         values = values * dims
@@ -57,6 +70,9 @@ def _sides(
 ) -> list[tuple[int, int]]:
     """Padding as (before, after) for each axis."""
     dims = len(kernel)
+    plain = _plain(padding, dims, 0)
+    if plain is not None:
+        return [(v, v) for v in plain]
     if padding == "valid":
         return [(0, 0)] * dims
     if padding == "same":
@@ -92,28 +108,34 @@ def _autocast(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, T
 
 
 def _has_kernel(*tensors: Tensor | None) -> bool:
-    return all(t is None or (t.device.type == "cpu" and t.dtype in KERNEL_DTYPES) for t in tensors)
+    for t in tensors:
+        if t is not None and not (t.is_cpu and t.dtype in KERNEL_DTYPES):
+            return False
+    return True
 
 
 def _batched(input: Tensor, dims: int, name: str) -> tuple[Tensor, bool]:
     """The input with a batch axis, and whether it came with one."""
-    if input.dim() not in (dims + 1, dims + 2):
+    axes = input.dim()
+    if axes == dims + 2:
+        return input, True
+    if axes != dims + 1:
         raise RuntimeError(
             f"{name}: expected an input of {dims + 1} (unbatched) or {dims + 2} (batched) axes, "
             f"got shape {list(input.shape)}"
         )
-    batched = input.dim() == dims + 2
-    return (input if batched else input.unsqueeze(0)), batched
+    return input.unsqueeze(0), False
 
 
 def _check_operands(input: Tensor, weight: Tensor, bias: Tensor | None, bias_size: list[int], name: str) -> None:
-    if bias is not None and list(bias.shape) != bias_size:
+    if bias is not None and bias.shape != tuple(bias_size):
         raise RuntimeError(
             f"{name}: weight of shape {list(weight.shape)} expects a bias of shape {bias_size}, got {list(bias.shape)}"
         )
-    for what, other in (("weight", weight), ("bias", bias)):
-        if other is not None and other.dtype != input.dtype:
-            raise RuntimeError(f"{name}: input is {input.dtype} but {what} is {other.dtype}")
+    dtype = input.dtype
+    if weight.dtype != dtype or (bias is not None and bias.dtype != dtype):
+        what, other = ("weight", weight.dtype) if weight.dtype != dtype else ("bias", bias.dtype)  # type: ignore[union-attr]
+        raise RuntimeError(f"{name}: input is {dtype} but {what} is {other}")
 
 
 def _conv(

@@ -22,7 +22,7 @@ def _runs_here(input: Tensor, dims: int) -> bool:
     """Whether there is a kernel for this input. One with an empty axis other than the batch's is mostly refused."""
     return (
         isinstance(input, Tensor)
-        and input.device.type == "cpu"
+        and input.is_cpu
         and input.dtype in KERNEL_DTYPES
         and input.layout == torch.strided
         and 0 not in input.shape[-dims - 1 :]
@@ -56,11 +56,12 @@ def _window(
     steps = kernel if omitted else _per_axis(stride, dims, "stride", name, 1)  # type: ignore[arg-type]
     pads = _per_axis(padding, dims, "padding", name, 0)
     gaps = _per_axis(dilation, dims, "dilation", name, 1)
-    if any(2 * p > d * (k - 1) + 1 for p, d, k in zip(pads, gaps, kernel, strict=True)):
-        raise RuntimeError(
-            f"{name}: padding must be at most half the window, got padding={padding}, kernel_size={kernel_size}"
-            + (f", dilation={dilation}" if dilation != 1 else "")
-        )
+    for p, d, k in zip(pads, gaps, kernel, strict=True):
+        if 2 * p > d * (k - 1) + 1:
+            raise RuntimeError(
+                f"{name}: padding must be at most half the window, got padding={padding}, kernel_size={kernel_size}"
+                + (f", dilation={dilation}" if dilation != 1 else "")
+            )
     return kernel, steps, pads, gaps
 
 
@@ -74,13 +75,13 @@ def _output_size(
     name: str,
 ) -> list[int]:
     """``⌊(side + 2·padding − dilation·(kernel − 1) − 1) / stride⌋ + 1`` for each axis, or with ``⌈·⌉``."""
-    sides = []
+    sides: list[int] = []
     for n, k, s, p, d in zip(input.shape[-len(kernel) :], kernel, stride, padding, dilation, strict=True):
         side = (n + 2 * p - d * (k - 1) - 1 + (s - 1 if ceil_mode else 0)) // s + 1
         if ceil_mode and (side - 1) * s >= n + p:  # the last window would start past the input
             side -= 1
         sides.append(side)
-    if any(side < 1 for side in sides):
+    if min(sides) < 1:
         raise RuntimeError(
             f"{name}: input of shape {list(input.shape)} gives an output of spatial size {sides}, which is too small "
             f"(kernel_size={kernel}, stride={stride}, padding={padding}, dilation={dilation})"

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..autograd import transform as autograd
+from ..autograd.reduced import convolution_max, convolution_norm
+from ..autograd.transform import transform_filters as _transform_filters
 from ..transforms import FilterMap, TransformSet
 from .conv import (
     Ints,
@@ -52,7 +53,7 @@ def transform_filters(weight: Tensor, transforms: TransformSet | FilterMap) -> T
     pointers, columns = fmap.pointers.to(weight.device), fmap.columns.to(weight.device)
     values = fmap.values.to(weight)
     if _has_kernel(weight):
-        return autograd.transform_filters(weight, pointers, columns, values, fmap.support)
+        return _transform_filters(weight, pointers, columns, values, fmap.support)
     taps = weight.flatten(2)[..., columns] * values  # [D, C, entries]
     rows = torch.repeat_interleave(torch.arange(len(pointers) - 1, device=weight.device), pointers.diff())
     out = taps.new_zeros(*taps.shape[:2], len(pointers) - 1).index_add(2, rows, taps)
@@ -127,9 +128,9 @@ def _reduced(
     """The convolution with the copies w, `count` for each filter, reduced."""
     window = (stride, flat, dilation, groups, algorithm)
     if reduce == "max":
-        return autograd.convolution_max(x, w, b, count, *window)[0]
+        return convolution_max(x, w, b, count, *window)[0]
     if reduce == "norm":
-        return autograd.convolution_norm(x, w, b, count, *window)
+        return convolution_norm(x, w, b, count, *window)
     return _convolution(x, w, b if b is None or count == 1 else b.repeat_interleave(count), *window)
 
 

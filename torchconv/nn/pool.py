@@ -122,44 +122,47 @@ def _document(family: str, n: int) -> str:
     return document(text + _SHAPE, n, side=side, function=f"{function}{n}d", name=f"{family}{n}d")
 
 
-class _Pool:
-    """What all pooling layers share; stands before torch.nn's class in each of their lists of bases."""
+# What the layers of a family share; stands before torch.nn's class in each of their lists of bases.
 
+
+class _MaxPool:
     _functional: Callable[..., Any]
-    _arguments: tuple[str, ...]  # the attributes that are the function's arguments, under the same names
-
-    def forward(self, input: Tensor) -> Any:
-        """Pools `input`; the result is a pair (output, indices) where return_indices was asked for."""
-        return self._functional(input, **{name: getattr(self, name) for name in self._arguments})
-
-
-class _MaxPool(_Pool):
     _activation: str | None = None  # what is done to the result
 
-    def forward(self, input: Tensor) -> Any:
-        arguments = {name: getattr(self, name) for name in self._arguments}
-        return self._functional(input, **arguments, activation=self._activation)
-
-    _arguments = ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
-
-
-class _AvgPool(_Pool):
-    _arguments: tuple[str, ...] = (
-        *("kernel_size", "stride", "padding", "ceil_mode"),
-        *("count_include_pad", "divisor_override"),
-    )
+    def forward(self: Any, input: Tensor) -> Any:
+        """Pools `input`; the result is a pair (output, indices) where return_indices was asked for."""
+        window = (self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode)
+        return self._functional(input, *window, self.return_indices, activation=self._activation)
 
 
-class _LPPool(_Pool):
-    _arguments = ("norm_type", "kernel_size", "stride", "ceil_mode")
+class _AvgPool:
+    _functional: Callable[..., Any]
+
+    def forward(self: Any, input: Tensor) -> Tensor:
+        window = (self.kernel_size, self.stride, self.padding, self.ceil_mode, self.count_include_pad)
+        return self._functional(input, *window, self.divisor_override)
 
 
-class _AdaptiveMaxPool(_Pool):
-    _arguments = ("output_size", "return_indices")
+class _LPPool:
+    _functional: Callable[..., Any]
+
+    def forward(self: Any, input: Tensor) -> Tensor:
+        return self._functional(input, self.norm_type, self.kernel_size, self.stride, self.ceil_mode)
 
 
-class _AdaptiveAvgPool(_Pool):
-    _arguments = ("output_size",)
+class _AdaptiveMaxPool:
+    _functional: Callable[..., Any]
+
+    def forward(self: Any, input: Tensor) -> Any:
+        """Pools `input`; the result is a pair (output, indices) where return_indices was asked for."""
+        return self._functional(input, self.output_size, self.return_indices)
+
+
+class _AdaptiveAvgPool:
+    _functional: Callable[..., Any]
+
+    def forward(self: Any, input: Tensor) -> Tensor:
+        return self._functional(input, self.output_size)
 
 
 class MaxPool1d(_MaxPool, torch.nn.MaxPool1d):
@@ -180,7 +183,10 @@ class MaxPool3d(_MaxPool, torch.nn.MaxPool3d):
 class AvgPool1d(_AvgPool, torch.nn.AvgPool1d):
     __doc__ = _document("AvgPool", 1)
     _functional = staticmethod(functional.avg_pool1d)
-    _arguments = _AvgPool._arguments[:-1]  # torch.nn's has no divisor_override in one dimension
+
+    def forward(self, input: Tensor) -> Tensor:  # torch.nn's has no divisor_override in one dimension
+        window = (self.kernel_size, self.stride, self.padding, self.ceil_mode, self.count_include_pad)
+        return self._functional(input, *window)
 
 
 class AvgPool2d(_AvgPool, torch.nn.AvgPool2d):
