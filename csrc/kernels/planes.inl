@@ -6,8 +6,8 @@
 // tap, and a tap is one offset: its phase is offset mod step, its place there offset / step. Unless rows, or maps seen
 // through one tap, fill vectors and go straight to a contiguous target, the results are planes of the same pitch, of
 // which the valid positions are then copied to the target. Every output is the same chain of operations wherever it
-// stands: all taps, or all whose row lies in the map, in blocks of depth_block products, each summed in order, then added
-// in order.
+// stands: all taps, or all whose row lies in the map, in blocks of depth_block products, each summed in order, then
+// added in order.
 
 // Where a vector of positions begins.
 struct Start {
@@ -106,7 +106,7 @@ struct PlanesBox {
   int64_t pitch, plane;      // source elements from row to row and from channel to channel
   int64_t segment;           // results of a segment, whole vectors
   bool in_place;             // the source's own planes serve
-  bool flat;                 // one tap, no padding: rows follow one another, in target and source, and vectors cross them
+  bool flat;                 // one tap, no padding: rows follow one another in target and source; vectors cross them
   bool straight;             // vectors go to the target
   bool by_rows;              // vectors lie in one row, and meet only the taps whose row lies in the map
 
@@ -330,8 +330,8 @@ void store_planes(const Gather& g, bool channels_last, int64_t channels, const B
         }
 }
 
-// One residue, one group: all channels over some vectors, products [begin, end) of each; some vectors at a time, so that
-// their source stays near: in the first cache if it is of few channels, and the targets' rows are written in long runs.
+// One residue, one group: all channels over some vectors, products [begin, end) of each; some vectors at a time, so
+// that their source stays near: in the first cache if it is of few channels, and targets are written in long runs.
 template <class T, class A>
 void planes_group(const Gather& g, const A* packed, const A* source, const int64_t* offsets, const Start* starts,
                   int64_t count, int64_t begin, int64_t end, const T* bias, A* target, int64_t ld) {
