@@ -7,14 +7,22 @@ from test_conv import DIRECTIONS, LAYOUTS, bound, exact, operands, relative_erro
 
 ops = torch.ops.torchconv
 
-# Half vectors of target channels (8 of float32, 4 of float64), planes of positions with one phase or several, and
-# positions along the vectors of a weight gradient (no padding, few sums), each whole, with a tail, and one beyond.
+# Half vectors of target channels (8 of float32, 4 of float64), planes of positions with one phase or several, rows that
+# meet the same taps, maps whose vectors cross rows, and positions along the vectors of a weight gradient (no padding,
+# few sums), each whole, with a tail, and one beyond.
 CASES = [
     case("half_vector", (3, 32, 13, 13), (32, 8, 3, 3), stride=2, padding=1, groups=4),
     case("half_vector_tail", (2, 40, 9, 7), (20, 10, 3, 3), stride=(2, 1), padding=1, groups=4),
     case("half_vector_deep", (2, 600, 5, 6), (8, 300, 1, 3), groups=2),
     case("half_vector_and_one", (2, 27, 8, 8), (27, 9, 3, 3), stride=2, padding=1, groups=3),
+    case("groups_of_wide_pixels", (2, 576, 7, 5), (576, 8, 3, 3), stride=(1, 2), padding=1, groups=72),
     case("groups_past_a_task", (2, 264, 6, 5), (264, 4, 3, 3), padding=1, groups=66),
+    case("rows_alike", (2, 3, 19, 37), (64, 3, 3, 3), padding=1),
+    case("rows_alike_below_a_vector", (3, 2, 12, 11), (6, 2, 5, 3), padding=(2, 1)),
+    case("map_of_one_tap", (3, 24, 14, 14), (50, 24, 1, 1)),
+    case("map_of_one_tap_strided", (3, 24, 27, 28), (50, 24, 1, 1), stride=2),
+    case("map_of_one_tap_cropped", (2, 24, 18, 15), (26, 24, 1, 1), padding=((-1, -1), (0, -1))),
+    case("map_of_one_tap_in_groups", (2, 48, 16, 12), (72, 16, 1, 1), groups=3),
     case("two_phases", (2, 1, 401), (32, 1, 9), stride=2, padding=4),
     case("two_phases_one_short", (2, 1, 400), (7, 1, 4), stride=2),
     case("phases_of_both_axes", (2, 2, 41, 67), (4, 2, 5, 3), stride=(2, 3), padding=((2, 1), (0, 2))),

@@ -330,11 +330,11 @@ DirectScratch direct_layout(const Gather* g, int64_t residues, bool copies, bool
 template <class T>
 constexpr bool narrow_type = sizeof(T) < sizeof(accumulator_t<T>);
 
-// Whether the tiles read a copy. Of a few channels among many, pixels lie so far apart that they contend for the same
-// lines of a cache.
+// Whether the tiles read a copy. Of a few channels among very many, pixels lie so far apart that they contend for the
+// same lines of a cache; else a copy costs more than it saves.
 template <class T>
 bool copies_source(const Gather& g, bool channels_last) {
-  return !channels_last || narrow_type<T> || (g.groups > 1 && g.c <= 64);
+  return !channels_last || narrow_type<T> || (g.c <= 64 && g.groups * g.c > 512);
 }
 
 template <class T>

@@ -2,6 +2,8 @@
 // packed weight. Contiguous: weight rows broadcast against vectors of positions. Channels-last: patches broadcast
 // against vectors of target channels. Either way the result leaves as it lies in memory.
 //
+// Slower than direct wherever both were measured, 1×1 included: auto never takes it, it is there to be asked for.
+//
 // Every output is the same chain of operations wherever its position stands in a block: blocks of depth_block products,
 // each summed in order, then added in order. So neither the batch nor the number of threads can change a bit.
 

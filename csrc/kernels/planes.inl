@@ -3,10 +3,11 @@
 //
 // The source of a box is copied to planes [channel][phase][n][i0][i1][i2], zeros where it leaves the map: the elements
 // a step apart, of one phase, lie side by side, so that neighbouring positions read neighbouring elements, whatever the
-// tap, and a tap is one offset: its phase is offset mod step, its place there offset / step. Unless rows fill vectors
-// and go straight to a contiguous target, the results are planes of the same pitch, of which the valid positions are then
-// copied to the target. Every output is the same chain of operations wherever it stands: all taps, or all whose row lies
-// in the map, in blocks of depth_block products, each summed in order, then added in order.
+// tap, and a tap is one offset: its phase is offset mod step, its place there offset / step. Unless rows, or maps seen
+// through one tap, fill vectors and go straight to a contiguous target, the results are planes of the same pitch, of
+// which the valid positions are then copied to the target. Every output is the same chain of operations wherever it
+// stands: all taps, or all whose row lies in the map, in blocks of depth_block products, each summed in order, then
+// added in order.
 
 // Where a vector of positions begins.
 struct Start {
@@ -56,20 +57,28 @@ void planes_tile(const PlanesTile<A>& t, const Start* starts) {
         for (int j = 0; j < VECTORS; ++j) sum[r][j] += w[r] * x[j];
       }
     }
+    if (k > 0) {
+#pragma GCC unroll 16
+      for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 8
+        for (int j = 0; j < VECTORS; ++j) sum[r][j] = load(t.total + (r * VECTORS + j) * lanes<A>) + sum[r][j];
+    }
+    if (end < t.depth) {
+#pragma GCC unroll 16
+      for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 8
+        for (int j = 0; j < VECTORS; ++j) store(t.total + (r * VECTORS + j) * lanes<A>, sum[r][j]);
+      continue;
+    }
+    const vector_t<A> floor = vector_t<A>{} + t.floor;
 #pragma GCC unroll 16
     for (int r = 0; r < ROWS; ++r) {
       const A bias = t.bias[r];
 #pragma GCC unroll 8
-      for (int j = 0; j < VECTORS; ++j) {
-        A* at = t.total + (r * VECTORS + j) * lanes<A>;
-        if (k > 0) sum[r][j] = load(at) + sum[r][j];
-        if (end < t.depth)
-          store(at, sum[r][j]);
-        else
-          store(t.target + starts[j].target + r * t.ld, raised(sum[r][j] + bias, vector_t<A>{} + t.floor));
-      }
+      for (int j = 0; j < VECTORS; ++j)
+        store(t.target + starts[j].target + r * t.ld, raised(sum[r][j] + bias, floor));
     }
-    if (end == t.depth) break;
+    break;
   }
 }
 
@@ -97,6 +106,7 @@ struct PlanesBox {
   int64_t pitch, plane;      // source elements from row to row and from channel to channel
   int64_t segment;           // results of a segment, whole vectors
   bool in_place;             // the source's own planes serve
+  bool flat;                 // one tap, no padding: rows follow one another in target and source; vectors cross them
   bool straight;             // vectors go to the target
   bool by_rows;              // vectors lie in one row, and meet only the taps whose row lies in the map
 
@@ -107,6 +117,7 @@ struct PlanesBox {
 struct LiveTaps {
   int64_t begin, end;
   int64_t count() const { return end - begin; }
+  bool operator==(const LiveTaps&) const = default;
 };
 inline LiveTaps live_taps(const Gather& g, int64_t t) {
   LiveTaps live{0, g.grid[1]};
@@ -114,6 +125,12 @@ inline LiveTaps live_taps(const Gather& g, int64_t t) {
   while (live.begin < live.end && at(live.begin) < 0) ++live.begin;
   while (live.begin < live.end && at(live.end - 1) >= g.extent[1]) --live.end;
   return live;
+}
+
+// Whether whole vectors along a line, the last one overlapping the one before, do little twice.
+template <class A>
+bool fills_vectors(int64_t line) {
+  return line >= lanes<A> && 16 * round_up(line, lanes<A>) <= 17 * line;
 }
 
 template <class T>
@@ -136,15 +153,16 @@ PlanesBox planes_box(const Gather* g, int64_t residues, bool channels_last, cons
   }
   const bool plain =
       !channels_last && !narrow_type<T> && residues == 1 && g->spacing[0] * g->spacing[1] * g->spacing[2] == 1;
-  const bool whole_rows = b.size[2] == g->extent[2] && b.size[2] == g->count[2] && b.size[0] == 1 && dense_rows(*g);
   b.phases = g->step[0] * g->step[1] * g->step[2];
-  b.in_place = plain && !pads && b.phases == 1 && g->tap_count == 1 && whole_rows && b.size[1] * b.size[2] >= lanes<A>;
-  b.straight = b.in_place || (plain && b.size[2] >= lanes<A>);
+  b.flat = plain && !pads && b.phases == 1 && g->tap_count == 1 && b.size[0] == 1 && b.size[2] == g->count[2] &&
+           fills_vectors<A>(b.size[1] * b.size[2]);
+  b.in_place = b.flat && b.size[2] == g->extent[2] && dense_rows(*g);
+  b.straight = b.flat || (plain && b.size[2] >= lanes<A>);
   b.pitch = b.end[2] - b.begin[2];
   b.plane = b.samples * volume(b.begin, b.end) + lanes<A>;  // a row may be written past its end
   b.segment = round_up((b.size[1] - 1) * b.pitch + b.size[2], lanes<A>);
   // A plane's rows are padded: by rows, the zeros above and below the map need not be multiplied.
-  if (residues == 1 && g->tap_count > 0 && g->grid[0] == 1 && b.size[0] == 1 && !b.in_place) {
+  if (residues == 1 && g->tap_count > 0 && g->grid[0] == 1 && b.size[0] == 1 && !b.flat) {
     int64_t live = 0;
     for (int64_t t = 0; t < b.size[1]; ++t) live += live_taps(*g, box.begin[1] + t).count();
     const int64_t row = round_up(b.size[2], lanes<A>), whole = b.straight ? b.size[1] * row : b.segment;
@@ -238,7 +256,7 @@ template <class A>
 int64_t find_starts(const Gather& g, const Box& box, const PlanesBox& b, Start* out) {
   constexpr int n_lanes = lanes<A>;
   int64_t count = 0;
-  const int64_t line = b.in_place ? b.size[1] * b.size[2] : b.size[2], lines = b.in_place ? 1 : b.size[1];
+  const int64_t line = b.flat ? b.size[1] * b.size[2] : b.size[2], lines = b.flat ? 1 : b.size[1];
   const int64_t height = b.end[1] - b.begin[1], depth = b.end[0] - b.begin[0];
   if (b.by_rows) {  // in order of rows, then of samples
     for (int64_t t1 = 0; t1 < lines; ++t1)
@@ -312,12 +330,12 @@ void store_planes(const Gather& g, bool channels_last, int64_t channels, const B
         }
 }
 
-// One residue, one group: all channels over some vectors, products [begin, end) of each; a few vectors at a time, so that
-// their source stays near.
+// One residue, one group: all channels over some vectors, products [begin, end) of each; some vectors at a time, so
+// that their source stays near: in the first cache if it is of few channels, and targets are written in long runs.
 template <class T, class A>
 void planes_group(const Gather& g, const A* packed, const A* source, const int64_t* offsets, const Start* starts,
                   int64_t count, int64_t begin, int64_t end, const T* bias, A* target, int64_t ld) {
-  const int64_t depth = g.depth(), near = 24;
+  const int64_t depth = g.depth(), near = at_least(24, 24 * 16 / at_least(1, g.c));
   A total[tile_rows * tile_columns<A>];
   for (int64_t first = 0; first < count; first += near)
     for (int64_t m = 0; m < g.m; m += tile_rows) {
@@ -359,11 +377,12 @@ void planes(const Gather* g, int64_t residues, bool channels_last, int64_t group
     find_offsets(g[r], box, b, offsets);
     const int64_t lines = b.by_rows ? b.size[1] : 1, vectors = count / lines;
     for (int64_t group = 0; group < groups; ++group)
-      for (int64_t line = 0; line < lines; ++line) {
+      for (int64_t line = 0, next; line < lines; line = next) {
         const LiveTaps live = b.by_rows ? live_taps(g[r], box.begin[1] + line) : LiveTaps{0, g[r].tap_count};
         const int64_t products = g->c * (b.by_rows ? g[r].grid[2] : 1);  // of one of the taps that `live` counts
+        for (next = line + 1; next < lines && live_taps(g[r], box.begin[1] + next) == live; ++next) continue;
         planes_group(g[r], packed + group * size, from + group * g->c * channel, offsets, starts + line * vectors,
-                     vectors, live.begin * products, live.end * products,
+                     (next - line) * vectors, live.begin * products, live.end * products,
                      bias ? bias + (group_begin + group) * g->m : nullptr, to + group * g->m * ld, ld);
       }
     if (!b.straight) store_planes(g[r], channels_last, groups * g->m, box, b, results, target);
@@ -388,7 +407,7 @@ inline double live_share(const Gather& g, int axis) {
 template <class T>
 bool prefers_planes(const Gather* g, int64_t residues, bool channels_last) {
   using A = accumulator_t<T>;
-  constexpr double copied = 0.15, squared = 0.4, put = 0.7, scalar = 1.2, tile = 8, row = 15;
+  constexpr double copied = 0.15, squared = 0.4, put = 0.7, scalar = 1.2, tile = 8, plane_tile = 5, row = 15;
   const auto transposed = [](int64_t channels) { return channels * (channels < lanes<A> ? scalar : squared); };
   double depth = 0, live = 0;
   int64_t reach = 0;
@@ -399,14 +418,14 @@ bool prefers_planes(const Gather* g, int64_t residues, bool channels_last) {
     reach = at_least(reach, (g[r].grid[2] - 1 + g[r].step[2] - 1) / g[r].step[2]);
   }
   const int64_t width = g->count[2], lines = at_most(g->count[1], at_least(1, 1024 / width));
-  const bool straight = !channels_last && !narrow_type<T> && residues == 1 && width >= lanes<A>;
   const double phases = g->step[0] * g->step[1] * g->step[2];
-  const bool in_place =
-      !channels_last && !narrow_type<T> && residues == 1 && phases == 1 && g->tap_count == 1 && dense_rows(*g);
-  double span = in_place   ? width * lines
+  const bool plain = !channels_last && !narrow_type<T> && residues == 1;
+  const bool flat = plain && phases == 1 && g->tap_count == 1 && live == depth && fills_vectors<A>(width * lines);
+  const bool in_place = flat && dense_rows(*g), straight = flat || (plain && width >= lanes<A>);
+  double span = flat       ? width * lines
                 : straight ? lines * round_up(width, lanes<A>)
                            : round_up((lines - 1) * (width + reach) + width, lanes<A>);
-  if (residues == 1 && g->grid[0] == 1 && !in_place) {  // by rows
+  if (residues == 1 && g->grid[0] == 1 && !flat) {  // by rows
     const double row_span = lines * round_up(width, lanes<A>) * live_share(*g, 1);
     span = row_span < span ? row_span : span;
   }
@@ -414,8 +433,8 @@ bool prefers_planes(const Gather* g, int64_t residues, bool channels_last) {
   const double vectors = g->m <= half_lanes<A> ? 0.55 : (g->m + lanes<A> - 1) / lanes<A>;
   double direct = live * vectors + tile;
   if (!channels_last) direct += transposed(g->c) * phases / residues + put * g->m;
-  double planes = (depth + tile) * g->m / lanes<A> * span / (lines * width) * (rows < 2 ? 2 : 1);
-  if (!channels_last && g->source.s[2] != 1) direct += 4 * scalar * g->c, planes += scalar * g->c;
+  double planes = (depth + plane_tile) * g->m / lanes<A> * span / (lines * width) * (rows < 2 ? 2 : 1);
+  if (!channels_last && g->source.s[2] != 1) direct += 4 * scalar * g->c, planes += copied * g->c;
   const double empty = round_up(width, lanes<A>) / static_cast<double>(width);  // squares are cut at the end of a row
   const double gaps = g->step[2] == 1 ? copied : g->step[2] == 2 ? 2 * copied : scalar;
   if (!in_place)
@@ -423,7 +442,7 @@ bool prefers_planes(const Gather* g, int64_t residues, bool channels_last) {
         (channels_last ? transposed(at_least(g->c, groups_channels)) / at_least(g->c, groups_channels) * g->c * empty
                        : (gaps + row / width) * g->c) *
         phases / residues;
-  if (!straight && !in_place)
+  if (!straight)
     planes += channels_last
                   ? transposed(at_least(g->m, groups_channels)) / at_least(g->m, groups_channels) * g->m * empty
                   : ((g->spacing[2] == 1 ? 2 * copied : scalar) + row / width) * g->m;
