@@ -66,7 +66,7 @@ CASES = [
     PoolCase("fours_of_vectors", (1, 144, 6, 7), 3, 1, 1),
     PoolCase("blocks_of_planes", (4, 16, 8, 8), 2),
     PoolCase("tiny_planes", (5, 7, 2, 2), 2),
-    # Windows of 2 x 2 side by side: the planes of several, one after the other, fill vectors or end in the middle of one.
+    # Windows of 2 x 2 side by side: planes one after the other fill vectors, or end in the middle of one.
     *(PoolCase(f"pairs_{side}", (3, 7, side, side), 2) for side in (4, 6, 8, 10, 14, 16, 18, 28, 30, 32, 34)),
     PoolCase("pairs_tiny", (1, 1, 2, 2), 2),
     PoolCase("pairs_short", (1, 1, 2, 6), 2),

@@ -70,7 +70,7 @@ inline void store_bytes(uint8_t* to, places_t<A> v) {
 }
 template <class A, class P>
 inline places_t<A> load_places(const P* from) {
-  places_t<A> v;
+  places_t<A> v = {};
   if constexpr (sizeof(P) == sizeof(A))
     std::memcpy(&v, from, sizeof v);
   else
