@@ -114,7 +114,7 @@ struct SpreadPairs {
   }
 };
 
-// Rows of `width` outputs, as many as `count` outputs are, the first at `at`: a power of two, N, under a vector of them.
+// Rows of `width` outputs, as many as `count` outputs are, the first at `at`: N of them, a power of two under a vector.
 template <int N, class Pairs>
 void pool_packed(const Pairs& pairs, int64_t width, int64_t at, int64_t count) {
   if constexpr (N < Pairs::L) {
