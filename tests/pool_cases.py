@@ -66,6 +66,11 @@ CASES = [
     PoolCase("fours_of_vectors", (1, 144, 6, 7), 3, 1, 1),
     PoolCase("blocks_of_planes", (4, 16, 8, 8), 2),
     PoolCase("tiny_planes", (5, 7, 2, 2), 2),
+    # Windows of 2 x 2 side by side: planes one after the other fill vectors, or end in the middle of one.
+    *(PoolCase(f"pairs_{side}", (3, 7, side, side), 2) for side in (4, 6, 8, 10, 14, 16, 18, 28, 30, 32, 34)),
+    PoolCase("pairs_tiny", (1, 1, 2, 2), 2),
+    PoolCase("pairs_short", (1, 1, 2, 6), 2),
+    PoolCase("pairs_strips", (3, 11, 46, 36), 2),  # 33 planes, cut into strips
     PoolCase("strips", (1, 18, 40, 43), 3, 2, 1),
     PoolCase("strips_overlapping", (1, 17, 41, 40), 3, 1, 1),
     PoolCase("much_overlapping", (1, 17, 12, 12), 7, 1, 3),

@@ -6,8 +6,9 @@
 //   spread     dx[origin[o] + t] += dy[o] / divisor[o]
 //
 // One body runs over channels (pool_points.inl, and pool_gather.inl for what is transposed); contiguous planes are first
-// turned into channels (pool_turned.inl). In this file are the operators, what looks up kept positions, and the scatter
-// and the spread for windows that overlap so much that to gather would be slower.
+// turned into channels (pool_turned.inl), but for windows of 2 by 2 side by side (pool_pairs.inl). In this file are the
+// operators, what looks up kept positions, and the scatter and the spread for windows that overlap so much that to
+// gather would be slower.
 //
 // Each output is reduced in scan order by itself, and what an input is given is summed in the order of the outputs: no
 // result depends on how the units are divided among threads, or on what else is in the batch.
@@ -209,6 +210,7 @@ void spread_windows(const PoolGeometry& g, const T* dy, T* dx, accumulator_t<T>*
 #include "pool_points.inl"
 #include "pool_gather.inl"
 #include "pool_turned.inl"
+#include "pool_pairs.inl"
 
 // ---- the operators ----
 
@@ -227,6 +229,8 @@ template <class T>
 void max_pool(const PoolGeometry& g, const T* x, T* y, void* positions, accumulator_t<T>* scratch, int64_t begin,
               int64_t end) {
   using A = accumulator_t<T>;
+  if (in_pairs(g))
+    return pool_pairs(g, ReducedPairs<T, true>{x, y, static_cast<uint8_t*>(positions), A(1)}, begin, end);
   with_taps(g, [&]<int K>(Vectors<K>) {
     with_positions(g, positions, [&]<class P>(const P*) {
       P* const kept = static_cast<P*>(positions);
@@ -245,6 +249,8 @@ void max_pool(const PoolGeometry& g, const T* x, T* y, void* positions, accumula
 template <class T>
 void avg_pool(const PoolGeometry& g, const T* x, T* y, accumulator_t<T>* scratch, int64_t begin, int64_t end) {
   using A = accumulator_t<T>;
+  if (in_pairs(g))
+    return pool_pairs(g, ReducedPairs<T, false>{x, y, nullptr, static_cast<A>(divisor(g, 0, 0, 0))}, begin, end);
   with_taps(g, [&]<int K>(Vectors<K>) {
     Means<T> means{y};
     if (g.lanes == PoolLanes::channels) return reduce_channels<K>(g, x, means, begin, end);
@@ -259,6 +265,10 @@ void avg_pool(const PoolGeometry& g, const T* x, T* y, accumulator_t<T>* scratch
 template <class T>
 void scatter(const PoolGeometry& g, const T* dy, const void* positions, T* dx, accumulator_t<T>* scratch, int64_t begin,
              int64_t end) {
+  if (in_pairs(g)) {
+    const auto* kept = static_cast<const uint8_t*>(positions);
+    return pool_pairs(g, SpreadPairs<T, true>{dx, dy, kept, accumulator_t<T>(1)}, begin, end);
+  }
   with_positions(g, positions, [&](auto* kept) {
     if (!g.gathers) return scatter_kept(g, dy, kept, dx, scratch, begin, end);
     if (g.lanes == PoolLanes::planes) return scatter_planes(g, dy, kept, dx, scratch, begin, end);
@@ -268,6 +278,10 @@ void scatter(const PoolGeometry& g, const T* dy, const void* positions, T* dx, a
 
 template <class T>
 void spread(const PoolGeometry& g, const T* dy, T* dx, accumulator_t<T>* scratch, int64_t begin, int64_t end) {
+  if (in_pairs(g)) {
+    const auto by = static_cast<accumulator_t<T>>(divisor(g, 0, 0, 0));
+    return pool_pairs(g, SpreadPairs<T, false>{dx, dy, nullptr, by}, begin, end);
+  }
   if (!g.gathers) return spread_windows(g, dy, dx, scratch, begin, end);
   if (g.lanes == PoolLanes::planes) return spread_planes(g, dy, dx, scratch, begin, end);
   spread_channels(g, dy, dx, scratch, begin, end);

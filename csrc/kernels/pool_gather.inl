@@ -25,11 +25,25 @@ struct Taken {
   using A = accumulator_t<S>;
   const S* dy;
   const P* kept;
-  static vector_t<A> where(places_t<A> taken, vector_t<A> value) {
-    return reinterpret_cast<vector_t<A>>(taken & reinterpret_cast<places_t<A>>(value));
-  }
+  static vector_t<A> where(places_t<A> taken, vector_t<A> value) { return taken ? value : vector_t<A>{}; }
   vector_t<A> at(int64_t output, place_t<A> tap) const {
     return where(places_at<A>(kept + output, tap), load_widened(dy + output));
+  }
+  // sum += at(output, tap). A sum that began at +0 is never -0, which adding nothing would change.
+  void add_to(vector_t<A>& sum, int64_t output, place_t<A> tap) const {
+#if defined(__x86_64__) && TORCHCONV_VECTOR_BYTES == 64
+    if constexpr (sizeof(A) == 4 && sizeof(P) == 1) {  // a mask of bytes is one of numbers too
+      typedef char bytes __attribute__((vector_size(16)));
+      bytes places;
+      std::memcpy(&places, kept + output, sizeof places);
+      const auto taken =
+          __builtin_ia32_pcmpeqb128_mask(places, bytes{} + static_cast<char>(static_cast<uint8_t>(tap)), 0xffff);
+      constexpr int kRoundAsUsual = 4;
+      sum = __builtin_ia32_addps512_mask(sum, load_widened(dy + output), sum, taken, kRoundAsUsual);
+      return;
+    }
+#endif
+    sum += at(output, tap);
   }
   vector_t<A> some(int64_t output, place_t<A> tap, int64_t n) const {
     return where(load_some_places<A>(kept + output, n) == tap, load_some(dy + output, n));
@@ -39,7 +53,7 @@ template <class A_>
 struct Shared {
   using A = A_;
   const A* share;
-  vector_t<A> at(int64_t output, place_t<A>) const { return load(share + output); }
+  void add_to(vector_t<A>& sum, int64_t output, place_t<A>) const { sum += load(share + output); }
   vector_t<A> some(int64_t output, place_t<A>, int64_t n) const { return load_some(share + output, n); }
 };
 
@@ -49,19 +63,31 @@ struct Reaching {
 };
 constexpr int64_t kReaching = 64;  // most of them
 
-// V vectors of inputs, to `to` and `out` from one to the next; what they are given lies side by side.
+// V vectors of inputs, to `to` and `out` from one to the next; what they are given lies side by side. LINKS: how many
+// windows of a row each is in, or 0: as many as begin to end.
+template <int V, int LINKS, class G, class S>
+inline void gather_linked(const Reaching* rows, int64_t count, const PoolLink* begin, const PoolLink* end,
+                          int64_t channels, const G& given, int64_t first, S* to, int64_t out) {
+  constexpr int64_t L = lanes<typename G::A>;
+  const int64_t links = LINKS == 0 ? end - begin : LINKS;
+  vector_t<typename G::A> sums[V] = {};
+  for (int64_t r = 0; r < count; ++r)
+#pragma GCC unroll 3
+    for (int64_t k = 0; k < links; ++k)
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v)
+        given.add_to(sums[v], rows[r].output + begin[k].output * channels + first + v * L, rows[r].code + begin[k].tap);
+#pragma GCC unroll 4
+  for (int v = 0; v < V; ++v) store_narrowed(to + v * out, sums[v]);
+}
 template <int V, class G, class S>
 inline void gather_vectors(const Reaching* rows, int64_t count, const PoolLink* begin, const PoolLink* end,
                            int64_t channels, const G& given, int64_t first, S* to, int64_t out) {
-  constexpr int64_t L = lanes<typename G::A>;
-  vector_t<typename G::A> sums[V] = {};
-  for (int64_t r = 0; r < count; ++r)
-    for (const PoolLink* link = begin; link < end; ++link)
-#pragma GCC unroll 4
-      for (int v = 0; v < V; ++v)
-        sums[v] += given.at(rows[r].output + link->output * channels + first + v * L, rows[r].code + link->tap);
-#pragma GCC unroll 4
-  for (int v = 0; v < V; ++v) store_narrowed(to + v * out, sums[v]);
+  if (V == 1) return gather_linked<V, 0>(rows, count, begin, end, channels, given, first, to, out);
+  if (end - begin == 1) return gather_linked<V, 1>(rows, count, begin, end, channels, given, first, to, out);
+  if (end - begin == 2) return gather_linked<V, 2>(rows, count, begin, end, channels, given, first, to, out);
+  if (end - begin == 3) return gather_linked<V, 3>(rows, count, begin, end, channels, given, first, to, out);
+  gather_linked<V, 0>(rows, count, begin, end, channels, given, first, to, out);
 }
 
 // All channels of one input.
@@ -93,7 +119,7 @@ inline void gather_singles(const Reaching* rows, int64_t count, const PoolLink* 
   for (int64_t r = 0; r < count; ++r)
 #pragma GCC unroll 4
     for (int v = 0; v < 4; ++v)
-      sums[v] += given.at(rows[r].output + link[v].output * channels, rows[r].code + link[v].tap);
+      given.add_to(sums[v], rows[r].output + link[v].output * channels, rows[r].code + link[v].tap);
 #pragma GCC unroll 4
   for (int v = 0; v < 4; ++v) store_narrowed(to + v * channels, sums[v]);
 }

@@ -70,7 +70,7 @@ inline void store_bytes(uint8_t* to, places_t<A> v) {
 }
 template <class A, class P>
 inline places_t<A> load_places(const P* from) {
-  places_t<A> v;
+  places_t<A> v = {};
   if constexpr (sizeof(P) == sizeof(A))
     std::memcpy(&v, from, sizeof v);
   else
@@ -96,6 +96,26 @@ inline void store_places(P* to, places_t<A> v) {
 
 // ---- the reductions ----
 
+// Whether some lane is NaN.
+template <class A>
+inline bool any_nan(vector_t<A> v) {
+  const auto nan = v != v;
+#if defined(__x86_64__) && TORCHCONV_VECTOR_BYTES == 64
+  typedef int32_t ints __attribute__((vector_size(64)));
+  return __builtin_ia32_ptestmd512(reinterpret_cast<ints>(nan), reinterpret_cast<ints>(nan), 0xffff) != 0;
+#elif defined(__x86_64__) && TORCHCONV_VECTOR_BYTES == 32
+  typedef float floats __attribute__((vector_size(32)));
+  return __builtin_ia32_movmskps256(reinterpret_cast<floats>(nan)) != 0;
+#elif defined(__x86_64__) && TORCHCONV_VECTOR_BYTES == 16
+  typedef float floats __attribute__((vector_size(16)));
+  return __builtin_ia32_movmskps(reinterpret_cast<floats>(nan)) != 0;
+#else
+  bool any = false;
+  for (int64_t l = 0; l < lanes<A>; ++l) any |= nan[l] != 0;
+  return any;
+#endif
+}
+
 // As PyTorch: the first of equal ones, the last NaN, and the first tap if all are -inf.
 template <class A>
 struct Best {
@@ -113,6 +133,12 @@ struct Best {
   }
   void take(vector_t<A> x, place_t<A> at) {
     const auto wins = (x > value) | (x != x);
+    value = wins ? x : value;
+    place = wins ? places_t<A>{} + at : place;
+  }
+  // As take, where neither is a NaN: what meets one has to be done again.
+  void take_number(vector_t<A> x, place_t<A> at) {
+    const auto wins = x > value;
     value = wins ? x : value;
     place = wins ? places_t<A>{} + at : place;
   }
@@ -171,22 +197,45 @@ struct Window {
   int64_t first;                // the first one's position
 };
 
+// Calls take(tap's position, v, x) for the K * K taps of two axes, V vectors of lanes.
+template <int K, int V, class Load, class Take>
+inline __attribute__((always_inline)) void for_taps(const Window& w, Load load, Take take) {
+#pragma GCC unroll 3
+  for (int t1 = 0; t1 < K; ++t1)
+#pragma GCC unroll 3
+    for (int t2 = 0; t2 < K; ++t2)
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) take(t1 * K + t2, v, load(t1 * w.step1 + t2 * w.step2, v));
+}
+
+// The taps of a maximum, all of them for the time being numbers: to test each for NaN would take as long as to compare
+// it. `odd` becomes NaN where one is not, or is infinite; then all is done again.
+template <int K, int V, class A, class Load>
+inline void reduce_square(const Window& w, Load load, Best<A> (&sums)[V]) {
+  vector_t<A> odd[V];
+  for_taps<K, V>(w, load, [&](int at, int v, vector_t<A> x) {
+    odd[v] = at == 0 ? x * 0 : odd[v] + x * 0;
+    at == 0 ? sums[v].begin_with(x, 0) : sums[v].take_number(x, at);
+  });
+#pragma GCC unroll 4
+  for (int v = 1; v < V; ++v) odd[0] += odd[v];
+  if (__builtin_expect(!any_nan<A>(odd[0]), 1)) return;
+  for_taps<K, V>(w, load, [&](int at, int v, vector_t<A> x) {
+    at == 0 ? sums[v].begin_with(x, 0) : sums[v].take(x, at);
+  });
+}
+template <int K, int V, class A, class Load>
+inline void reduce_square(const Window& w, Load load, Total<A> (&sums)[V]) {
+  for_taps<K, V>(w, load, [&](int at, int v, vector_t<A> x) {
+    at == 0 ? sums[v].begin_with(x, 0) : sums[v].take(x, at);
+  });
+}
+
 // V vectors of lanes. K: the taps along both of two axes, or 0: as the window says.
 template <int K, int V, class Sum, class Load>
 inline void reduce_window(const Window& w, Load load, Sum (&sums)[V]) {
   if constexpr (K != 0) {
-#pragma GCC unroll 3
-    for (int t1 = 0; t1 < K; ++t1)
-#pragma GCC unroll 3
-      for (int t2 = 0; t2 < K; ++t2)
-#pragma GCC unroll 4
-        for (int v = 0; v < V; ++v) {
-          const auto x = load(t1 * w.step1 + t2 * w.step2, v);
-          if (t1 + t2 == 0)
-            sums[v].begin_with(x, 0);
-          else
-            sums[v].take(x, t1 * K + t2);
-        }
+    reduce_square<K>(w, load, sums);
   } else {
     for (int v = 0; v < V; ++v) sums[v].begin(w.first);
     for (int64_t t0 = 0; t0 < w.count[0]; ++t0)
