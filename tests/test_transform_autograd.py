@@ -111,6 +111,32 @@ def test_gradcheck(transforms, sizes, window, reduce):
     assert gradgradcheck(function, operands, check_fwd_over_rev=True, check_batched_grad=True)
 
 
+@pytest.mark.parametrize("asked", [(0,), (1,), (2,), (0, 2), (1, 2), (0, 1, 2)])
+@pytest.mark.parametrize("alone", [False, True])
+def test_gradients_of_some_operands(asked, alone):
+    """Asked of those alone, or where those alone require one."""
+    operands = doubles((2, 2, 5, 5), (3, 2, 3, 3), (3,))
+    for i, t in enumerate(operands):
+        t.requires_grad_(i in asked or not alone)
+    results = []
+    for conv in (TF.transform_conv2d, by_definition):
+        y = conv(operands[0], operands[1], T.rotations(8), operands[2], padding=1)
+        results.append(torch.autograd.grad(y.sin().sum(), [operands[i] for i in asked]))
+    torch.testing.assert_close(*results)
+
+
+def test_a_layer_without_bias_and_learned_angles_alone():
+    layer = TransformInvariantConv2d(2, 3, 3, T.rotations(3), bias=False, learnable=True).double()
+    x = torch.randn(2, 2, 5, 5).double()
+    g = torch.randn_like(layer(x))
+    together = torch.autograd.grad(layer(x), list(layer.parameters()), g)
+    names = [name for name, _ in layer.named_parameters()]
+    apart = grad(lambda p: (functional_call(layer, p, (x,)) * g).sum())(dict(layer.named_parameters()))
+    torch.testing.assert_close(together, tuple(apart[name] for name in names))
+    layer.weight.requires_grad_(False)
+    torch.testing.assert_close(torch.autograd.grad(layer(x), layer.angles, g)[0], apart["angles"])
+
+
 def test_gradient_of_the_norm_at_zero_is_zero():
     x, w = torch.zeros(1, 2, 4, 4, requires_grad=True), torch.randn(3, 2, 3, 3, requires_grad=True)
     for create_graph in (False, True):
