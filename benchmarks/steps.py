@@ -171,9 +171,14 @@ def peak_memory(name: str, side: str, layout: str, batch: int, threads: int, dty
     There every block above 128 KiB goes back as soon as it is freed, so that the figure is what is held and not what
     the allocator keeps for later, which differs by a fifth from one run to the next.
     """
-    environment = {**os.environ, "GLIBC_TUNABLES": f"glibc.malloc.mmap_threshold={1 << 17}"}
     arguments = map(str, (name, side, layout, batch, threads, str(dtype).removeprefix("torch.")))
-    command = [sys.executable, "-m", "benchmarks.steps", *arguments]
+    return in_a_fresh_process("benchmarks.steps", *arguments)
+
+
+def in_a_fresh_process(module: str, *arguments: str) -> int | None:
+    """The number that a module prints, its freed memory going back at once; None if that fails."""
+    environment = {**os.environ, "GLIBC_TUNABLES": f"glibc.malloc.mmap_threshold={1 << 17}"}
+    command = [sys.executable, "-m", module, *arguments]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True)
     return int(done.stdout) if done.returncode == 0 else None
 
@@ -182,14 +187,19 @@ def main(name: str, side: str, layout: str, batch: str, threads: str, dtype: str
     torch.set_num_threads(int(threads))
     Step("lenet5", side, layout, 2, getattr(torch, dtype))()  # libraries' code and threads are not the step's memory
     step = Step(name, side, layout, int(batch), getattr(torch, dtype))
+    print(peak_of(step))
+
+
+def peak_of(call: Callable[[], object]) -> int:
+    """Bytes that three calls hold at their peak beside what this process holds already."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     with open("/proc/self/clear_refs", "w") as file:
         file.write("5")  # VmHWM starts over
     before = _status("VmRSS")
     for _ in range(3):
-        step()
-    print(_status("VmHWM") - before)
+        call()
+    return _status("VmHWM") - before
 
 
 def _status(key: str) -> int:

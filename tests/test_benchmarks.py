@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import math
+import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from benchmarks import __main__ as command
-from benchmarks import measure, steps, summary
+from benchmarks import escnn, measure, steps, summary
 from benchmarks.measure import BOTH, Result
 from benchmarks.rows import LAYOUTS, Row, rows
 from benchmarks.steps import NETWORKS, StepResult
@@ -98,6 +99,15 @@ def test_bad_options_are_one_sentence(arguments, capsys):
     assert err.count("\n") == 1
     assert err.startswith("python -m benchmarks: ")
     assert arguments[-1] in err
+
+
+def test_escnn_is_asked_for_in_one_sentence(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "escnn", None)  # cannot be imported
+    assert escnn.main(["--no-times"]) == 2
+    out, err = capsys.readouterr()
+    assert not out
+    assert err.count("\n") == 1
+    assert err.startswith("python -m benchmarks.escnn: needs escnn, which cannot be imported (")
 
 
 def test_a_wrong_result_stops_the_run(monkeypatch, capsys):

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
-from torch.func import functional_call
+from torch.func import functional_call, vmap
 
 import torchconv
 from torchconv import transforms as T
@@ -130,6 +130,18 @@ def test_is_the_definition(group, lifting):
 
 
 @pytest.mark.parametrize("lifting", [True, False])
+def test_vmap_over_inputs_and_parameters(lifting):
+    layer = GroupConv2d(2, 3, 3, "p4", lifting=lifting, padding=1).double()
+    x = torch.randn(3, 2, 2 if lifting else 8, 5, 5).double()
+    torch.testing.assert_close(vmap(layer)(x), torch.stack([layer(one) for one in x]))
+    many = {name: torch.stack([p, 1.5 * p, -p]).detach() for name, p in layer.named_parameters()}
+    together = vmap(lambda p, one: functional_call(layer, p, (one,)))(many, x)
+    for i in range(3):
+        one = functional_call(layer, {name: p[i] for name, p in many.items()}, (x[i],))
+        torch.testing.assert_close(together[i], one)
+
+
+@pytest.mark.parametrize("lifting", [True, False])
 def test_gradcheck(lifting):
     layer = GroupConv2d(2, 2, 2, "p4", groups=2, lifting=lifting).double()
     names = [name for name, _ in layer.named_parameters()]
@@ -209,9 +221,11 @@ def test_refused(make, message):
         make()
 
 
-def test_wrong_numbers_of_maps_are_refused():
+def test_inputs_that_do_not_fit_are_refused():
     with pytest.raises(RuntimeError, match=r"expects 8 input channels, got input of shape \[1, 7, 5, 5\]"):
         GroupConv2d(2, 3, 3)(torch.randn(1, 7, 5, 5))
+    with pytest.raises(RuntimeError, match=r"kernel .*7.* is larger than the padded input"):
+        GroupConv2d(2, 3, 7)(torch.randn(1, 8, 5, 5))
     for layer in (GroupPool2d("p4m"), GroupBatchNorm2d(2, "p4m")):
         with pytest.raises(RuntimeError, match=r"maps of 8 group elements each, got an input of shape \[1, 12, 5, 5\]"):
             layer(torch.randn(1, 12, 5, 5))

@@ -1,69 +1,21 @@
-"""Convolution under filter transforms: values, reductions, derivatives of every order and mode, layouts, bad input."""
+"""Convolution under filter transforms: values, reductions, layouts, memory, the layers, bad input."""
 
 import copy
 import pickle
 import re
-from functools import partial
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.autograd import gradcheck, gradgradcheck
-from torch.func import functional_call, grad, jacfwd, jacrev, vmap
+from transform_cases import OURS, SETS, by_definition, doubles, reduced
 
 import torchconv
-import torchconv.autograd.reduced as reductions
-import torchconv.autograd.transform as autograd
 import torchconv.functional as TF
 from torchconv import transforms as T
 from torchconv.nn import TransformInvariantConv1d, TransformInvariantConv2d, TransformInvariantConv3d
 
-F = torch.nn.functional
-BUILT_IN = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
-OURS = {1: TF.transform_conv1d, 2: TF.transform_conv2d, 3: TF.transform_conv3d}
 LAYERS = {1: TransformInvariantConv1d, 2: TransformInvariantConv2d, 3: TransformInvariantConv3d}
-EVERY_MODE = dict(check_forward_ad=True, check_batched_grad=True, check_batched_forward_grad=True)
-SETS = {
-    "quarters": T.rotations(4),
-    "eighths": T.rotations(8),
-    "square": T.dihedral(4),
-    "scales": T.scales([0.7, 1, 1.6]),
-    "composed": T.shears([0, 0.4]) * T.rotations(3),
-    "flips": T.reflections(dims=1) * T.scales([1, 2], dims=1),
-    "cube": T.matrices([torch.eye(3), [[0, -1, 0], [1, 0, 0], [0, 0, 1]], [[0, 0, 1], [0, 1, 0], [-1, 0, 0]]]),
-}
-
-
-def doubles(*sizes):
-    return [torch.randn(size, dtype=torch.float64, requires_grad=True) for size in sizes]
-
-
-def dense(weight, transforms):
-    """[D·T, C, *] by the definition: each tap from the correspondences."""
-    names, support = list(transforms), transforms.support(weight.shape[2:])
-    out = weight.new_zeros(len(weight), len(names), weight.shape[1], *support)
-    for c in transforms.correspondences(tuple(weight.shape[2:])):
-        here = (slice(None), names.index(c.transform), slice(None), *c.point)
-        out[here] += c.weight * weight[(slice(None), slice(None), *c.source)]
-    return out.flatten(0, 1)
-
-
-def reduced(maps, count, reduce):
-    if reduce is None:
-        return maps
-    maps = maps.unflatten(1, (-1, count))
-    return {"max": maps.amax(2), "mean": maps.mean(2), "norm": torch.linalg.vector_norm(maps, dim=2)}[reduce]
-
-
-def by_definition(x, weight, transforms, bias, stride=1, padding=0, dilation=1, groups=1, reduce=None):
-    """The built-in convolution with the dense copies, all maps at once."""
-    dims = weight.dim() - 2
-    copies = dense(weight, transforms)
-    pad = [padding + dilation * (s - k) // 2 for s, k in zip(copies.shape[2:], weight.shape[2:], strict=True)]
-    every = None if bias is None else bias.repeat_interleave(len(transforms))
-    maps = BUILT_IN[dims](x, copies, every, stride, pad, dilation, groups)
-    return reduced(maps, len(transforms), reduce)
 
 
 CASES = {
@@ -125,153 +77,6 @@ def test_narrower_types(dtype, reduce):
         assert (a.double() - e).norm() <= 3 * bound * e.norm()
 
 
-# ---- the sparse map's operators ----
-
-
-THIRDS = T.rotations(3)
-
-
-def map_operands(transforms=THIRDS, kernel=(3, 2)):
-    fmap = transforms.filter_map(kernel)
-    w, g = doubles((2, 2, *kernel), (2 * len(transforms), 2, *fmap.support))
-    return fmap, w, g, fmap.values.clone().requires_grad_()
-
-
-def test_gradcheck_of_the_map():
-    fmap, w, g, v = map_operands()
-    pointers, columns = fmap.pointers, fmap.columns
-    functions = {
-        (w, v): lambda w, v: autograd.transform_filters(w, pointers, columns, v, fmap.support),
-        (g, v): lambda g, v: autograd.transform_filters_transpose(g, pointers, columns, v, fmap.kernel_size),
-        (g, w): lambda g, w: autograd.transform_values_grad(g, w, pointers, columns),
-    }
-    for operands, function in functions.items():
-        assert gradcheck(function, operands, **EVERY_MODE)
-        assert gradgradcheck(function, operands, check_fwd_over_rev=True, check_batched_grad=True)
-
-
-def test_transpose_is_the_transpose():
-    fmap, w, g, v = map_operands(SETS["eighths"], (4, 4))
-    out = autograd.transform_filters(w, fmap.pointers, fmap.columns, v, fmap.support)
-    back = autograd.transform_filters_transpose(g, fmap.pointers, fmap.columns, v, fmap.kernel_size)
-    of_values = autograd.transform_values_grad(g, w, fmap.pointers, fmap.columns)
-    torch.testing.assert_close((out * g).sum(), (back * w).sum())
-    torch.testing.assert_close((out * g).sum(), (of_values * v).sum())
-
-
-def test_opcheck():
-    fmap, w, g, v = map_operands()
-    ops, rows = torch.ops.torchconv, (fmap.pointers, fmap.columns)
-    torch.library.opcheck(ops.transform_filters.default, (w, *rows, v, list(fmap.support)))
-    torch.library.opcheck(ops.transform_filters_transpose.default, (g, *rows, v, list(fmap.kernel_size)))
-    torch.library.opcheck(ops.transform_values_grad.default, (g, w, *rows))
-
-
-def conv_operands():
-    """input, weight of 3 transforms of 4 filters in 2 groups, bias, winners, gradient, window."""
-    x, w, b, g = doubles((2, 4, 3, 3), (12, 2, 3, 3), (4,), (2, 4, 2, 2))
-    return x, w, b, torch.randint(3, g.shape, dtype=torch.uint8), g, ([2, 2], [1, 1, 1, 1], [1, 1], 2, "auto")
-
-
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_opcheck_reduced(layout):
-    x, w, b, winners, g, window = conv_operands()
-    ops = torch.ops.torchconv
-    x, g, winners = (t.detach().contiguous(memory_format=layout) for t in (x, g, winners))
-    x.requires_grad_(), g.requires_grad_()
-    torch.library.opcheck(ops.convolution_max.default, (x, w, b, 3, *window))
-    torch.library.opcheck(ops.convolution_norm.default, (x, w, b, 3, *window))
-    torch.library.opcheck(ops.convolution_select.default, (x, w, winners, *window))
-    torch.library.opcheck(ops.convolution_select_input_grad.default, (g, winners, w, list(x.shape), *window))
-    torch.library.opcheck(ops.convolution_select_weight_grad.default, (g, winners, x, list(w.shape), *window))
-    plain = [t.detach() for t in (g, ops.convolution_norm(x, w, b, 3, *window), x, w, b)]
-    for asked in ((True, True, True), (False, True, False)):
-        torch.library.opcheck(ops.convolution_norm_grad.default, (*plain, *asked, *window))
-
-
-def test_gradcheck_of_the_selection():
-    x, w, _, winners, g, window = conv_operands()
-    functions = {
-        (x, w): lambda x, w: reductions.convolution_select(x, w, winners, *window),
-        (g, w): lambda g, w: reductions.convolution_select_input_grad(g, winners, w, x.shape, *window),
-        (g, x): lambda g, x: reductions.convolution_select_weight_grad(g, winners, x, w.shape, *window),
-    }
-    for operands, function in functions.items():
-        assert gradcheck(function, operands, **EVERY_MODE)
-        assert gradgradcheck(function, operands, check_fwd_over_rev=True, check_batched_grad=True)
-
-
-@pytest.mark.parametrize("reduce", [None, "max", "mean", "norm"])
-@pytest.mark.parametrize(
-    ("transforms", "sizes", "window"),
-    [
-        (T.rotations(3), ((2, 2, 3, 4), (2, 2, 3, 3), (2,)), dict(padding=1)),
-        (T.scales([1, 1.4]), ((1, 4, 3, 3), (4, 2, 2, 2), (4,)), dict(stride=2, padding=1, groups=2)),
-        (T.reflections(dims=1), ((2, 2, 5), (3, 2, 3), (3,)), dict()),
-        (T.rotations(2), ((1, 1, 2, 3, 3), (2, 1, 2, 2, 2), (2,)), dict(padding=1)),
-    ],
-)
-def test_gradcheck(transforms, sizes, window, reduce):
-    operands = doubles(*sizes)
-    conv = OURS[len(sizes[0]) - 2]
-    function = lambda x, w, b: conv(x, w, transforms, b, **window, reduce=reduce)  # noqa: E731
-    assert gradcheck(function, operands, **EVERY_MODE)
-    assert gradgradcheck(function, operands, check_fwd_over_rev=True, check_batched_grad=True)
-
-
-def test_gradient_of_the_norm_at_zero_is_zero():
-    x, w = torch.zeros(1, 2, 4, 4, requires_grad=True), torch.randn(3, 2, 3, 3, requires_grad=True)
-    for create_graph in (False, True):
-        y = TF.transform_conv2d(x, w, T.rotations(4), reduce="norm")
-        for g in torch.autograd.grad(y.sum(), (x, w), create_graph=create_graph):
-            assert torch.equal(g, torch.zeros_like(g))
-
-
-def test_ties_go_to_the_first_and_nan_wins():
-    winners = torch.ops.torchconv.convolution_max(
-        torch.ones(1, 1, 2, 2), torch.ones(6, 1, 1, 1), None, 3, [1, 1], [0] * 4, [1, 1], 1, "auto"
-    )[1]
-    assert torch.equal(winners, torch.zeros(1, 2, 2, 2, dtype=torch.uint8))
-    for layout in (torch.contiguous_format, torch.channels_last):
-        x = torch.randn(2, 2, 3, 70).contiguous(memory_format=layout)
-        w = torch.randn(4, 2, 1, 1)
-        w[1] = w[3] = float("nan")
-        y, which = torch.ops.torchconv.convolution_max(x, w, None, 4, [1, 1], [0] * 4, [1, 1], 1, "auto")
-        assert y.isnan().all()
-        assert (which == 1).all()
-
-
-@pytest.mark.parametrize("batched", ["x", "w", "b", "xw", "xb", "wb", "xwb"])
-@pytest.mark.parametrize("reduce", [None, "max", "norm"])
-def test_vmap_over_any_operands(batched, reduce):
-    sizes = {"x": (2, 4, 5, 5), "w": (6, 2, 3, 3), "b": (6,)}
-    operands = [torch.randn((3, *size) if name in batched else size).double() for name, size in sizes.items()]
-    in_dims = tuple(0 if name in batched else None for name in sizes)
-    conv = lambda x, w, b: TF.transform_conv2d(x, w, T.rotations(4), b, groups=2, reduce=reduce)  # noqa: E731
-    apart = torch.stack(
-        [conv(*(t[i] if name in batched else t for name, t in zip(sizes, operands, strict=True))) for i in range(3)]
-    )
-    torch.testing.assert_close(vmap(conv, in_dims)(*operands), apart)
-
-
-def test_func_transforms_agree_with_the_definition():
-    x, w, b = (t.detach() for t in doubles((2, 2, 4, 4), (2, 2, 3, 3), (2,)))
-    for reduce in (None, "max", "norm"):
-        results = []
-        for conv in (TF.transform_conv2d, by_definition):
-            call = partial(conv, transforms=T.rotations(3), bias=b, padding=1, reduce=reduce)
-            loss = lambda w, x, call=call: call(x[None], w).sin().sum()  # noqa: E731
-            of_input = lambda x, call=call: call(x, w)  # noqa: E731
-            each = (
-                [vmap(grad(loss), (None, 0))(w, x)]
-                if conv is TF.transform_conv2d
-                else [torch.stack([grad(loss)(w, row) for row in x])]
-            )
-            results.append([jacrev(of_input)(x), jacfwd(of_input)(x), *each])
-        for ours, theirs in zip(*results, strict=True):
-            torch.testing.assert_close(ours, theirs)
-
-
 # ---- chunks ----
 
 
@@ -308,23 +113,38 @@ def test_chunks_are_seamless_and_reproducible(large, reduce, channels_last, thre
         assert torch.equal(alone[0], expected)
 
 
-# ---- learnable transforms ----
+# ---- memory ----
 
 
-@pytest.mark.parametrize(
-    "transforms",
-    [T.rotations(angles=[10, 75]), T.scales([0.8, 1.3]), T.shears([0.3]), T.matrices([[[1.1, 0.2], [0.3, 0.9]]])],
-    ids=["angles", "scales", "shears", "matrices"],
-)
-@pytest.mark.parametrize("reduce", [None, "norm"])
-def test_gradient_to_the_transforms(transforms, reduce):
-    layer = TransformInvariantConv2d(2, 2, 3, transforms, padding=1, reduce=reduce, learnable=True).double()
-    parameters = [p for _, p in layer.named_parameters()]
-    x = torch.randn(1, 2, 4, 4).double()
-    names = [name for name, _ in layer.named_parameters()]
-    function = lambda *values: functional_call(layer, dict(zip(names, values, strict=True)), (x,))  # noqa: E731
-    assert gradcheck(function, parameters, check_forward_ad=True)
-    assert gradgradcheck(function, parameters)
+def peak(step):
+    """Bytes allocated at the most while `step` runs, beside what there was, as the allocator reports them."""
+    step()  # what is made once
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        step()
+    at = most = 0
+    for event in sorted(profile.profiler.kineto_results.events(), key=lambda event: event.start_ns()):
+        if event.name() == "[memory]":
+            at += event.nbytes()
+            most = max(most, at)
+    return most
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_a_maximum_takes_less_than_half_the_memory_of_all_maps(channels_last):
+    """16 samples of 8 filters: 8 transforms of each would be 16 MB of float32 maps, and as much of their gradients."""
+    x = torch.randn(16, 4, 64, 64).contiguous(
+        memory_format=torch.channels_last if channels_last else torch.contiguous_format
+    )
+    layer = TransformInvariantConv2d(4, 8, 3, T.rotations(8), padding=1, reduce="max")
+    x.requires_grad_()
+
+    def step(reduce):
+        layer.reduce = reduce
+        y = layer(x)
+        y = y if reduce else y.unflatten(1, (8, 8)).amax(2)
+        return torch.autograd.grad(y, [x, *layer.parameters()], torch.ones_like(y))
+
+    assert peak(lambda: step("max")) < peak(lambda: step(None)) / 2
 
 
 def test_learnable_starts_as_the_fixed_layer():
@@ -416,62 +236,6 @@ def test_other_dtypes_and_autocast():
         )
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert TF.transform_conv2d(x, w, T.rotations(8), reduce="max").dtype == torch.bfloat16
-
-
-class Net(torch.nn.Module):
-    def __init__(self, learnable=False):
-        super().__init__()
-        self.layers = torch.nn.Sequential(
-            TransformInvariantConv2d(3, 4, 3, T.rotations(8), padding=1, reduce="max"),
-            torch.nn.Tanh(),
-            TransformInvariantConv2d(4, 4, 3, T.dihedral(4), reduce="norm", learnable=learnable, groups=2),
-            TransformInvariantConv2d(4, 2, 2, T.scales([1, 1.5]), stride=2, reduce="mean"),
-            TransformInvariantConv2d(2, 2, 3, T.rotations(4), padding="same"),
-        )
-
-    def forward(self, x):
-        return self.layers(x)
-
-
-@pytest.mark.parametrize(
-    ("backend", "dynamic", "learnable"),
-    [("inductor", False, True), ("aot_eager", False, False), ("aot_eager", True, False), ("aot_eager", True, True)],
-)
-def test_compile(backend, dynamic, learnable):
-    net = Net(learnable)
-    compiled = torch.compile(net, fullgraph=True, backend=backend, dynamic=dynamic)
-    for size in [(2, 3, 12, 13), (3, 3, 10, 9)] if dynamic else [(2, 3, 12, 13)]:
-        x = torch.randn(size, requires_grad=True)
-        y, expected = compiled(x), net(x)
-        torch.testing.assert_close(y, expected)
-        operands, g = (x, *net.parameters()), torch.randn_like(y)
-        for mine, theirs in zip(
-            torch.autograd.grad(y, operands, g), torch.autograd.grad(expected, operands, g), strict=True
-        ):
-            torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("strict", [False, True])
-def test_export(strict):
-    net, x = Net(), torch.randn(2, 3, 12, 13)
-    batch = {"x": {0: torch.export.Dim("batch", min=2, max=64)}}
-    program = torch.export.export(net, (x,), dynamic_shapes=batch, strict=strict)
-    targets = [str(node.target) for node in program.graph.nodes]
-    assert targets.count("torchconv.transform_filters.default") == 4
-    assert (
-        targets.count("torchconv.convolution_max.default") == targets.count("torchconv.convolution_norm.default") == 1
-    )
-    x = torch.randn(5, 3, 12, 13)
-    torch.testing.assert_close(program.module()(x), net(x))
-
-
-def test_ensembles_by_functional_call():
-    net = Net(learnable=True).double()
-    stacked = {name: torch.stack([p, 1.1 * p]).detach() for name, p in net.named_parameters()}
-    x = torch.randn(2, 3, 8, 8).double()
-    together = vmap(lambda params: functional_call(net, params, (x,)))(stacked)
-    for i in range(2):
-        torch.testing.assert_close(together[i], functional_call(net, {k: p[i] for k, p in stacked.items()}, (x,)))
 
 
 # ---- anything that can be drawn ----

@@ -32,7 +32,7 @@ _TRANSPOSES = _named("ConvTranspose")
 _CONVS = tuple(cls for cls in _named("Conv") if cls not in _TRANSPOSES)
 _LOCALS = _named("LocallyConnected")  # which torch.nn lacks
 _OURS = (*OURS, *_LOCALS)
-_WATCHED: tuple[type[torch.nn.Module], ...] = (*_STOCK, *_LOCALS, *_EXPANDED)
+_WATCHED: tuple[type[torch.nn.Module], ...] = (*_STOCK, *_LOCALS, *_EXPANDED, nn.LearnedPool2d, nn.GroupPool2d)
 _MAX_POOLS, _LP_POOLS = _named("MaxPool"), _named("LPPool")
 
 DIRECTIONS = ("forward", "input_grad", "weight_grad")
@@ -196,6 +196,13 @@ def _rows(name: str, module: Any, given: Any, output: Any, kept: int) -> list[Ro
     layer = type(module).__name__
     if isinstance(module, _EXPANDED):
         return _expanded_rows(name, module, given, output, kept)
+    if isinstance(module, nn.LearnedPool2d):
+        return _learned_rows(name, module, given, output, kept)
+    if isinstance(module, nn.GroupPool2d):
+        reason = (f"torch's own {module.reduce} over the group",)
+        counts = dict(multiply_adds=0, bytes_moved=given.nbytes + output.nbytes)
+        first = Row(name, layer, "forward", "built-in", reason, kept_bytes=kept, **counts)
+        return [first, Row(name, layer, "input_grad", "built-in", reason, **counts)]
     if not isinstance(module, _OURS):
         return [Row(name, layer, "forward", "built-in", ("not a layer of torchconv: see convert",), kept_bytes=kept)]
     if isinstance(module, _CONVS + _TRANSPOSES):
@@ -263,6 +270,24 @@ def _local_rows(name: str, module: Any, given: Tensor, output: Tensor, kept: int
         known["kept_bytes"] = kept if direction == "forward" else 0
         rows.append(Row(name, type(module).__name__, direction, algorithm, refused, **known, error_bound=bound))
     return rows
+
+
+def _learned_rows(name: str, module: Any, given: Tensor, output: Tensor, kept: int) -> list[Row]:
+    """The depth-wise convolution that a learned pooling is."""
+    maps = given.shape[-3]
+    sides = [side for side in reversed(module.padding) for _ in range(2)]
+    plain = SimpleNamespace(
+        kernel_size=module.kernel_size,
+        weight=torch.empty((maps, *module.weight.shape[1:]), device="meta"),
+        bias=None,
+        stride=module.stride,
+        dilation=(1, 1),
+        groups=maps,
+        padding_mode="zeros",
+        algorithm="auto",
+        _pad_amounts=lambda size: sides,
+    )
+    return [replace(row, layer=type(module).__name__) for row in _conv_rows(name, plain, given, output, kept)]
 
 
 def _expanded_rows(name: str, module: Any, given: Tensor, output: Tensor, kept: int) -> list[Row]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..autograd.reduced import convolution_max, convolution_norm
 from ..autograd.transform import transform_filters as _transform_filters
+from ..autograd.transform_conv import transform_convolution
 from ..transforms import FilterMap, TransformSet
 from .conv import (
     Ints,
@@ -28,6 +29,16 @@ from .conv import convolution as _convolution
 REDUCTIONS = (None, "max", "mean", "norm")
 
 
+def _map_for(weight: Tensor, transforms: TransformSet | FilterMap) -> FilterMap:
+    fmap = transforms.filter_map(tuple(weight.shape[2:])) if isinstance(transforms, TransformSet) else transforms
+    if tuple(weight.shape[2:]) != tuple(fmap.kernel_size):
+        raise RuntimeError(
+            f"transform_filters: a map for filters of size {list(fmap.kernel_size)} got a weight of shape "
+            f"{list(weight.shape)}"
+        )
+    return fmap
+
+
 def transform_filters(weight: Tensor, transforms: TransformSet | FilterMap) -> Tensor:
     """The transformed copies of filters, those of one filter next to each other.
 
@@ -44,12 +55,7 @@ def transform_filters(weight: Tensor, transforms: TransformSet | FilterMap) -> T
     Raises:
         RuntimeError: a map for filters of another size.
     """
-    fmap = transforms.filter_map(tuple(weight.shape[2:])) if isinstance(transforms, TransformSet) else transforms
-    if tuple(weight.shape[2:]) != tuple(fmap.kernel_size):
-        raise RuntimeError(
-            f"transform_filters: a map for filters of size {list(fmap.kernel_size)} got a weight of shape "
-            f"{list(weight.shape)}"
-        )
+    fmap = _map_for(weight, transforms)
     pointers, columns = fmap.pointers.to(weight.device), fmap.columns.to(weight.device)
     values = fmap.values.to(weight)
     if _has_kernel(weight):
@@ -91,12 +97,15 @@ def _transform_conv(
     groups = _integer(groups, "groups", name)
     x, batched = _batched(input, dims, name)
     sides = _sides(padding, x.shape[2:], weight.shape[2:], stride, dilation, name)
-    filters = weight.shape[0]
-    copies = transform_filters(weight, transforms)  # [D·T, C/groups, *]
+    filters, fmap = weight.shape[0], _map_for(weight, transforms)
     # The supports have the filter's centre: what they reach beyond it is padded too.
     if margins:
-        reach = support_margins(weight.shape[2:], copies.shape[2:], dilation)
+        reach = support_margins(weight.shape[2:], fmap.support, dilation)
         sides = [(before + m, after + m) for (before, after), m in zip(sides, reach, strict=True)]
+    if reduce is None:
+        out = _every_map(name, x, weight, fmap, bias, stride, sides, dilation, groups, algorithm)
+        return out if batched else out.squeeze(0)
+    copies = transform_filters(weight, fmap)  # [D·T, C/groups, *]
     count = copies.shape[0] // max(filters, 1)
     if reduce == "mean":  # the mean of the maps is the map of the mean filter
         copies, count = copies.unflatten(0, (filters, count)).mean(1), 1
@@ -113,6 +122,36 @@ def _transform_conv(
     return out if batched else out.squeeze(0)
 
 
+def _every_map(
+    name: str,
+    x: Tensor,
+    weight: Tensor,
+    fmap: FilterMap,
+    bias: Tensor | None,
+    stride: list[int],
+    sides: list[tuple[int, int]],
+    dilation: list[int],
+    groups: int,
+    algorithm: str,
+) -> Tensor:
+    """The convolution of x [N, C, *] with the copies of weight [D, C', *], bias [D]: [N, D·T, *]. A map of more axes
+    than x has spatial ones takes its first from the weight's channels."""
+    dims, filters = x.dim() - 2, weight.shape[0]
+    if _has_kernel(x, weight, bias) and not torch.is_autocast_enabled("cpu"):
+        _check_operands(x, weight, bias, [filters], name)
+        sparse = (fmap.values.to(weight), fmap.pointers, fmap.columns)
+        window = (stride, [side for pair in sides for side in pair], dilation, groups, algorithm)
+        return transform_convolution(x, weight, *sparse, bias, fmap.kernel_size, fmap.support, *window)
+    split = weight.reshape(filters, -1, *fmap.kernel_size)
+    copies = transform_filters(split, fmap)
+    x, w, b = _autocast(x, copies.reshape(copies.shape[0], -1, *fmap.support[-dims:]), bias)
+    every = None if b is None else b.repeat_interleave(w.shape[0] // filters)
+    if _has_kernel(x, w, b):
+        _check_operands(x, w, b, [filters], name)
+        return _convolution(x, w, every, stride, [side for pair in sides for side in pair], dilation, groups, algorithm)
+    return _built_in(dims, x, w, every, stride, sides, dilation, groups, algorithm)
+
+
 def _reduced(
     x: Tensor,
     w: Tensor,
@@ -122,7 +161,7 @@ def _reduced(
     flat: Sequence[int],
     dilation: Sequence[int],
     groups: int,
-    reduce: str | None,
+    reduce: str,
     algorithm: str,
 ) -> Tensor:
     """The convolution with the copies w, `count` for each filter, reduced."""
@@ -131,11 +170,11 @@ def _reduced(
         return convolution_max(x, w, b, count, *window)[0]
     if reduce == "norm":
         return convolution_norm(x, w, b, count, *window)
-    return _convolution(x, w, b if b is None or count == 1 else b.repeat_interleave(count), *window)
+    return _convolution(x, w, b, *window)  # the mean filters
 
 
-def _reduced_by_torch(maps: Tensor, count: int, reduce: str | None) -> Tensor:
-    if reduce in (None, "mean"):
+def _reduced_by_torch(maps: Tensor, count: int, reduce: str) -> Tensor:
+    if reduce == "mean":
         return maps
     maps = maps.unflatten(1, (maps.shape[1] // count, count))
     return maps.max(2).values if reduce == "max" else torch.linalg.vector_norm(maps, dim=2)

@@ -21,7 +21,8 @@ from torch.nn import Parameter, init
 from torch.nn.modules.utils import _ntuple
 
 from .. import functional
-from ..functional.transform import support_margins
+from ..functional.conv import _batched
+from ..functional.transform import _every_map, support_margins
 from ..transforms import FilterMap, TransformSet, dihedral, rotations
 from .conv import _Conv
 
@@ -169,23 +170,27 @@ class GroupConv2d(torch.nn.Module):
             bound = 1 / math.sqrt(self.weight[0].numel())
             init.uniform_(self.bias, -bound, bound)
 
+    def filter_map(self) -> FilterMap:
+        """The map from the filters, with the group axis of the input where it has one, to their copies."""
+        axes = () if self.lifting else (self.order,)
+        kernel, support = (*axes, *self.kernel_size), (*axes, *self.support)
+        return FilterMap(self.pointers, self.columns, self.values, kernel, support)
+
     def expanded(self) -> Tensor:
         """The plain convolution's weight: [out_channels · |G|, in_channels/groups (· |G|), *support]."""
-        sparse = (self.pointers, self.columns, self.values)
-        if self.lifting:
-            return functional.transform_filters(self.weight, FilterMap(*sparse, self.kernel_size, self.support))
-        fmap = FilterMap(*sparse, (self.order, *self.kernel_size), (self.order, *self.support))
-        return functional.transform_filters(self.weight.unflatten(1, (-1, self.order)), fmap).flatten(1, 2)
+        fmap = self.filter_map()
+        weight = self.weight.reshape(self.out_channels, -1, *fmap.kernel_size)
+        return functional.transform_filters(weight, fmap).reshape(self.convolution_size)
 
     def forward(self, input: Tensor) -> Tensor:
-        bias = None if self.bias is None else self.bias.repeat_interleave(self.order)
-        padding: Any = self._sides(input.shape[-2:])
+        sides = self._sides(input.shape[-2:])
         if self.padding_mode != "zeros":
             amounts = self._pad_amounts(input.shape[-2:])
-            input, padding = torch.nn.functional.pad(input, amounts, mode=self.padding_mode), 0
-        return functional.conv2d(
-            input, self.expanded(), bias, self.stride, padding, self.dilation, self.groups, algorithm=self.algorithm
-        )
+            input, sides = torch.nn.functional.pad(input, amounts, mode=self.padding_mode), [(0, 0)] * 2
+        x, batched = _batched(input, 2, "GroupConv2d")
+        window = (list(self.stride), sides, list(self.dilation), self.groups, self.algorithm)
+        out = _every_map("GroupConv2d", x, self.weight, self.filter_map(), self.bias, *window)
+        return out if batched else out.squeeze(0)
 
     def _sides(self, size: Any) -> list[tuple[int, int]]:
         """The padding (before, after) of each axis, with what the support reaches beyond the filter."""

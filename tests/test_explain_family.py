@@ -1,0 +1,98 @@
+"""explain and convert on the layers that torch.nn lacks: rows for each, and what they hold is converted."""
+
+import pytest
+import torch
+
+import torchconv
+from torchconv import nn
+from torchconv import transforms as T
+from torchconv.explain import DIRECTIONS
+
+CONVOLUTIONS = {
+    "transforms 1d": (lambda: nn.TransformInvariantConv1d(4, 6, 3, T.reflections(dims=1)), (2, 4, 9), 12 * 2 * 7 * 12),
+    "transforms 2d": (lambda: nn.TransformInvariantConv2d(4, 6, 3, T.rotations(4)), (2, 4, 8, 8), 24 * 2 * 36 * 36),
+    "transforms 3d": (lambda: nn.TransformInvariantConv3d(4, 2, 3, T.rotations(4)), (1, 4, 5, 5, 5), 8 * 27 * 108),
+    "lifting": (lambda: nn.GroupConv2d(4, 2, 3, lifting=True), (2, 4, 8, 8), 8 * 2 * 36 * 36),
+    "regular": (lambda: nn.GroupConv2d(1, 2, 3, "p4"), (2, 4, 8, 8), 8 * 2 * 36 * 36),
+    "local": (lambda: nn.LocallyConnected2d(4, 3, 8, 3), (2, 4, 8, 8), 2 * 3 * 36 * 36),
+    "local 1d": (lambda: nn.LocallyConnected1d(4, 3, 8, 3), (2, 4, 8), 2 * 3 * 6 * 12),
+    "local transpose": (lambda: nn.LocallyConnectedTranspose2d(4, 3, 8, 3), (2, 4, 8, 8), 2 * 4 * 64 * 27),
+    "transposed": (lambda: nn.ConvTranspose2d(4, 3, 3, stride=2), (2, 4, 8, 8), 2 * 4 * 64 * 27),
+    "learned": (lambda: nn.LearnedPool2d(4, 2), (2, 4, 8, 8), 2 * 4 * 16 * 4),
+    "learned shared": (lambda: nn.LearnedPool2d(None, 3, 2, (0, 1)), (2, 4, 9, 9), 2 * 4 * 4 * 5 * 9),
+}
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_rows_of_layers_with_weights(name):
+    make, size, multiply_adds = CONVOLUTIONS[name]
+    layer, x = make(), torch.randn(size)
+    rows = {row.direction: row for row in torchconv.explain(layer, x)}
+    assert tuple(rows) == DIRECTIONS
+    for row in rows.values():
+        assert row.layer == type(layer).__name__
+        assert row.algorithm in torch.ops.torchconv._algorithms()
+        assert row.multiply_adds == multiply_adds
+        assert row.bytes_moved > 4 * layer(x).numel()
+        assert (row.workspace_bytes is None) == ("LocallyConnected" in row.layer)  # bounded, but not asked of them
+        assert row.error_bound >= 2e-6
+    assert rows["forward"].kept_bytes >= x.nbytes
+
+
+def test_a_learned_pooling_takes_what_a_depthwise_convolution_takes():
+    pool = nn.LearnedPool2d(None, 3, 2, (0, 1))
+    plain = nn.Conv2d(4, 4, 3, 2, (0, 1), groups=4, bias=False)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        x = torch.randn(2, 4, 9, 9).contiguous(memory_format=layout)
+        for mine, theirs in zip(torchconv.explain(pool, x), torchconv.explain(plain, x), strict=True):
+            assert (mine.algorithm, mine.refused, mine.multiply_adds, mine.workspace_bytes) == (
+                theirs.algorithm, theirs.refused, theirs.multiply_adds, theirs.workspace_bytes
+            )  # fmt: skip
+
+
+def test_rows_of_layers_without():
+    x = torch.randn(2, 4, 8, 8)
+    for layer, algorithm in (
+        (nn.LocalResponseNorm(3), "direct"), (nn.GroupPool2d("p4"), "built-in"), (nn.MaxPool2d(2), "direct")
+    ):  # fmt: skip
+        rows = list(torchconv.explain(layer, x))
+        assert [row.direction for row in rows] == list(DIRECTIONS[:2])
+        assert {(row.layer, row.algorithm) for row in rows} == {(type(layer).__name__, algorithm)}
+        assert all(row.bytes_moved > 0 for row in rows)
+    assert rows[0].error_bound == 0
+    y, where = torch.nn.functional.max_pool2d(x, 2, return_indices=True)
+    rows = list(torchconv.explain(nn.MaxUnpool2d(2), y, where))
+    assert [(row.direction, row.algorithm) for row in rows] == [("forward", "direct"), ("input_grad", "direct")]
+
+
+def network():
+    return torch.nn.Sequential(torch.nn.Conv2d(4, 8, 2), torch.nn.ReLU(), torch.nn.Flatten())
+
+
+def test_what_is_ours_alone_stays_and_what_is_in_it_is_converted():
+    model = torch.nn.Sequential(
+        nn.GroupConv2d(4, 1, 3, lifting=True, padding=1),
+        nn.GroupPool2d(),
+        nn.TransformInvariantConv2d(1, 4, 3, T.rotations(4), padding=1, reduce="max"),
+        nn.LocallyConnected2d(4, 4, 8, 3, padding=1),
+        nn.LearnedPool2d(None, 2),
+        nn.BlockPool2d(network(), 2),
+        torch.nn.LocalResponseNorm(3),
+        torch.nn.ConvTranspose2d(8, 2, 2),
+    )
+    classes = [type(module) for module in model]
+    x = torch.randn(2, 4, 8, 8)
+    before = model(x)
+    torchconv.convert(model, report=(left := []))
+    assert not left
+    assert [type(module) for module in model][:6] == classes[:6]
+    assert type(model[5].network[0]) is nn.Conv2d
+    assert [type(module) for module in model][6:] == [nn.LocalResponseNorm, nn.ConvTranspose2d]
+    torch.testing.assert_close(model(x), before)
+    explained = torchconv.explain(model, x)
+    called = ["0", "1", "2", "3", "4", "5.network.0", "6", "7"]
+    assert list(dict.fromkeys(row.name for row in explained)) == called
+    torchconv.revert(model, report=(left := []))
+    assert not left
+    assert [type(module) for module in model] == classes
+    assert type(model[5].network[0]) is torch.nn.Conv2d
