@@ -234,19 +234,15 @@ void correlate_strip(const Gather& g, int64_t r, int64_t r_end, int64_t c, int64
       correlate_rest(g, any, tiles * TILE, i, at_most(v, g.groups - width), source, target, sums + v - c, ld);
 }
 
-// As depthwise_pixels_grad, where the window is one that can be walked.
+// The sums of depthwise_pixels_grad, a strip at a time.
 template <class T>
-void depthwise_rows_grad(const Gather& g, int64_t block, int64_t begin, int64_t end, const T* source, const T* target,
-                         double* total, accumulator_t<T>* sums) {
-  if (!can_walk(g)) return depthwise_pixels_grad(g, block, begin, end, source, target, total, sums);
+void walk_grad(const Gather& g, int64_t block, int64_t begin, int64_t end, const T* source, const T* target,
+               double* total, accumulator_t<T>* sums) {
   const int64_t c = block * depthwise_grad_channels, c_end = at_most(g.groups, c + depthwise_grad_channels);
   const int64_t rows = g.count[1];
   const bool twice = g.step[1] == 2;
-  auto run = twice ? correlate_strip<T, 2, 4> : correlate_strip<T, 1, 4>;
-  if constexpr (wide_registers) {
-    run = twice ? correlate_strip<T, 2, 7> : correlate_strip<T, 1, 7>;
-    if (walk_tile(g.count[2]) == 8) run = twice ? correlate_strip<T, 2, 8> : correlate_strip<T, 1, 8>;
-  }
+  auto run = twice ? correlate_strip<T, 2, 7> : correlate_strip<T, 1, 7>;
+  if (walk_tile(g.count[2]) == 8) run = twice ? correlate_strip<T, 2, 8> : correlate_strip<T, 1, 8>;
   zero(sums, g.tap_count * depthwise_grad_channels);
   for (int64_t tap = 0; tap < g.tap_count; ++tap) zero(total + tap * g.groups + c, c_end - c);
   int64_t terms = 0;
@@ -260,4 +256,13 @@ void depthwise_rows_grad(const Gather& g, int64_t block, int64_t begin, int64_t 
     zero(sums, g.tap_count * depthwise_grad_channels);
     terms = 0;
   }
+}
+
+// As depthwise_pixels_grad, where the window is one that can be walked, and there are registers for targets and sums.
+template <class T>
+void depthwise_rows_grad(const Gather& g, int64_t block, int64_t begin, int64_t end, const T* source, const T* target,
+                         double* total, accumulator_t<T>* sums) {
+  if constexpr (wide_registers)
+    if (can_walk(g)) return walk_grad(g, block, begin, end, source, target, total, sums);
+  depthwise_pixels_grad(g, block, begin, end, source, target, total, sums);
 }
