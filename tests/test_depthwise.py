@@ -2,7 +2,8 @@
 
 Contiguous rows are taken a vector (16 floats at most) at a time, 8, 7, 4, 2 or 1 of them together, in bands of eight
 rows at least, the taps of a column 7, 5, 3, 2 or 1 together. Channels-last, a vector of maps and tiles of 8, 7, 4, 2 or
-1 pixels; fewer maps than a vector, or several filters a map, are copied to contiguous ones.
+1 pixels; fewer maps than a vector, or several filters a map, are copied to contiguous ones. There, 3×3 windows whose
+rows are nearly whole tiles of 8, 7 or 4 are walked downwards in strips of eight rows.
 """
 
 import math
@@ -63,9 +64,15 @@ WIDTHS = [
     for width in range(1, 36)
     for k, s in ((3, 1), (3, 2), (7, 1))
 ]
+STRIPS = [
+    depthwise(f"{height}x{width}_s{stride}", 33, (stride * height, stride * width), (3, 3), *window(3, stride))
+    for height in (1, 2, 3, 7, 8, 9, 16, 18)
+    for width in (14, 16, 20)
+    for stride in (1, 2)
+]
 
 
-@pytest.mark.parametrize("c", [*CASES, *WIDTHS], ids=str)
+@pytest.mark.parametrize("c", [*CASES, *WIDTHS, *STRIPS], ids=str)
 def test_against_float64(c: ConvCase) -> None:
     for dtype in BOUNDS:
         for layout in LAYOUTS if c.dims > 1 else ["contiguous"]:
@@ -76,7 +83,7 @@ def test_against_float64(c: ConvCase) -> None:
                 assert error <= bound("depthwise", dtype, direction), (dtype, layout, direction, error)
 
 
-@pytest.mark.parametrize("c", CASES, ids=str)
+@pytest.mark.parametrize("c", [*CASES, *STRIPS[-6:]], ids=str)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_bitwise_for_any_threads_and_batch(c: ConvCase, layout: str, threads) -> None:
     x, w, b, g = operands(c, torch.float32, layout)
@@ -121,6 +128,20 @@ def test_infinity_reaches_the_taps_that_meet_it(layout: str) -> None:
         x[0, 3, 2, width - 1] = math.inf
         reached = run(c, "weight_grad", x, w, b, g, "depthwise").isfinite().logical_not()
         assert reached.nonzero().tolist() == [[3, 0, i, j] for i in range(3) for j in (1, 2)], width
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_infinity_in_the_first_and_last_row(layout: str) -> None:
+    """Weight gradients: the first row is below, and the last above, no target; nor does a row beside a strip count."""
+    for height in (1, 7, 8, 9, 17):
+        c = depthwise("", 16, (height, 14), (3, 3), *window(3))
+        x, w, b, g = operands(c, torch.float32, layout)
+        for row, taps in ((0, {0, 1}), (height - 1, {1, 2})):
+            infinite = x.clone()
+            infinite[0, 3, row, 5] = math.inf
+            reached = run(c, "weight_grad", infinite, w, b, g, "depthwise").isfinite().logical_not()
+            taps = taps if height > 1 else {1}
+            assert reached.nonzero().tolist() == [[3, 0, i, j] for i in sorted(taps) for j in range(3)], (height, row)
 
 
 @pytest.mark.parametrize("dtype", BOUNDS)

@@ -11,9 +11,11 @@
 #include "correlate.inl"
 #include "bias.inl"
 #include "depthwise.inl"
+#include "depthwise_planes_rows.inl"
 #include "depthwise_planes.inl"
 #include "depthwise_planes_grad.inl"
 #include "depthwise_pixels.inl"
+#include "depthwise_walk.inl"
 
 template <class T>
 constexpr ConvKernels<T> conv_kernels() {
@@ -40,7 +42,7 @@ constexpr ConvKernels<T> conv_kernels() {
           depthwise_planes_grad_scratch<T>,
           depthwise_planes_grad<T>,
           lanes<accumulator_t<T>>,
-          depthwise_pixels<T>,
-          depthwise_pixels_grad<T>,
+          depthwise_rows<T>,
+          depthwise_rows_grad<T>,
           depthwise_store_grad<T>};
 }
