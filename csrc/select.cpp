@@ -6,7 +6,7 @@
 #include <cmath>
 
 #include "fft.h"
-#include "kernels/kernels.h"
+#include "kernels/dot_bf16.h"
 #include "winograd.h"
 
 namespace torchconv {
@@ -75,18 +75,26 @@ constexpr double winograd_product = 1.1, winograd_point = 12, winograd_contiguou
                  winograd_sum = 8, winograd_large = 5;
 constexpr double depthwise_product = 1.2, depthwise_element = 4, depthwise_copy = 16;
 
-double cost_direct(const ConvParams& p, Direction direction) {
+// Source channels, or positions of a weight gradient, that direct and the built-in multiply at once.
+double products_at_once(const ConvParams& p) { return p.dtype == at::kBFloat16 && multiplies_pairs() ? 2 : 1; }
+
+double cost_direct(const ConvParams& p, Direction direction, double at_once) {
   const Channels c = channels(p, direction);
   const double groups = static_cast<double>(p.groups), products = meetings(p, 0) * meetings(p, 1) * meetings(p, 2);
   if (direction == Direction::weight_grad)
-    return groups * (products * std::min(c.source * c.filled_target, c.filled_source * c.target) * correlate_product +
+    return groups * (products / at_once * std::min(c.source * c.filled_target, c.filled_source * c.target) *
+                         correlate_product +
                      volume(p.output) * (c.filled_source + c.filled_target) * correlate_position);
   const double targets = direction == Direction::forward ? volume(p.output) : volume(p.input);
   // Few: positions fill the vectors instead, or half vectors are enough.
   const double half = static_cast<double>(kernel_table().f32.winograd.vector) / 2;
-  const double target = std::min(c.target <= half ? 1.4 * half : c.filled_target, 2 * c.target + 1);
-  return groups * (products * c.source * target * direct_product + targets * target * direct_position);
+  const double target = c.target <= half ? 1.4 * half : c.filled_target, few = 2 * c.target + 1;
+  return groups * std::min(products * std::ceil(c.source / at_once) * target * direct_product +
+                               targets * target * direct_position,
+                           products * c.source * few * direct_product + targets * few * direct_position);
 }
+
+double cost_direct(const ConvParams& p, Direction direction) { return cost_direct(p, direction, products_at_once(p)); }
 
 double cost_winograd(const ConvParams& p, Direction direction) {
   const Channels c = channels(p, direction);
@@ -117,7 +125,7 @@ double cost_winograd(const ConvParams& p, Direction direction) {
 }
 
 double cost_gemm(const ConvParams& p, Direction direction) {  // patches besides
-  return 1.3 * cost_direct(p, direction);
+  return 1.3 * cost_direct(p, direction, 1);
 }
 
 // Memory's time and a row's beside the products; contiguous rows are filled up to whole vectors. With several filters a
@@ -143,10 +151,11 @@ double cost_built_in(const ConvParams& p, Direction direction) {
   const double positions =
       volume(direction == Direction::input_grad ? p.input : p.output) * static_cast<double>(p.groups);
   return grouped *
-         (products * c.source * c.filled_target * direct_product + positions * c.filled_target * direct_position);
+         (products * std::ceil(c.source / products_at_once(p)) * c.filled_target * direct_product +
+          positions * c.filled_target * direct_position);
 }
 
-double cost_reference(const ConvParams& p, Direction direction) { return 100 * cost_direct(p, direction); }
+double cost_reference(const ConvParams& p, Direction direction) { return 100 * cost_direct(p, direction, 1); }
 
 struct Candidate {
   const char* name;

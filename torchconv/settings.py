@@ -4,9 +4,11 @@ import torch
 
 
 def cpu_capability() -> str:
-    """The instruction set the kernels run on: ``"default"``, ``"avx2"`` or ``"avx512"``.
+    """The instruction set the kernels run on: ``"default"``, ``"avx2"``, ``"avx512"`` or ``"avx512_bf16"``.
 
-    Picked when the library loads; the environment variable ``TORCHCONV_CPU_CAPABILITY`` caps it.
+    Picked when the library loads; the environment variable ``TORCHCONV_CPU_CAPABILITY`` caps it. ``"avx512_bf16"``,
+    which convolves bfloat16 by the processor's dot product, is picked where that is fast (AMD's processors) or asked
+    for; it takes denormal numbers for zeros, as PyTorch's own operators on bfloat16 do there.
     """
     return torch.ops.torchconv.cpu_capability()
 

@@ -83,7 +83,7 @@ void direct_tile(const accumulator_t<T>* source, const Place* places, const TapR
         for (int r = 0; r < ROWS; ++r) {
           const A x = pixel[r][k];
 #pragma GCC unroll 4
-          for (int j = 0; j < VECTORS; ++j) sum[r][j] += x * column[j];
+          for (int j = 0; j < VECTORS; ++j) sum[r][j] = add_product(sum[r][j], x, column[j]);
         }
       }
       ends_block = run->ends_block;
@@ -204,29 +204,37 @@ inline bool dense_rows(const Gather& g) {
   return g.source.s[2] == 1 && (g.extent[1] == 1 || g.source.s[1] == g.extent[2]);
 }
 
+// body(from, length) for each line of the box that is whole in memory: of rows, or of maps' rows one after another.
+template <class T, class Body>
+void source_lines(const Gather& g, bool channels_last, const Box& box, const int64_t (&begin)[3],
+                  const int64_t (&end)[3], const T* source, Body body) {
+  const int64_t width = end[2] - begin[2], height = end[1] - begin[1];
+  const bool whole_rows = width == g.extent[2] && !channels_last && dense_rows(g);
+  const int64_t length = whole_rows ? height * width : width, lines = whole_rows ? at_most(1, height) : height;
+  for (int64_t n = box.n_begin; n < box.n_end; ++n)
+    for (int64_t i0 = begin[0]; i0 < end[0]; ++i0)
+      for (int64_t i1 = begin[1]; i1 < begin[1] + lines; ++i1)
+        body(source + n * g.source.n + i0 * g.source.s[0] + i1 * g.source.s[1] + begin[2] * g.source.s[2], length);
+}
+
 // out[group][n][i0][i1][i2][c] = source[n, c of the group, i] over the box; groups lie `size` apart.
 template <class T, class A>
 void copy_source(const Gather& g, bool channels_last, int64_t groups, const Box& box, const int64_t (&begin)[3],
                  const int64_t (&end)[3], const T* source, A* out, int64_t size) {
   for (; groups > 1 && !channels_last; --groups, source += g.c * g.source.c, out += size)
     copy_source(g, channels_last, 1, box, begin, end, source, out, size);
-  const int64_t width = end[2] - begin[2], height = end[1] - begin[1];
-  const bool whole_rows = width == g.extent[2] && !channels_last && dense_rows(g);
-  const int64_t length = whole_rows ? height * width : width, lines = whole_rows ? at_most(1, height) : height;
-  for (int64_t n = box.n_begin; n < box.n_end; ++n)
-    for (int64_t i0 = begin[0]; i0 < end[0]; ++i0)
-      for (int64_t i1 = begin[1]; i1 < begin[1] + lines; ++i1, out += length * g.c) {
-        const T* from = source + n * g.source.n + i0 * g.source.s[0] + i1 * g.source.s[1] + begin[2] * g.source.s[2];
-        if (!channels_last && g.source.s[2] == 1)
-          transpose<false, false>(from, g.source.c, g.c, length, out, g.c);
-        else if (!channels_last)
-          for (int64_t c = 0; c < g.c; ++c)
-            for (int64_t l = 0; l < length; ++l) out[l * g.c + c] = widen(from[c * g.source.c + l * g.source.s[2]]);
-        else
-          for (int64_t l = 0; l < length; ++l)
-            for (int64_t i = 0; i < groups; ++i)
-              copy_row(from + l * g.source.s[2] + i * g.c, g.c, out + i * size + l * g.c);
-      }
+  source_lines(g, channels_last, box, begin, end, source, [&](const T* from, int64_t length) {
+    if (!channels_last && g.source.s[2] == 1)
+      transpose<false, false>(from, g.source.c, g.c, length, out, g.c);
+    else if (!channels_last)
+      for (int64_t c = 0; c < g.c; ++c)
+        for (int64_t l = 0; l < length; ++l) out[l * g.c + c] = widen(from[c * g.source.c + l * g.source.s[2]]);
+    else
+      for (int64_t l = 0; l < length; ++l)
+        for (int64_t i = 0; i < groups; ++i)
+          copy_row(from + l * g.source.s[2] + i * g.c, g.c, out + i * size + l * g.c);
+    out += length * g.c;
+  });
 }
 
 // Results [n][position of the target's box][tile_panels · tile_columns] to a contiguous target; to points at the panel's first map.
@@ -402,10 +410,11 @@ void direct_group(const Gather* g, bool channels_last, const View& read, const a
   }
 }
 
-template <class T>
-void direct(const Gather* g, int64_t residues, bool channels_last, int64_t group_begin, int64_t group_end,
-            const T* source, const accumulator_t<T>* packed, const T* bias, T* target, const Box& box,
-            int64_t panel_begin, int64_t panel_end, accumulator_t<T>* scratch) {
+// source: the groups' own; copy(begin, end, out, size) puts the box's part of it, [group][n][i][c], groups `size` apart.
+template <class T, class Copy>
+void direct_box(const Gather* g, int64_t residues, bool channels_last, int64_t group_begin, int64_t group_end,
+                const T* source, Copy copy, const accumulator_t<T>* packed, const T* bias, T* target, const Box& box,
+                int64_t panel_begin, int64_t panel_end, accumulator_t<T>* scratch) {
   using A = accumulator_t<T>;
   const bool copies = copies_source<T>(*g, channels_last);
   const int64_t groups = group_end - group_begin;
@@ -424,12 +433,11 @@ void direct(const Gather* g, int64_t residues, bool channels_last, int64_t group
   int64_t size = 0;  // of a group's packed weight
   for (int64_t r = 0; r < residues; ++r) size += packed_size<T>(g[r], Broadcast::source_narrow);
 
-  source += group_begin * g->c * g->source.c;
   const A* pixels = reinterpret_cast<const A*>(source);
   if (copies) {
-    A* copy = reinterpret_cast<A*>(memory + at.source);
-    copy_source(*g, channels_last, groups, box, from.begin, from.end, source, copy, at.group);
-    pixels = copy - offset_of(read, box.n_begin, from.begin);
+    A* copied = reinterpret_cast<A*>(memory + at.source);
+    copy(from.begin, from.end, copied, at.group);
+    pixels = copied - offset_of(read, box.n_begin, from.begin);
   }
   for (int64_t group = group_begin; group < group_end; ++group, packed += size) {
     direct_group<T>(g, channels_last, read, pixels, alike, count, places, reinterpret_cast<TapRun*>(memory + at.runs),
@@ -437,4 +445,16 @@ void direct(const Gather* g, int64_t residues, bool channels_last, int64_t group
                     reinterpret_cast<A*>(memory + at.results), target + group * g->m * g->target.c);
     pixels += copies ? at.group : g->c * g->source.c;
   }
+}
+
+template <class T>
+void direct(const Gather* g, int64_t residues, bool channels_last, int64_t group_begin, int64_t group_end,
+            const T* source, const accumulator_t<T>* packed, const T* bias, T* target, const Box& box,
+            int64_t panel_begin, int64_t panel_end, accumulator_t<T>* scratch) {
+  source += group_begin * g->c * g->source.c;
+  const auto copy = [&](const int64_t(&begin)[3], const int64_t(&end)[3], accumulator_t<T>* out, int64_t size) {
+    copy_source(*g, channels_last, group_end - group_begin, box, begin, end, source, out, size);
+  };
+  direct_box(g, residues, channels_last, group_begin, group_end, source, copy, packed, bias, target, box, panel_begin,
+             panel_end, scratch);
 }

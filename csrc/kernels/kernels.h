@@ -58,7 +58,7 @@ struct KernelSet<bfloat16> {
 };
 
 struct KernelTable {
-  const char* capability;  // "default", "avx2" or "avx512"
+  const char* capability;  // "default", "avx2", "avx512" or "avx512_bf16": see dot_bf16.h
   KernelSet<float> f32;
   KernelSet<double> f64;
   KernelSet<bfloat16> bf16;

@@ -33,6 +33,11 @@ inline void store_part(T* to, V v) {
     for (int l = 0; l < N; ++l) narrow(v[l], to + l);
 }
 
+template <class A, class V>
+inline V add_product(V sum, A x, V column) {
+  return sum + x * column;
+}
+
 template <class A>
 struct Tile {
   int64_t depth;
