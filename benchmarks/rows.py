@@ -133,9 +133,10 @@ def _pool(name: str, batch: int, channels: int, side: int, options: dict[str, An
 
 def rows(batch: int | None = None) -> list[Row]:
     """Every row, in its own batch or in the one given."""
-    from .rows_transform import transform_rows  # here: its rows are made of this module's
+    from .rows_transform import transform_rows  # here: their rows are made of this module's
+    from .rows_transposed import transposed_rows
 
-    table = [*_square(), *_rest(), *pools(), *_depthwise(), *_norms(), *transform_rows()]
+    table = [*_square(), *_rest(), *transposed_rows(), *pools(), *_depthwise(), *_norms(), *transform_rows()]
     return [replace(row, input=(batch or row.input[0], *row.input[1:])) for row in table]
 
 

@@ -14,6 +14,7 @@ TARGETS = {
     ("3x3", BOTH): (2.0, 1.3),
     ("rest", "forward"): (1.2, 0.97),
     ("rest", BOTH): (1.4, 0.97),
+    ("transposed", BOTH): (1.5, 1.0),
     ("pool", BOTH): (1.4, 1.0),
     ("mean", BOTH): (1.3, 1.0),
     ("depthwise", BOTH): (3.0, 1.0),

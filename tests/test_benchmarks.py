@@ -18,6 +18,7 @@ from benchmarks.rows import LAYOUTS, Row, rows
 from benchmarks.steps import NETWORKS, StepResult
 
 ROWS = ["rest.lenet.5x5.1-6@32.p0", "rest.1d3.64-128@500", "3x3.48-48@4", "pool.lenet.6@28", "depthwise.256@14"]
+ROWS += [TRANSPOSED := "transposed.2x2.64-32@56.s2"]
 SHORT = ["--batch", "1", "--repeats", "1", "--least", "0", "--seconds", "0", "--threads", "1"]
 PLOT = importlib.util.find_spec("matplotlib") is not None
 
@@ -69,6 +70,9 @@ def test_rates_count_the_definition(run):
     flops = 2 * 6 * 28 * 28 * 25
     assert math.isclose(row["gflops"], flops / (1e-3 * row["torchconv"]) / 1e9)
     assert math.isclose(row["peak_share"], row["gflops"] / run["machine"]["peak"]["1"])
+    (row,) = (r for r in run["rows"] if (r["name"], r["layout"], r["direction"]) == (TRANSPOSED, LAYOUTS[0], "forward"))
+    flops = 2 * 64 * 32 * 4 * 56 * 56  # a tap meets each position of the input
+    assert math.isclose(row["gflops"], flops / (1e-3 * row["torchconv"]) / 1e9)
     assert all((r["gflops"] is None) == r["name"].startswith("pool.") for r in run["rows"])
 
 
@@ -81,7 +85,8 @@ def test_files_for_people(run):
 
 
 def test_summary_in_json_covers_the_groups(run):
-    assert {line["group"] for line in run["summary"]} == {"3x3", "rest", "pool", "depthwise", "step.lenet5"}
+    groups = {"3x3", "rest", "transposed", "pool", "depthwise", "step.lenet5"}
+    assert {line["group"] for line in run["summary"]} == groups
 
 
 @pytest.mark.parametrize(
