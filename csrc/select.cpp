@@ -82,9 +82,9 @@ double cost_direct(const ConvParams& p, Direction direction, double at_once) {
   const Channels c = channels(p, direction);
   const double groups = static_cast<double>(p.groups), products = meetings(p, 0) * meetings(p, 1) * meetings(p, 2);
   if (direction == Direction::weight_grad)
-    return groups * (products / at_once * std::min(c.source * c.filled_target, c.filled_source * c.target) *
-                         correlate_product +
-                     volume(p.output) * (c.filled_source + c.filled_target) * correlate_position);
+    return groups *
+           (products / at_once * std::min(c.source * c.filled_target, c.filled_source * c.target) * correlate_product +
+            volume(p.output) * (c.filled_source + c.filled_target) * correlate_position);
   const double targets = direction == Direction::forward ? volume(p.output) : volume(p.input);
   // Few: positions fill the vectors instead, or half vectors are enough.
   const double half = static_cast<double>(kernel_table().f32.winograd.vector) / 2;
@@ -150,9 +150,8 @@ double cost_built_in(const ConvParams& p, Direction direction) {
   if (direction == Direction::weight_grad) return (grouped < 1 ? 0.95 : 1.05) * cost_direct(p, direction);
   const double positions =
       volume(direction == Direction::input_grad ? p.input : p.output) * static_cast<double>(p.groups);
-  return grouped *
-         (products * std::ceil(c.source / products_at_once(p)) * c.filled_target * direct_product +
-          positions * c.filled_target * direct_position);
+  return grouped * (products * std::ceil(c.source / products_at_once(p)) * c.filled_target * direct_product +
+                    positions * c.filled_target * direct_position);
 }
 
 double cost_reference(const ConvParams& p, Direction direction) { return 100 * cost_direct(p, direction, 1); }

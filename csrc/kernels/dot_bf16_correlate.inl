@@ -66,8 +66,7 @@ template <int VECTORS, int ROWS>
 void pairs_tile_of(int64_t rows, const Meeting<float>* at, int64_t pairs, int64_t count, int64_t row, int64_t lane,
                    Fetch& fetch, float* sums, int64_t ld, bool add) {
   if (rows == ROWS) return pairs_tile<ROWS, VECTORS>(at, pairs, count, row, lane, fetch, sums, ld, add);
-  if constexpr (ROWS > 1)
-    pairs_tile_of<VECTORS, ROWS - 1>(rows, at, pairs, count, row, lane, fetch, sums, ld, add);
+  if constexpr (ROWS > 1) pairs_tile_of<VECTORS, ROWS - 1>(rows, at, pairs, count, row, lane, fetch, sums, ld, add);
 }
 
 // sums[rows][lane_count], in the tiles of correlate_tiles.

@@ -75,8 +75,7 @@ void planes_tile(const PlanesTile<A>& t, const Start* starts) {
     for (int r = 0; r < ROWS; ++r) {
       const A bias = t.bias[r];
 #pragma GCC unroll 8
-      for (int j = 0; j < VECTORS; ++j)
-        store(t.target + starts[j].target + r * t.ld, raised(sum[r][j] + bias, floor));
+      for (int j = 0; j < VECTORS; ++j) store(t.target + starts[j].target + r * t.ld, raised(sum[r][j] + bias, floor));
     }
     break;
   }

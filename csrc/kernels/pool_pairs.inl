@@ -98,8 +98,7 @@ struct SpreadPairs {
   void quad(int64_t a, int64_t b, int64_t at) const {
     vector_t<A> taps[4];
 #pragma GCC unroll 4
-    for (int t = 0; t < 4; ++t)
-      taps[t] = MAX ? Taken<T, uint8_t>{dy, kept}.at(at, t) : load_widened(dy + at) / by;
+    for (int t = 0; t < 4; ++t) taps[t] = MAX ? Taken<T, uint8_t>{dy, kept}.at(at, t) : load_widened(dy + at) / by;
     weave_taps<N>(taps, dx + a, dx + b);
   }
   template <int N>
