@@ -155,22 +155,24 @@ Overlap overlap(at::Tensor whole, at::Tensor patch, const std::array<int64_t, 3>
   return {whole, patch};
 }
 
-std::array<int64_t, 3> each(const Axes& axes, int64_t Axis::* field) {
+std::array<int64_t, 3> each(const Axes& axes, int64_t Axis::*field) {
   return {axes[0].*field, axes[1].*field, axes[2].*field};
 }
 
-// to[i] = f(from[i]) for the leading items of both, some at a time, each on one thread.
+// to[i][j] = f(from[i][j]) for maps j of items i, some maps of one item at a time, each on one thread. MKL rounds a map
+// otherwise by how many it is given with and where it stands among them, so no part holds maps of two items.
 template <class F>
 void in_parts(const at::Tensor& from, const at::Tensor& to, F f) {
   constexpr int64_t worth_a_task = 1 << 16;
-  const int64_t items = from.size(0),
-                each = std::max<int64_t>(1, worth_a_task * items / std::max<int64_t>(1, from.numel()));
-  at::parallel_for(0, blocks_of(items, each), 1, [&](int64_t begin, int64_t end) {
+  const int64_t items = from.size(0), maps = from.size(1);
+  const int64_t points = std::max<int64_t>(1, from.numel() / std::max<int64_t>(1, items * maps));
+  const int64_t each = std::max<int64_t>(1, worth_a_task / points), parts = blocks_of(maps, each);
+  at::parallel_for(0, items * parts, 1, [&](int64_t begin, int64_t end) {
     const at::AutoDispatchBelowAutograd guard;  // the threads have their own
     const OneThread one;
     for (int64_t i = begin; i < end; ++i) {
-      const int64_t first = std::min(items, i * each), count = std::min(items - first, each);
-      if (count > 0) to.narrow(0, first, count).copy_(f(from.narrow(0, first, count)));
+      const int64_t first = i % parts * each, count = std::min(maps - first, each);
+      to.select(0, i / parts).narrow(0, first, count).copy_(f(from.select(0, i / parts).narrow(0, first, count)));
     }
   });
 }
@@ -182,16 +184,14 @@ at::Tensor transform(const at::Tensor& t) {
   const auto type = t.scalar_type() == at::kDouble ? at::kComplexDouble : at::kComplexFloat;
   const at::Tensor out =
       at::empty({t.size(0), t.size(1), t.size(2), t.size(3), t.size(4) / 2 + 1}, t.options().dtype(type));
-  in_parts(t.flatten(0, 1), out.flatten(0, 1),
-           [](const at::Tensor& maps) { return at::fft_rfftn(maps, std::nullopt, spatial); });
+  in_parts(t, out, [](const at::Tensor& maps) { return at::fft_rfftn(maps, std::nullopt, spatial); });
   return out;
 }
 at::Tensor inverse(const at::Tensor& t, const Axes& axes) {
   const auto size = each(axes, &Axis::points);
   const auto type = t.scalar_type() == at::kComplexDouble ? at::kDouble : at::kFloat;
   const at::Tensor out = at::empty({t.size(0), t.size(1), size[0], size[1], size[2]}, t.options().dtype(type));
-  in_parts(t.flatten(0, 1), out.flatten(0, 1),
-           [&](const at::Tensor& maps) { return at::fft_irfftn(maps, size, spatial); });
+  in_parts(t, out, [&](const at::Tensor& maps) { return at::fft_irfftn(maps, size, spatial); });
   return out;
 }
 
