@@ -34,9 +34,7 @@ constexpr int64_t panel_floats = 2 << 20;              // of V, of by_panel, tha
 constexpr int64_t panel_rows = 96 * 64;                // of V and M, over all planes
 constexpr int64_t panel_channels = 64;                 // source channels of the filters transformed at once
 constexpr int64_t correlate_tiles = 64;
-// Filters beyond this many are transformed a panel at a time. A block reads them all, mostly from the third cache; a
-// panel reads V again, of which a larger second cache keeps more.
-int64_t cached_filters() { return 150 * 150 / second_cache(); }
+constexpr int64_t cached_filters = 150 * 150;  // filters beyond this many are transformed a panel at a time
 constexpr int64_t correlate_range = 256;       // source channels of a task of the weight gradient
 constexpr int64_t correlate_block = 128;       // target channels of one, fewer where its sums have more than
 constexpr int64_t correlate_sums = 640 << 10;  // elements
@@ -229,7 +227,7 @@ void by_block(const Winograd& w, const T* source, const T* weight, const T* bias
   });
 }
 
-bool takes_panels(const Gather& g) { return g.c * g.m * g.groups > cached_filters(); }
+bool takes_panels(const Gather& g) { return g.c * g.m * g.groups > cached_filters; }
 
 // Tiles of a chunk.
 template <class T>
