@@ -113,7 +113,7 @@ void direct_rows(int64_t rows, const accumulator_t<T>* source, const Place* plac
                                          target);
 }
 
-template <class T, int VECTORS = tile_panels* tile_vectors, class... Rest>
+template <class T, int VECTORS = tile_panels * tile_vectors, class... Rest>
 void direct_vectors(int64_t vectors, Rest... rest) {
   if (vectors == VECTORS) return direct_rows<T, lanes<accumulator_t<T>>, VECTORS>(rest...);
   if constexpr (VECTORS > 1) direct_vectors<T, VECTORS - 1>(vectors, rest...);
@@ -357,7 +357,7 @@ void direct_panel(const Gather* g, const View& read, const accumulator_t<T>* sou
                   const Place* places, TapRun* runs, const accumulator_t<T>* const packed, int64_t panel,
                   int64_t panels, const accumulator_t<T>* bias, int64_t columns, T* to) {
   using A = accumulator_t<T>;
-  constexpr int half = half_lanes < A >> 0 ? half_lanes<A> : lanes<A>;
+  constexpr int half = half_lanes<A> > 0 ? half_lanes<A> : lanes<A>;
   const int64_t width = panel_width<T>(*g, Broadcast::source_narrow);
   for (const Alike* a = alike; a < alike + count; ++a) {
     const Gather& residue = g[a->residue];

@@ -250,8 +250,7 @@ inline void reduce_window(const Window& w, Load load, Sum (&sums)[V]) {
 template <int K, int V, class S, class R>
 inline void reduce_vectors(const Window& w, const S* x, int64_t pitch, int64_t at, typename R::A by, R& r) {
   typename R::Sum sums[V];
-  reduce_window<K>(
-      w, [&](int64_t tap, int v) { return load_widened(x + tap + v * pitch); }, sums);
+  reduce_window<K>(w, [&](int64_t tap, int v) { return load_widened(x + tap + v * pitch); }, sums);
 #pragma GCC unroll 4
   for (int v = 0; v < V; ++v) r.put(sums[v], at + v * lanes<typename R::A>, by);
 }
@@ -280,8 +279,7 @@ inline void reduce_point(const Window& w, const S* x, const Ends<S>& ends, int64
   const int64_t span = (w.count[0] - 1) * w.step0 + (w.count[1] - 1) * w.step1 + (w.count[2] - 1) * w.step2;
   if (ends.x - x >= span + L && at + L <= ends.output) return reduce_vectors<K, 1>(w, x, L, at, by, r);
   typename R::Sum sums[1];
-  reduce_window<0>(
-      w, [&](int64_t tap, int) { return load_some(x + tap, channels); }, sums);
+  reduce_window<0>(w, [&](int64_t tap, int) { return load_some(x + tap, channels); }, sums);
   r.put_some(sums[0], at, by, channels);
 }
 

@@ -5,7 +5,7 @@ constexpr int tile_rows =
     TORCHCONV_VECTOR_BYTES == 64 ? 12 : 6;  // 24 or 12 sums: all the registers there are, less b's
 constexpr int tile_vectors = 2;
 template <class A>
-constexpr int tile_columns = tile_vectors* lanes<A>;
+constexpr int tile_columns = tile_vectors * lanes<A>;
 
 // N accumulators: a vector, or a part of one.
 template <int N, class A>
