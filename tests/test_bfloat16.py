@@ -3,7 +3,7 @@
 import pytest
 import torch
 from shapes import ConvCase, case
-from test_conv import DIRECTIONS, LAYOUTS, exact, operands, run
+from test_conv import DIRECTIONS, LAYOUTS, check_bits, exact, operands, run
 
 import torchconv
 
@@ -53,15 +53,7 @@ def test_every_element_against_float64(case: ConvCase, layout: str) -> None:
 @pytest.mark.parametrize("case", CASES, ids=str)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_bitwise_for_any_number_of_threads_and_any_batch(case: ConvCase, layout: str, threads) -> None:
-    x, w, b, g = operands(case, torch.bfloat16, layout)
-    for direction in DIRECTIONS:
-        threads(1)
-        expected = run(case, direction, x, w, b, g, "direct")
-        for count in (2, 16):
-            threads(count)
-            assert torch.equal(run(case, direction, x, w, b, g, "direct"), expected), (direction, count)
-        if direction != "weight_grad":
-            assert torch.equal(run(case, direction, x[:1], w, b, g[:1], "direct"), expected[:1]), direction
+    check_bits(case, torch.bfloat16, layout, "direct", threads)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

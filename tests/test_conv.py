@@ -72,6 +72,20 @@ def exact(case: ConvCase, direction: str, x, w, b, g):
     return torch.autograd.grad(y, x if direction == "input_grad" else w, g)[0]
 
 
+def check_bits(case: ConvCase, dtype: torch.dtype, layout: str, algorithm: str, threads) -> None:
+    """Every direction gives the same bits on 1, 2 and 16 threads, and to a sample alone those it has in the batch."""
+    x, w, b, g = operands(case, dtype, layout)
+    for direction in DIRECTIONS:
+        threads(1)
+        expected = run(case, direction, x, w, b, g, algorithm)
+        for count in (2, 16):
+            threads(count)
+            assert torch.equal(run(case, direction, x, w, b, g, algorithm), expected), (direction, count)
+        if direction != "weight_grad":
+            alone = run(case, direction, x[:1], w, b, g[:1], algorithm)
+            assert torch.equal(alone, expected[:1]), direction
+
+
 def relative_error(result, expected) -> float:
     error = (result.double() - expected).norm()
     return (error / expected.norm()).item() if error > 0 else 0.0

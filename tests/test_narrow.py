@@ -3,7 +3,7 @@
 import pytest
 import torch
 from shapes import ConvCase, case
-from test_conv import DIRECTIONS, LAYOUTS, bound, exact, operands, relative_error, run
+from test_conv import DIRECTIONS, LAYOUTS, bound, check_bits, exact, operands, relative_error, run
 
 ops = torch.ops.torchconv
 
@@ -53,16 +53,7 @@ def test_against_float64(case: ConvCase, layout: str) -> None:
 @pytest.mark.parametrize("case", CASES, ids=str)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_bitwise_for_any_number_of_threads_and_any_batch(case: ConvCase, layout: str, threads) -> None:
-    x, w, b, g = operands(case, torch.float32, layout)
-    for direction in DIRECTIONS:
-        threads(1)
-        expected = run(case, direction, x, w, b, g, "direct")
-        for count in (2, 16):
-            threads(count)
-            assert torch.equal(run(case, direction, x, w, b, g, "direct"), expected), (direction, count)
-        if direction != "weight_grad":
-            alone = run(case, direction, x[:1], w, b, g[:1], "direct")
-            assert torch.equal(alone, expected[:1]), direction
+    check_bits(case, torch.float32, layout, "direct", threads)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
