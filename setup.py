@@ -54,7 +54,7 @@ setup(
     ext_modules=[
         CppExtension(
             "torchconv._C",
-            sorted(glob("csrc/*.cpp") + glob("csrc/kernels/*.cpp")),
+            sorted(glob("csrc/**/*.cpp", recursive=True)),
             include_dirs=[str(Path(__file__).parent.resolve() / "csrc")],
             depends=sorted(glob("csrc/**/*.h", recursive=True) + glob("csrc/**/*.inl", recursive=True)),
             extra_compile_args={"cxx": COMPILE},

@@ -13,14 +13,14 @@ namespace {
 
 // The tables this processor can run, narrowest first.
 std::vector<const KernelTable*> supported() {
-  std::vector<const KernelTable*> tables{&baseline_table};
+  std::vector<const KernelTable*> tables{&baseline_table()};
 #if defined(__x86_64__)
   __builtin_cpu_init();
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-  if (avx2) tables.push_back(&avx2_table);
-  if (avx2 && avx512) tables.push_back(&avx512_table);
+  if (avx2) tables.push_back(&avx2_table());
+  if (avx2 && avx512) tables.push_back(&avx512_table());
   if (avx2 && avx512 && __builtin_cpu_supports("avx512bf16")) tables.push_back(&avx512_bf16_table());
 #endif
   return tables;

@@ -14,7 +14,7 @@ namespace {
 // Whether vectors can run along channels; else channels-last tensors are copied to contiguous ones and back.
 template <class T>
 bool takes_pixels(const ConvParams& p) {
-  return p.channels_last && p.out_per_group() == 1 && p.in_channels >= kernels<T>().conv.depthwise_channels;
+  return p.channels_last && p.out_per_group() == 1 && p.in_channels >= kernels<T>().depthwise.channels;
 }
 
 at::Tensor planes(const at::Tensor& t) { return t.contiguous(at::MemoryFormat::Contiguous); }
@@ -33,23 +33,23 @@ std::vector<Gather> plain(const std::vector<TappedGather>& tapped) {
 template <class T>
 void run(const std::vector<TappedGather>& tapped, bool pixels, const T* source, const T* weight, int64_t weights,
          const T* bias, T* target) {
-  const auto& k = kernels<T>().conv;
+  const auto& k = kernels<T>().depthwise;
   const std::vector<Gather> gathers = plain(tapped);
   const Gather& first = gathers.front();
   const int64_t count = static_cast<int64_t>(gathers.size());
   Buffer<accumulator_t<T>> packed(weights);
-  k.depthwise_pack(gathers.data(), count, pixels, weight, packed.get());
+  k.pack(gathers.data(), count, pixels, weight, packed.get());
   if (!pixels)
     return at::parallel_for(0, first.batch * first.groups * first.m, 1, [&](int64_t begin, int64_t end) {
-      Buffer<accumulator_t<T>> scratch(k.depthwise_planes_scratch(gathers.data(), count));
-      k.depthwise_planes(gathers.data(), count, begin, end, source, packed.get(), bias, target, scratch.get());
+      Buffer<accumulator_t<T>> scratch(k.planes_scratch(gathers.data(), count));
+      k.planes(gathers.data(), count, begin, end, source, packed.get(), bias, target, scratch.get());
     });
   const int64_t rows = first.count[0] * first.count[1];
   at::parallel_for(0, first.batch * rows, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin, next; i < end; i = next) {
       next = std::min(end, (i / rows + 1) * rows);
       const int64_t n = i / rows;
-      k.depthwise_pixels(gathers.data(), count, n, i - n * rows, next - n * rows, source, packed.get(), bias, target);
+      k.pixels(gathers.data(), count, n, i - n * rows, next - n * rows, source, packed.get(), bias, target);
     }
   });
 }
@@ -66,11 +66,11 @@ int64_t parts_of(const Gather& g) {
 
 template <class T>
 void run_grad(const Gather& g, bool pixels, const T* source, const T* target, T* weight) {
-  const auto& k = kernels<T>().conv;
+  const auto& k = kernels<T>().depthwise;
   if (!pixels)
     return at::parallel_for(0, g.groups * g.m, 1, [&](int64_t begin, int64_t end) {
-      Buffer<accumulator_t<T>> scratch(k.depthwise_planes_grad_scratch(g));
-      k.depthwise_planes_grad(g, begin, end, source, target, weight, scratch.get());
+      Buffer<accumulator_t<T>> scratch(k.planes_grad_scratch(g));
+      k.planes_grad(g, begin, end, source, target, weight, scratch.get());
     });
   const int64_t parts = parts_of(g), blocks = blocks_of(g.groups, depthwise_grad_channels);
   const int64_t rows = g.batch * g.count[0] * g.count[1], sums = g.tap_count * g.groups;
@@ -79,11 +79,11 @@ void run_grad(const Gather& g, bool pixels, const T* source, const T* target, T*
     Buffer<accumulator_t<T>> scratch(g.tap_count * depthwise_grad_channels);
     for (int64_t i = begin; i < end; ++i) {
       const int64_t part = i / blocks;
-      k.depthwise_pixels_grad(g, i % blocks, rows * part / parts, rows * (part + 1) / parts, source, target,
+      k.pixels_grad(g, i % blocks, rows * part / parts, rows * (part + 1) / parts, source, target,
                               totals.get() + part * sums, scratch.get());
     }
   });
-  k.depthwise_store_grad(g, totals.get(), parts, weight);
+  k.store_grad(g, totals.get(), parts, weight);
 }
 
 }  // namespace
@@ -128,19 +128,19 @@ int64_t depthwise_workspace(const ConvParams& p, Direction direction) {
   for_dtype("convolution", p.dtype, [&](auto t) {
     using T = decltype(t);
     constexpr int64_t size = sizeof(accumulator_t<T>);
-    const auto& k = kernels<T>().conv;
+    const auto& k = kernels<T>().depthwise;
     const View none{};
     const bool pixels = takes_pixels<T>(p);
     const TappedGather forward = forward_gather(p, none, none, none);
     const int64_t weights = p.taps() * p.out_channels;
     if (direction == Direction::weight_grad) {
       bytes = pixels ? parts_of(forward.gather) * weights * sizeof(double) + p.taps() * depthwise_grad_channels * size
-                     : k.depthwise_planes_grad_scratch(forward.gather) * size;
+                     : k.planes_grad_scratch(forward.gather) * size;
     } else {
       const auto gathers =
           plain(direction == Direction::forward ? std::vector{forward} : input_grad_gathers(p, none, none, none));
       const int64_t count = static_cast<int64_t>(gathers.size());
-      bytes = (weights + (pixels ? 0 : k.depthwise_planes_scratch(gathers.data(), count))) * size;
+      bytes = (weights + (pixels ? 0 : k.planes_scratch(gathers.data(), count))) * size;
     }
   });
   return bytes;

@@ -33,7 +33,7 @@ inline part_t<8, float> add_product(part_t<8, float> sum, float x, part_t<8, flo
 
 const KernelTable& avx512_bf16_table() {
   static const KernelTable table = [] {
-    KernelTable t = avx512_table;
+    KernelTable t = avx512_table();
     t.capability = "avx512_bf16";
     t.bf16.conv.packed_size = avx512_bf16::pairs_packed_size;
     t.bf16.conv.pack_weight = avx512_bf16::pairs_pack_weight;

@@ -21,3 +21,10 @@ void complex_products(int64_t count, const A* a, const A* b, bool conjugate, boo
       for (int64_t l = 0; l < left; ++l) out[i + l] = z[l];
   }
 }
+
+template <class A>
+ComplexKernels<A> complex_kernels() {
+  return {complex_products<A>};
+}
+template ComplexKernels<float> complex_kernels<float>();
+template ComplexKernels<double> complex_kernels<double>();

@@ -10,15 +10,9 @@
 #include "correlate_positions.inl"
 #include "correlate.inl"
 #include "bias.inl"
-#include "depthwise.inl"
-#include "depthwise_planes_rows.inl"
-#include "depthwise_planes.inl"
-#include "depthwise_planes_grad.inl"
-#include "depthwise_pixels.inl"
-#include "depthwise_walk.inl"
 
 template <class T>
-constexpr ConvKernels<T> conv_kernels() {
+ConvKernels<T> conv_kernels() {
   return {panels_of<T>,
           packed_size<T>,
           pack_weight<T>,
@@ -35,14 +29,6 @@ constexpr ConvKernels<T> conv_kernels() {
           add_parts<accumulator_t<T>>,
           store_correlation<T>,
           bias_grad<T>,
-          store_bias<T>,
-          depthwise_pack<T>,
-          depthwise_planes_scratch<T>,
-          depthwise_planes<T>,
-          depthwise_planes_grad_scratch<T>,
-          depthwise_planes_grad<T>,
-          lanes<accumulator_t<T>>,
-          depthwise_rows<T>,
-          depthwise_rows_grad<T>,
-          depthwise_store_grad<T>};
+          store_bias<T>};
 }
+TORCHCONV_EACH_TYPE(ConvKernels, conv_kernels)

@@ -116,24 +116,29 @@ struct ConvKernels {
   void (*bias_grad)(bool channels_last, const BiasGrad&, int64_t split, const T* grad, const T* output, T* masked,
                     double* sums);
   void (*store_bias)(const BiasGrad&, const double* sums, T* out);
+};
 
-  // Depth-wise: gathers of one source or one target channel a group, with their weights of all channels packed. The
+template <class T>
+struct DepthwiseKernels {
+  using A = accumulator_t<T>;
+
+  // Gathers of one source or one target channel a group, with their weights of all channels packed. The
   // residues of the stride together, as for direct. Contiguous: target maps [begin, end) of (sample, channel).
-  void (*depthwise_pack)(const Gather* residues, int64_t count, bool channels_last, const T* weight, A* packed);
-  int64_t (*depthwise_planes_scratch)(const Gather* residues, int64_t count);
-  void (*depthwise_planes)(const Gather* residues, int64_t count, int64_t begin, int64_t end, const T* source,
+  void (*pack)(const Gather* residues, int64_t count, bool channels_last, const T* weight, A* packed);
+  int64_t (*planes_scratch)(const Gather* residues, int64_t count);
+  void (*planes)(const Gather* residues, int64_t count, int64_t begin, int64_t end, const T* source,
                            const A* packed, const T* bias, T* target, A* scratch);
-  int64_t (*depthwise_planes_grad_scratch)(const Gather&);
-  void (*depthwise_planes_grad)(const Gather&, int64_t channel_begin, int64_t channel_end, const T* source,
+  int64_t (*planes_grad_scratch)(const Gather&);
+  void (*planes_grad)(const Gather&, int64_t channel_begin, int64_t channel_end, const T* source,
                                 const T* target, T* weight, A* scratch);
-  // Channels-last, one filter a map and at least `depthwise_channels` maps: rows of targets of sample n. The gradient's
+  // Channels-last, one filter a map and at least `channels` maps: rows of targets of sample n. The gradient's
   // rows are those of all samples; it fills the channels of one block in totals, [tap][channel]; scratch is [tap][block].
-  int64_t depthwise_channels;
-  void (*depthwise_pixels)(const Gather* residues, int64_t count, int64_t n, int64_t row_begin, int64_t row_end,
+  int64_t channels;
+  void (*pixels)(const Gather* residues, int64_t count, int64_t n, int64_t row_begin, int64_t row_end,
                            const T* source, const A* packed, const T* bias, T* target);
-  void (*depthwise_pixels_grad)(const Gather&, int64_t block, int64_t row_begin, int64_t row_end, const T* source,
+  void (*pixels_grad)(const Gather&, int64_t block, int64_t row_begin, int64_t row_end, const T* source,
                                 const T* target, double* totals, A* scratch);
-  void (*depthwise_store_grad)(const Gather&, const double* totals, int64_t parts, T* weight);
+  void (*store_grad)(const Gather&, const double* totals, int64_t parts, T* weight);
 };
 
 constexpr int64_t bias_run = 64;                 // terms summed in float before the sum goes to a double

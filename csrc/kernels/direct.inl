@@ -131,12 +131,6 @@ inline int64_t box_positions(const Gather* g, int64_t residues, const Box& box) 
   return total;
 }
 
-// The offset of tap j along one axis; they ascend with j.
-inline int64_t tap_offset(const Gather& g, int axis, int64_t j) {
-  const int64_t inner = axis == 0 ? g.grid[1] * g.grid[2] : axis == 1 ? g.grid[2] : 1;
-  return g.taps[j * inner].offset[axis];
-}
-
 inline int64_t find_spans(const Gather& g, const Box& box, int axis, Span* out) {
   int64_t count = 0;
   for (int64_t t = box.begin[axis]; t < at_most(box.end[axis], g.count[axis]); ++t) {

@@ -126,5 +126,5 @@ inline void pairs_direct(const Gather* g, int64_t residues, bool channels_last, 
 // Planes multiply one channel at a time: for one alone, or where direct's vectors would be half empty.
 inline bool pairs_prefers_planes(const Gather* g, int64_t residues, bool channels_last) {
   return (g->c == 1 || g->m <= half_lanes<float>) &&
-         avx512_table.bf16.conv.prefers_planes(g, residues, channels_last);
+         avx512_table().bf16.conv.prefers_planes(g, residues, channels_last);
 }

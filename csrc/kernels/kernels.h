@@ -1,6 +1,6 @@
-// The table of kernels: what the files above this folder may call. One table per CPU capability, filled by
-// baseline.cpp, avx2.cpp and avx512.cpp from the same sources (*.inl); kernels() is the one picked when the library
-// loaded. Raw pointers only: nothing of ATen, and no inline function of the standard library, is compiled here, so that
+// The table of kernels: what the files above this folder may call. One table per CPU capability, from the same sources
+// (*.inl), which a folder for each capability compiles in a few units; kernels() is the one picked when the library
+// loaded. Raw pointers only: nothing of ATen, and no inline function of the standard library, is compiled there, so that
 // no code for a wider instruction set can be merged by the linker into a narrower path.
 #pragma once
 #include <cstdint>
@@ -23,8 +23,9 @@ struct ComplexKernels {
 };
 
 template <class T>
-struct KernelSet {
+struct CommonKernels {
   ConvKernels<T> conv;
+  DepthwiseKernels<T> depthwise;
   PoolKernels<T> pool;
   NormKernels<T> norm;
   ComplexKernels<accumulator_t<T>> complex;
@@ -32,30 +33,13 @@ struct KernelSet {
   LocalNormKernels<T> local_norm;
   TransformKernels<T> transform;
 };
-
-// Types that have Winograd kernels; float64 has none, since it is asked for where rounding matters.
-template <>
-struct KernelSet<float> {
-  ConvKernels<float> conv;
-  PoolKernels<float> pool;
-  NormKernels<float> norm;
-  ComplexKernels<accumulator_t<float>> complex;
-  LocalKernels<float> local;
-  LocalNormKernels<float> local_norm;
-  TransformKernels<float> transform;
-  WinogradKernels<float> winograd;
+template <class T>
+struct KernelSet : CommonKernels<T> {
+  WinogradKernels<T> winograd;
 };
+// float64 has no Winograd, since it is asked for where rounding matters.
 template <>
-struct KernelSet<bfloat16> {
-  ConvKernels<bfloat16> conv;
-  PoolKernels<bfloat16> pool;
-  NormKernels<bfloat16> norm;
-  ComplexKernels<accumulator_t<bfloat16>> complex;
-  LocalKernels<bfloat16> local;
-  LocalNormKernels<bfloat16> local_norm;
-  TransformKernels<bfloat16> transform;
-  WinogradKernels<bfloat16> winograd;
-};
+struct KernelSet<double> : CommonKernels<double> {};
 
 struct KernelTable {
   const char* capability;  // "default", "avx2", "avx512" or "avx512_bf16": see dot_bf16.h
@@ -64,10 +48,11 @@ struct KernelTable {
   KernelSet<bfloat16> bf16;
 };
 
-extern const KernelTable baseline_table;
+// Of a processor that has the capability only: making the table runs its code.
+const KernelTable& baseline_table();
 #if defined(__x86_64__)
-extern const KernelTable avx2_table;
-extern const KernelTable avx512_table;
+const KernelTable& avx2_table();
+const KernelTable& avx512_table();
 #endif
 
 // The table in use: the widest this processor runs, or what TORCHCONV_CPU_CAPABILITY caps it to.

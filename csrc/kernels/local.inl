@@ -429,8 +429,9 @@ void local_weight_grad(const Local& g, const T* dy, const T* x, T* dw, accumulat
 }
 
 template <class T>
-constexpr LocalKernels<T> local_kernels() {
+LocalKernels<T> local_kernels() {
   return {local_forward_units<T>,     local_forward_scratch<T>,     local_forward<T>,
           local_input_grad_units<T>,  local_input_grad_scratch<T>,  local_input_grad<T>,
           local_weight_grad_units<T>, local_weight_grad_scratch<T>, local_weight_grad<T>};
 }
+TORCHCONV_EACH_TYPE(LocalKernels, local_kernels)

@@ -204,6 +204,7 @@ void lrn_grad(const LocalNorm& g, const T* dy, const T* x, T* dx, accumulator_t<
 }
 
 template <class T>
-constexpr LocalNormKernels<T> local_norm_kernels() {
+LocalNormKernels<T> local_norm_kernels() {
   return {lrn_forward<T>, lrn_grad<T>};
 }
+TORCHCONV_EACH_TYPE(LocalNormKernels, local_norm_kernels)

@@ -280,6 +280,7 @@ void norm_input_grad(const NormRows& n, int64_t begin, int64_t end, const NormCo
 }
 
 template <class T>
-constexpr NormKernels<T> norm_kernels() {
+NormKernels<T> norm_kernels() {
   return {norm_moments<T>, norm_normalise<T>, norm_grad_sums<T>, norm_input_grad<T>};
 }
+TORCHCONV_EACH_TYPE(NormKernels, norm_kernels)

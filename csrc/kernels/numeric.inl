@@ -88,3 +88,11 @@ inline void store_narrowed(bfloat16* p, vector_t<float> v) {  // narrow() of eac
   *reinterpret_cast<unaligned_half_words*>(p) =
       __builtin_convertvector((nan & ((bits >> 16) | 0x40u)) | (~nan & rounded), half_words);
 }
+
+// A vector of fewer elements than it has lanes; zeros follow.
+template <class T>
+inline vector_t<accumulator_t<T>> load_some(const T* p, int64_t count) {
+  T some[lanes<accumulator_t<T>>] = {};
+  for (int64_t i = 0; i < count; ++i) some[i] = p[i];
+  return load_widened(some);
+}

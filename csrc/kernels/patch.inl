@@ -24,6 +24,12 @@ inline int64_t segments(const Gather& g, int64_t begin, int64_t end, Segment* ou
   return count;
 }
 
+// The offset of tap j along one axis; they ascend with j.
+inline int64_t tap_offset(const Gather& g, int axis, int64_t j) {
+  const int64_t inner = axis == 0 ? g.grid[1] * g.grid[2] : axis == 1 ? g.grid[2] : 1;
+  return g.taps[j * inner].offset[axis];
+}
+
 // Where a tap meets a segment: lanes [low, high) read inside the map, the first of all lanes at `origin`.
 struct Reach {
   int64_t origin, low, high;

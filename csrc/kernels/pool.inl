@@ -13,6 +13,9 @@
 // Each output is reduced in scan order by itself, and what an input is given is summed in the order of the outputs: no
 // result depends on how the units are divided among threads, or on what else is in the batch.
 
+#include "tile.inl"
+#include "transpose.inl"
+
 namespace pooling {
 
 constexpr int64_t kLoose = 16;  // most that is read or written past an end: a vector
@@ -312,7 +315,8 @@ inline void indices(const PoolGeometry& g, const void* positions, int64_t* indic
 }  // namespace pooling
 
 template <class T>
-constexpr PoolKernels<T> pool_kernels() {
+PoolKernels<T> pool_kernels() {
   return {pooling::max_pool<T>, pooling::avg_pool<T>, pooling::scatter<T>,
           pooling::spread<T>,   pooling::gather<T>,   pooling::indices};
 }
+TORCHCONV_EACH_TYPE(PoolKernels, pool_kernels)

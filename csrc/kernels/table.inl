@@ -1,31 +1,39 @@
-// One capability's kernels and its table. The includer has set TORCHCONV_CAPABILITY and TORCHCONV_VECTOR_BYTES.
-#define TORCHCONV_CONCAT_(a, b) a##b
-#define TORCHCONV_CONCAT(a, b) TORCHCONV_CONCAT_(a, b)
-
+// Included once per capability, outside of every namespace: its units' kernels, declared, and the table of them.
 namespace torchconv {
 namespace TORCHCONV_CAPABILITY {
-#include "numeric.inl"
-#include "conv.inl"
-#include "pool.inl"
-#include "local.inl"
-#include "lrn.inl"
-#include "transform.inl"
-#include "winograd.inl"
-#include "norm.inl"
-#include "complex.inl"
 
 template <class T>
-constexpr KernelSet<T> kernel_set() {
-  if constexpr (sizeof(T) < sizeof(double))
-    return {conv_kernels<T>(),  pool_kernels<T>(),       norm_kernels<T>(),      {complex_products<accumulator_t<T>>},
-            local_kernels<T>(), local_norm_kernels<T>(), transform_kernels<T>(), winograd_kernels<T>()};
-  else
-    return {conv_kernels<T>(),  pool_kernels<T>(),       norm_kernels<T>(),     {complex_products<accumulator_t<T>>},
-            local_kernels<T>(), local_norm_kernels<T>(), transform_kernels<T>()};
-}
-}  // namespace TORCHCONV_CAPABILITY
+ConvKernels<T> conv_kernels();
+template <class T>
+DepthwiseKernels<T> depthwise_kernels();
+template <class T>
+PoolKernels<T> pool_kernels();
+template <class T>
+NormKernels<T> norm_kernels();
+template <class A>
+ComplexKernels<A> complex_kernels();
+template <class T>
+LocalKernels<T> local_kernels();
+template <class T>
+LocalNormKernels<T> local_norm_kernels();
+template <class T>
+TransformKernels<T> transform_kernels();
+template <class T>
+WinogradKernels<T> winograd_kernels();
 
-const KernelTable TORCHCONV_CONCAT(TORCHCONV_CAPABILITY, _table) = {
-    TORCHCONV_CAPABILITY_NAME, TORCHCONV_CAPABILITY::kernel_set<float>(), TORCHCONV_CAPABILITY::kernel_set<double>(),
-    TORCHCONV_CAPABILITY::kernel_set<bfloat16>()};
+template <class T>
+CommonKernels<T> common_kernels() {
+  return {conv_kernels<T>(),  depthwise_kernels<T>(),  pool_kernels<T>(),
+          norm_kernels<T>(),  complex_kernels<accumulator_t<T>>(),
+          local_kernels<T>(), local_norm_kernels<T>(), transform_kernels<T>()};
+}
+
+inline KernelTable table(const char* name) {
+  return {name,
+          {common_kernels<float>(), winograd_kernels<float>()},
+          {common_kernels<double>()},
+          {common_kernels<bfloat16>(), winograd_kernels<bfloat16>()}};
+}
+
+}  // namespace TORCHCONV_CAPABILITY
 }  // namespace torchconv

@@ -254,7 +254,8 @@ void norm_grad(const Reduction& r, const T* grad, const T* y, T* z, int64_t begi
 }  // namespace transforms
 
 template <class T>
-constexpr TransformKernels<T> transform_kernels() {
+TransformKernels<T> transform_kernels() {
   return {transforms::apply<T>,  transforms::transpose<T>, transforms::values_grad<T>, transforms::max<T>,
           transforms::select<T>, transforms::scatter<T>,   transforms::norm<T>,        transforms::norm_grad<T>};
 }
+TORCHCONV_EACH_TYPE(TransformKernels, transform_kernels)

@@ -1,4 +1,8 @@
 // Winograd convolution: the matrix product of each plane, and the table of its steps.
+#include "tile.inl"
+#include "patch.inl"
+#include "gemm.inl"
+#include "transpose.inl"
 #include "winograd_math.inl"
 #include "winograd_layout.inl"
 #include "winograd_tiles.inl"
@@ -61,7 +65,7 @@ void winograd_accumulate(const Winograd& w, const WinogradBlock& b, int64_t c, i
 }
 
 template <class T>
-constexpr WinogradKernels<T> winograd_kernels() {
+WinogradKernels<T> winograd_kernels() {
   using A = accumulator_t<T>;
   return {winograd_columns<A>, winograd_rows,          lanes<A>,
           winograd_scratch<T>, winograd_touches<T>,    winograd_source<T>,
@@ -69,3 +73,6 @@ constexpr WinogradKernels<T> winograd_kernels() {
           winograd_grad<T>,    winograd_accumulate<A>, winograd_weight<A>,
           winograd_store<T>};
 }
+// Not for float64: see kernels.h.
+template WinogradKernels<float> winograd_kernels<float>();
+template WinogradKernels<bfloat16> winograd_kernels<bfloat16>();

@@ -42,13 +42,6 @@ struct Readable {
   bool at(const T* p, const T* pixel) const { return p + lanes<accumulator_t<T>> <= end || pixel == zeros; }
 };
 
-template <class T>
-inline vector_t<accumulator_t<T>> load_some(const T* p, int64_t count) {
-  T some[lanes<accumulator_t<T>>] = {};
-  for (int64_t i = 0; i < count; ++i) some[i] = p[i];
-  return load_widened(some);
-}
-
 // Of channels c and on of a pixel, where fewer than a vector are left.
 template <class T>
 inline vector_t<accumulator_t<T>> load_tail(const T* pixel, int64_t c, int64_t count, const Readable<T>& readable) {

@@ -1,0 +1,10 @@
+// The kernels of one capability that are quick to compile, together.
+#include "tile.inl"
+#include "patch.inl"
+#include "gemm.inl"
+#include "transpose.inl"
+#include "local.inl"
+#include "lrn.inl"
+#include "transform.inl"
+#include "norm.inl"
+#include "complex.inl"
