@@ -30,6 +30,18 @@ void check_map(const char* name, const FilterMap& map, const at::Tensor& pointer
                 map.columns[e], " of a filter of ", map.taps);
 }
 
+void count_entries(FilterMap& map) {
+  std::vector<int64_t> of_column(map.taps);
+  for (int64_t t = 0; t < map.transforms; ++t) {
+    std::fill(of_column.begin(), of_column.end(), 0);
+    for (int64_t row = t * map.out_taps; row < (t + 1) * map.out_taps; ++row) {
+      map.row_entries = std::max(map.row_entries, map.pointers[row + 1] - map.pointers[row]);
+      for (int64_t e = map.pointers[row]; e < map.pointers[row + 1]; ++e)
+        map.column_entries = std::max(map.column_entries, ++of_column[map.columns[e]]);
+    }
+  }
+}
+
 // The map between filters [D, C, taps...] and [D·T, C, out taps...]; `filters` D.
 FilterMap filter_map(const char* name, const at::Tensor& pointers, const at::Tensor& columns, int64_t filters,
                      int64_t channels, at::IntArrayRef kernel, at::IntArrayRef out_kernel) {
@@ -37,7 +49,7 @@ FilterMap filter_map(const char* name, const at::Tensor& pointers, const at::Ten
                   columns.dim() == 1,
               name, ": the map's pointers and columns must be vectors of int64, got ", pointers.scalar_type(), " ",
               pointers.sizes(), " and ", columns.scalar_type(), " ", columns.sizes());
-  FilterMap map{filters, channels, 0, product(kernel), product(out_kernel), nullptr, nullptr};
+  FilterMap map{filters, channels, 0, product(kernel), product(out_kernel), nullptr, nullptr, 0, 0};
   TORCH_CHECK(map.taps > 0 && map.out_taps > 0, name, ": an empty kernel: ", kernel, " to ", out_kernel);
   const int64_t rows = pointers.numel() - 1;
   TORCH_CHECK(rows > 0 && rows % map.out_taps == 0, name, ": a map to kernels of ", out_kernel, " needs ", map.out_taps,
@@ -46,6 +58,7 @@ FilterMap filter_map(const char* name, const at::Tensor& pointers, const at::Ten
   map.pointers = pointers.const_data_ptr<int64_t>();
   map.columns = columns.const_data_ptr<int64_t>();
   check_map(name, map, pointers, columns);
+  count_entries(map);
   return map;
 }
 
@@ -65,13 +78,14 @@ std::vector<int64_t> sized(int64_t filters, int64_t channels, at::IntArrayRef ke
   return out;
 }
 
-// Items of the map in parallel, each with scratch of its own.
+// Items of the map, or of its transpose, in parallel, each thread with scratch of its own.
 template <class T, class Run>
-void for_items(const FilterMap& map, Run run) {
+void for_items(const FilterMap& map, bool transposed, Run run) {
   const int64_t work = map.pointers[map.transforms * map.out_taps] * transform_block;
-  at::parallel_for(0, map.items(), std::max<int64_t>(1, 32768 / std::max<int64_t>(work, 1)), [&](int64_t a, int64_t b) {
-    Buffer<accumulator_t<T>> scratch(map.scratch());
-    for (int64_t i = a; i < b; ++i) run(i, scratch.get());
+  const int64_t grain = std::max<int64_t>(1, 131072 / std::max<int64_t>(work, 1));
+  at::parallel_for(0, map.items(), grain, [&](int64_t begin, int64_t end) {
+    Buffer<accumulator_t<T>> scratch(map.scratch(transposed));
+    run(begin, end, scratch.get());
   });
 }
 
@@ -85,8 +99,8 @@ at::Tensor transform_filters(const at::Tensor& weight, const at::Tensor& pointer
   const at::Tensor v = values.contiguous();
   at::Tensor out = at::empty(sized(map.filters * map.transforms, map.channels, kernel_size), weight.options());
   for_dtype(name, weight.scalar_type(), [&]<class T>(T) {
-    for_items<T>(map, [&](int64_t item, accumulator_t<T>* scratch) {
-      kernels<T>().transform.apply(map, item, data<T>(v), data<T>(w), mutable_data<T>(out), scratch);
+    for_items<T>(map, false, [&](int64_t begin, int64_t end, accumulator_t<T>* scratch) {
+      kernels<T>().transform.apply(map, begin, end, data<T>(v), data<T>(w), mutable_data<T>(out), scratch);
     });
   });
   return out;
@@ -112,8 +126,8 @@ at::Tensor transform_filters_transpose(const at::Tensor& grad, const at::Tensor&
   const at::Tensor v = values.contiguous();
   at::Tensor weight = at::empty(sized(map.filters, map.channels, kernel_size), grad.options());
   for_dtype(name, grad.scalar_type(), [&]<class T>(T) {
-    for_items<T>(map, [&](int64_t item, accumulator_t<T>* scratch) {
-      kernels<T>().transform.transpose(map, item, data<T>(v), data<T>(g), mutable_data<T>(weight), scratch);
+    for_items<T>(map, true, [&](int64_t begin, int64_t end, accumulator_t<T>* scratch) {
+      kernels<T>().transform.transpose(map, begin, end, data<T>(v), data<T>(g), mutable_data<T>(weight), scratch);
     });
   });
   return weight;
@@ -134,7 +148,7 @@ at::Tensor transform_values_grad(const at::Tensor& grad, const at::Tensor& weigh
   const at::Tensor sums = at::zeros({splits, entries}, g.options().dtype(at::kDouble));
   for_dtype(name, g.scalar_type(), [&]<class T>(T) {
     at::parallel_for(0, splits, 1, [&](int64_t a, int64_t b) {
-      Buffer<accumulator_t<T>> scratch(map.scratch());
+      Buffer<accumulator_t<T>> scratch(map.scratch(false));
       for (int64_t i = a; i < b; ++i)
         kernels<T>().transform.values_grad(map, map.items() * i / splits, map.items() * (i + 1) / splits, data<T>(g),
                                            data<T>(w), mutable_data<double>(sums) + i * entries, scratch.get());

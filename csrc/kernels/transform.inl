@@ -1,4 +1,6 @@
 // Included once per capability, inside its namespace: filters under transforms, and reductions over transforms.
+#include "transform_shuffles.inl"
+
 namespace transforms {
 
 // One item is a block of (filter, channel) pairs, counted filter by filter: at[lane] is where a pair's copies begin in
@@ -41,7 +43,8 @@ void write_block(const A* block, int64_t taps, int64_t count, To to) {
 
 // out[d, t, c, p] = Σ_e values[e] · weight[d, c, columns[e]] over the entries of row t·out_taps + p.
 template <class T>
-void apply(const FilterMap& map, int64_t index, const T* values, const T* weight, T* out, accumulator_t<T>* scratch) {
+void apply_item(const FilterMap& map, int64_t index, const T* values, const T* weight, T* out,
+                accumulator_t<T>* scratch) {
   using A = accumulator_t<T>;
   const Item item = item_of(map, index);
   A *source = scratch, *target = scratch + map.taps * transform_block;
@@ -62,8 +65,8 @@ void apply(const FilterMap& map, int64_t index, const T* values, const T* weight
 
 // weight[d, c, q] = Σ values[e] · grad[d, t, c, p] over all entries e of column q, in the order of their rows (t, p).
 template <class T>
-void transpose(const FilterMap& map, int64_t index, const T* values, const T* grad, T* weight,
-               accumulator_t<T>* scratch) {
+void transpose_item(const FilterMap& map, int64_t index, const T* values, const T* grad, T* weight,
+                    accumulator_t<T>* scratch) {
   using A = accumulator_t<T>;
   const Item item = item_of(map, index);
   A *sums = scratch, *source = scratch + map.taps * transform_block;
@@ -79,6 +82,26 @@ void transpose(const FilterMap& map, int64_t index, const T* values, const T* gr
       }
   }
   write_block(sums, map.taps, item.count, [&](int64_t l) { return weight + (item.first + l) * map.taps; });
+}
+
+template <class T>
+void apply(const FilterMap& map, int64_t begin, int64_t end, const T* values, const T* weight, T* out,
+           accumulator_t<T>* scratch) {
+  auto* table = reinterpret_cast<Shuffle<accumulator_t<T>>*>(scratch);
+  const int64_t in = registers<accumulator_t<T>>(map);
+  if (in == 1) return apply_shuffles<1>(map, begin, end, values, weight, out, table);
+  if (in == 2) return apply_shuffles<2>(map, begin, end, values, weight, out, table);
+  for (int64_t i = begin; i < end; ++i) apply_item(map, i, values, weight, out, scratch);
+}
+
+template <class T>
+void transpose(const FilterMap& map, int64_t begin, int64_t end, const T* values, const T* grad, T* weight,
+               accumulator_t<T>* scratch) {
+  auto* table = reinterpret_cast<Shuffle<accumulator_t<T>>*>(scratch);
+  const int64_t in = registers<accumulator_t<T>>(map);
+  if (in == 1) return transpose_shuffles<1>(map, begin, end, values, grad, weight, table);
+  if (in == 2) return transpose_shuffles<2>(map, begin, end, values, grad, weight, table);
+  for (int64_t i = begin; i < end; ++i) transpose_item(map, i, values, grad, weight, scratch);
 }
 
 // sums[e] += Σ_{d, c} grad[d, t, c, p] · weight[d, c, columns[e]] over the items' filters and channels.

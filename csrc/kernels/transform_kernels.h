@@ -6,6 +6,8 @@
 namespace torchconv {
 
 constexpr int64_t transform_block = 16;  // channels of filters that are transformed side by side
+constexpr int64_t shuffle_size = 2 * 3 * 16;     // of a slot of transform_shuffles.inl, in floats, at the most
+constexpr int64_t shuffle_taps = 2 * 16;         // and of its filters
 
 // A sparse linear map in rows: transformed tap p of transform t is row t·out_taps + p, the sum over its entries
 // pointers[row] <= e < pointers[row + 1] of values[e] · tap columns[e]. It acts on `filters` · `channels` filters.
@@ -13,8 +15,16 @@ struct FilterMap {
   int64_t filters, channels, transforms, taps, out_taps;
   const int64_t* pointers;  // [transforms · out_taps + 1]
   const int64_t* columns;   // [entries]
+  int64_t row_entries, column_entries;  // most in a row, and of one transform in a column
   int64_t items() const { return (filters * channels + transform_block - 1) / transform_block; }
-  int64_t scratch() const { return (taps + out_taps) * transform_block; }
+  int64_t slots(bool transposed) const { return transposed ? column_entries : row_entries; }
+  // In elements: a block of filters before and after, or a table of shuffles.
+  int64_t scratch(bool transposed) const {
+    const int64_t block = (taps + out_taps) * transform_block;
+    if (taps > shuffle_taps || out_taps > shuffle_taps) return block;
+    const int64_t table = transforms * slots(transposed) * shuffle_size;
+    return block > table ? block : table;
+  }
 };
 
 // `outer` times T vectors of `inner` elements, reduced to one vector: [outer, T, inner] -> [outer, inner].
@@ -25,11 +35,12 @@ struct Reduction {
 template <class T>
 struct TransformKernels {
   using A = accumulator_t<T>;
-  // weight: [filters, channels, taps], out and grad: [filters, transforms, channels, out_taps]; item < map.items();
-  // scratch: [map.scratch()]
-  void (*apply)(const FilterMap& map, int64_t item, const T* values, const T* weight, T* out, A* scratch);
-  void (*transpose)(const FilterMap& map, int64_t item, const T* values, const T* grad, T* weight, A* scratch);
-  // Adds the items' share of values' gradient to sums: [entries].
+  // weight: [filters, channels, taps], out and grad: [filters, transforms, channels, out_taps]; items [begin, end);
+  // scratch: [map.scratch()], aligned to a cache line
+  void (*apply)(const FilterMap& map, int64_t begin, int64_t end, const T* values, const T* weight, T* out, A* scratch);
+  void (*transpose)(const FilterMap& map, int64_t begin, int64_t end, const T* values, const T* grad, T* weight,
+                    A* scratch);
+  // Adds the items' share of values' gradient to sums: [entries]; scratch: [map.scratch()]
   void (*values_grad)(const FilterMap& map, int64_t begin, int64_t end, const T* grad, const T* weight, double* sums,
                       A* scratch);
 
