@@ -1,4 +1,4 @@
-"""The sparse map on filters and its transpose, against the dense matrix: filters of one register, of two and of more."""
+"""The sparse map on filters and its transpose, against the dense matrix: filters of one register, two and more."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ def sparse(rows, columns):
 
 @pytest.mark.parametrize("kernel", [(1,), (2, 2), (3, 3), (4, 4), (5, 5), (3, 6), (6, 6)], ids=str)
 @pytest.mark.parametrize("out_kernel", [(2,), (3, 3), (5, 5), (2, 3, 6)], ids=str)
-@pytest.mark.parametrize("filters,channels", [(1, 1), (2, 17), (5, 3)])
+@pytest.mark.parametrize(("filters", "channels"), [(1, 1), (2, 17), (5, 3)])
 @pytest.mark.parametrize("dtype", LIMITS)
 def test_is_the_matrix(kernel, out_kernel, filters, channels, dtype):
     torch.manual_seed(0)
@@ -40,7 +40,7 @@ def test_is_the_matrix(kernel, out_kernel, filters, channels, dtype):
 
 
 def test_an_entry_that_is_not_there_does_not_spread_an_infinity():
-    """Two taps, the first transformed by the second alone: what the other holds must not reach it, not even as 0 · ∞."""
+    """Two taps, the first transformed by the second alone: the other must not reach it, not even as 0 · ∞."""
     pointers, columns, values = torch.tensor([0, 1, 3]), torch.tensor([1, 0, 1]), torch.ones(3)
     weight = torch.tensor([[[torch.inf, 2.0]]])
     out = torch.ops.torchconv.transform_filters(weight, pointers, columns, values, [2])

@@ -6,8 +6,8 @@
 namespace torchconv {
 
 constexpr int64_t transform_block = 16;  // channels of filters that are transformed side by side
-constexpr int64_t shuffle_size = 2 * 3 * 16;     // of a slot of transform_shuffles.inl, in floats, at the most
-constexpr int64_t shuffle_taps = 2 * 16;         // and of its filters
+constexpr int64_t shuffle_size = 2 * 3 * 16;      // of a slot of transform_shuffles.inl, in floats, at the most
+constexpr int64_t shuffle_taps = 2 * 16;          // and of its filters
 
 // A sparse linear map in rows: transformed tap p of transform t is row t·out_taps + p, the sum over its entries
 // pointers[row] <= e < pointers[row + 1] of values[e] · tap columns[e]. It acts on `filters` · `channels` filters.
