@@ -2,8 +2,8 @@
 
 Contiguous rows are taken a vector (16 floats at most) at a time, 8, 7, 4, 2 or 1 of them together, in bands of eight
 rows at least, the taps of a column 7, 5, 3, 2 or 1 together. Channels-last, a vector of maps and tiles of 8, 7, 4, 2 or
-1 pixels; fewer maps than a vector, or several filters a map, are copied to contiguous ones. There, 3×3 windows whose
-rows are nearly whole tiles of 8, 7 or 4 are walked downwards in strips of eight rows.
+1 pixels, those of 8 and 7 in two rows at once where both see source rows in common; fewer maps than a vector, or
+several filters a map, are copied to contiguous ones.
 """
 
 import math
@@ -64,7 +64,7 @@ WIDTHS = [
     for width in range(1, 36)
     for k, s in ((3, 1), (3, 2), (7, 1))
 ]
-STRIPS = [
+PAIRS = [
     depthwise(f"{height}x{width}_s{stride}", 33, (stride * height, stride * width), (3, 3), *window(3, stride))
     for height in (1, 2, 3, 7, 8, 9, 16, 18)
     for width in (14, 16, 20)
@@ -72,7 +72,7 @@ STRIPS = [
 ]
 
 
-@pytest.mark.parametrize("c", [*CASES, *WIDTHS, *STRIPS], ids=str)
+@pytest.mark.parametrize("c", [*CASES, *WIDTHS, *PAIRS], ids=str)
 def test_against_float64(c: ConvCase) -> None:
     for dtype in BOUNDS:
         for layout in LAYOUTS if c.dims > 1 else ["contiguous"]:
@@ -83,7 +83,7 @@ def test_against_float64(c: ConvCase) -> None:
                 assert error <= bound("depthwise", dtype, direction), (dtype, layout, direction, error)
 
 
-@pytest.mark.parametrize("c", [*CASES, *STRIPS[-6:]], ids=str)
+@pytest.mark.parametrize("c", [*CASES, *PAIRS[-6:]], ids=str)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_bitwise_for_any_threads_and_batch(c: ConvCase, layout: str, threads) -> None:
     x, w, b, g = operands(c, torch.float32, layout)

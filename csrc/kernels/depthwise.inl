@@ -8,7 +8,7 @@
 #include "depthwise_planes.inl"
 #include "depthwise_planes_grad.inl"
 #include "depthwise_pixels.inl"
-#include "depthwise_walk.inl"
+#include "depthwise_pixels_grad.inl"
 
 template <class T>
 DepthwiseKernels<T> depthwise_kernels() {
@@ -18,8 +18,8 @@ DepthwiseKernels<T> depthwise_kernels() {
           depthwise_planes_grad_scratch<T>,
           depthwise_planes_grad<T>,
           lanes<accumulator_t<T>>,
-          depthwise_rows<T>,
-          depthwise_rows_grad<T>,
+          depthwise_pixels<T>,
+          depthwise_pixels_grad<T>,
           depthwise_store_grad<T>};
 }
 TORCHCONV_EACH_TYPE(DepthwiseKernels, depthwise_kernels)
