@@ -1,14 +1,15 @@
 // Depth-wise gathers of channels-last tensors with one filter a map and at least a vector of maps. Vectors run along
-// channels (the last one overlaps the one before), and the sums of a tile of target pixels stay in registers: one row of
-// them, or two, which share their source pixels. Tiles are taken as memory is laid out, all their channels before the
-// tile beside them, which fills caches evenly; what the rows below need is asked for meanwhile, since processors do not
-// see the step from row to row coming.
+// channels (the last one overlaps the one before), and the sums of a tile of target pixels stay in registers: one row
+// of them, or two, which share their source pixels. Tiles are taken as memory is laid out, all their channels before
+// the tile beside them, which fills caches evenly; what the rows below need is asked for meanwhile, since processors do
+// not see the step from row to row coming.
 
 constexpr bool wide_registers = TORCHCONV_VECTOR_BYTES == 64;
 constexpr int64_t window_room = 32 << 10;  // bytes of source that a tile may look at: first-level cache
 constexpr int64_t window_channels = 64;    // that a tile takes at least, where there are so many
 constexpr int64_t residues_together = 8;   // whose tiles are taken in turn
-constexpr int paired_tile = wide_registers ? 7 : 1 << 30;  // tiles from this size on may have two rows
+constexpr int paired_tile = wide_registers ? 7 : 4;    // tiles from this size on may have two rows,
+constexpr int64_t paired_taps = wide_registers ? 1 << 30 : 3;  // where a row has so many taps at the most
 
 // The window of one or two rows of targets, for any vector of channels.
 template <class T>
@@ -45,8 +46,9 @@ struct PixelSums {
   vector_t<accumulator_t<T>> row[ROWS][TILE] = {};
 
   // Adds TAPS taps side by side to the rows d in [LOW, HIGH), of targets STEP columns apart. Each pixel is loaded once
-  // and meets all that see it; a sum takes its terms in the order of the taps. weight: of the taps of row 0.
-  template <int TAPS, int STEP, bool EDGE, int LOW, int HIGH>
+  // and meets all that see it; a sum takes its terms in the order of the taps. weight: of the taps of row 0. FETCH:
+  // asks for the pixels that the targets below will see.
+  template <int TAPS, int STEP, bool EDGE, int LOW, int HIGH, bool FETCH>
   inline __attribute__((always_inline)) void add(const PixelRow<T>& r, const T* source, int64_t first,
                                                  const accumulator_t<T>* weight) {
     vector_t<accumulator_t<T>> tap[ROWS][TAPS];
@@ -61,7 +63,7 @@ struct PixelSums {
     for (int j = 0; j < (TILE - 1) * STEP + TAPS; ++j) {
       const bool inside = !EDGE || static_cast<uint64_t>(first + j) < static_cast<uint64_t>(r.extent);
       const auto x = load_widened(inside ? pixel : zero_pixel<T>());
-      if (HIGH == ROWS && j < TILE * STEP) __builtin_prefetch(pixel + ROWS * r.step_rows * r.ld_row, 0, 2);
+      if (FETCH && j < TILE * STEP) __builtin_prefetch(pixel + ROWS * r.step_rows * r.ld_row, 0, 2);
       next(pixel, r.ld_pixel);
 #pragma GCC unroll 2
       for (int d = LOW; d < HIGH; ++d)
@@ -89,16 +91,16 @@ struct PixelSums {
 
   // Adds the taps [k, end) of one row of them to the rows d in [LOW, HIGH): the TAPS there are; or, if TAPS is 0, as
   // many at once as there are registers for; or, if STEP is 0, one at a time.
-  template <int TAPS, int STEP, bool EDGE, int LOW, int HIGH>
+  template <int TAPS, int STEP, bool EDGE, int LOW, int HIGH, bool FETCH>
   inline __attribute__((always_inline)) void add_row(const PixelRow<T>& r, const T* source, int64_t t, int64_t k,
                                                      int64_t end, const accumulator_t<T>* weight) {
     const int64_t first = t * r.step + r.offset, ld = r.ld_weight;
     if constexpr (TAPS > 0) {
-      add<TAPS, STEP, EDGE, LOW, HIGH>(r, source, first, weight);
+      add<TAPS, STEP, EDGE, LOW, HIGH, FETCH>(r, source, first, weight);
     } else {
       if constexpr (STEP > 0) {
-        for (; k + 7 <= end; k += 7) add<7, STEP, EDGE, LOW, HIGH>(r, source, first + k, weight + k * ld);
-        for (; k + 3 <= end; k += 3) add<3, STEP, EDGE, LOW, HIGH>(r, source, first + k, weight + k * ld);
+        for (; k + 7 <= end; k += 7) add<7, STEP, EDGE, LOW, HIGH, FETCH>(r, source, first + k, weight + k * ld);
+        for (; k + 3 <= end; k += 3) add<3, STEP, EDGE, LOW, HIGH, FETCH>(r, source, first + k, weight + k * ld);
       }
       for (; k < end; ++k) add_tap<EDGE, LOW, HIGH>(r, source, first + k * r.apart, weight + k * ld);
     }
@@ -106,8 +108,8 @@ struct PixelSums {
 };
 
 // Targets [t, t + TILE) of ROWS rows, of a vector of channels from `channel` on. TAPS: how many there are in a row; 0
-// for any. STEP: taps are columns side by side and targets STEP columns apart; 0 for any. EDGE: some columns lie off the
-// map.
+// for any. STEP: taps are columns side by side and targets STEP columns apart; 0 for any. EDGE: some columns lie off
+// the map.
 template <class T, int TAPS, int STEP, int TILE, int ROWS, bool EDGE>
 void sum_pixels(const PixelRow<T>& r, int64_t channel, int64_t t, vector_t<accumulator_t<T>> bias,
                 accumulator_t<T> floor, T* target) {
@@ -122,20 +124,22 @@ void sum_pixels(const PixelRow<T>& r, int64_t channel, int64_t t, vector_t<accum
   for (int64_t k0 = 0; k0 < r.planes; ++k0) {
     const T* plane = r.source + channel + k0 * r.ld_plane;
     const A* w = r.weight + channel + k0 * r.ld_plane_weight;
-    const auto rows = [&]<int LOW, int HIGH>(int64_t k1, int64_t last) __attribute__((always_inline)) {
+    const auto rows = [&]<int LOW, int HIGH, bool FETCH>(int64_t k1, int64_t last) __attribute__((always_inline)) {
       for (; k1 < last; ++k1) {
         const int64_t q = r.row + k1 * r.between;
         if (static_cast<uint64_t>(q) < static_cast<uint64_t>(r.extent_rows))
-          sums.template add_row<TAPS, STEP, EDGE, LOW, HIGH>(r, plane + q * r.ld_row, t, begin, end,
-                                                             w + k1 * r.ld_row_weight);
+          sums.template add_row<TAPS, STEP, EDGE, LOW, HIGH, FETCH>(r, plane + q * r.ld_row, t, begin, end,
+                                                                    w + k1 * r.ld_row_weight);
       }
     };
     if constexpr (ROWS == 1) {
-      rows.template operator()<0, 1>(0, r.rows);
+      const int64_t fresh = at_least(0, r.rows - r.shift);  // rows that the targets above did not see
+      rows.template operator()<0, 1, false>(0, fresh);
+      rows.template operator()<0, 1, true>(fresh, r.rows);
     } else {
-      rows.template operator()<0, 1>(0, at_most(r.shift, r.rows));
-      rows.template operator()<0, 2>(r.shift, r.rows);
-      rows.template operator()<1, 2>(at_least(r.shift, r.rows), r.rows + r.shift);
+      rows.template operator()<0, 1, false>(0, at_most(r.shift, r.rows));
+      rows.template operator()<0, 2, true>(r.shift, r.rows);
+      rows.template operator()<1, 2, true>(at_least(r.shift, r.rows), r.rows + r.shift);
     }
   }
   const vector_t<A> least = vector_t<A>{} + floor;
@@ -168,9 +172,11 @@ using TileKernel = void (*)(const PixelRow<T>&, int64_t, int64_t, vector_t<accum
 template <class T, int STEP, int TILE, int ROWS>
 TileKernel<T> dense_kernel(int64_t taps) {
   if constexpr (TILE >= (wide_registers ? 7 : 4)) {
-    if (taps == 7) return sum_tile<T, 7, STEP, TILE, ROWS>;
-    if (taps == 5) return sum_tile<T, 5, STEP, TILE, ROWS>;
-    if (taps == 4 && STEP == 1) return sum_tile<T, 4, 1, TILE, ROWS>;
+    if constexpr (wide_registers || ROWS == 1) {
+      if (taps == 7) return sum_tile<T, 7, STEP, TILE, ROWS>;
+      if (taps == 5) return sum_tile<T, 5, STEP, TILE, ROWS>;
+      if (taps == 4 && STEP == 1) return sum_tile<T, 4, 1, TILE, ROWS>;
+    }
     if (taps == 3) return sum_tile<T, 3, STEP, TILE, ROWS>;
     if (taps == 2 && STEP == 1) return sum_tile<T, 2, 1, TILE, ROWS>;
     if (taps == 1 && STEP == 1) return sum_tile<T, 1, 1, TILE, ROWS>;
@@ -262,7 +268,7 @@ PixelTiles<T> pixel_tiles(const Gather& g, int64_t t0, int64_t t1, int64_t rows,
 
 // Whether two rows of targets see source rows in common, and there are registers for both.
 inline bool has_pairs(const Gather& g) {
-  return tile_of(g.count[2]) >= paired_tile && g.step[1] % tap_distance(g, 1) == 0;
+  return tile_of(g.count[2]) >= paired_tile && g.grid[2] <= paired_taps && g.step[1] % tap_distance(g, 1) == 0;
 }
 
 // Channels of a tile before the tile beside it.

@@ -1,7 +1,7 @@
 // Depth-wise weight gradient of the tensors that depthwise_pixels.inl is for: w[k] = Σ over samples and targets t of
 // ȳ[t] · x[t · step + offset k], a vector of channels at a time. Targets are taken as memory is laid out: a tile of a
-// row, all its channels before the tile beside it, and of each all its taps; or whole rows, where there are so many taps
-// that their sums are best loaded seldom. Sums of a few taps stay in registers meanwhile.
+// row, all its channels before the tile beside it, and of each all its taps; or whole rows, where there are so many
+// taps that their sums are best loaded seldom. Sums of a few taps stay in registers meanwhile.
 
 constexpr int64_t lane_taps = 128;  // of a filter: more, and whole rows are taken
 
@@ -122,8 +122,9 @@ template <class T, int TAPS, int STEP, int TILE>
 void correlate_pixels(const PixelRow<T>& r, int64_t channel, int64_t begin, int64_t end, const T* y,
                       accumulator_t<T>* sums) {
   constexpr int64_t ld = depthwise_grad_channels;
+  constexpr int64_t line = 64 / sizeof(T);  // elements of a cache line: it is asked for once
   const PixelCorrelation<T> c{r, y + channel, begin, end};
-  c.template fetch_below<TILE>(r.source + channel);
+  if (channel % line < lanes<accumulator_t<T>>) c.template fetch_below<TILE>(r.source + channel);
   if constexpr (TAPS == 3 && wide_registers) {
     const int64_t first = begin * STEP + r.offset;
     if (r.planes == 1 && r.rows == 3 && end - begin == TILE && r.row >= 0 &&
