@@ -28,8 +28,10 @@ int64_t second_cache() {
 }
 
 // Sizes that fit the caches of a core, measured: V and M of a block beside its filters' panel.
-constexpr int64_t block_floats = 120 << 10;            // of V and M, of by_block, but not fewer tiles than
-int64_t block_tiles() { return 12 * second_cache(); }  // nor more than twice as many
+constexpr int64_t block_floats = 120 << 10;        // of V and M, of by_block, where the filters stay beside them:
+constexpr int64_t block_filters = 160 << 10;       // at most so many floats of them
+constexpr int64_t large_block_floats = 140 << 10;  // where they do not, and every block reads them from the third cache
+int64_t block_tiles() { return 12 * second_cache(); }  // at least; at most a few times as many
 constexpr int64_t panel_floats = 2 << 20;              // of V, of by_panel, that all threads share
 constexpr int64_t panel_rows = 96 * 64;                // of V and M, over all planes
 constexpr int64_t panel_channels = 64;                 // source channels of the filters transformed at once
@@ -167,8 +169,10 @@ int64_t panel_width(const Winograd& w) {
 }
 template <class T>
 int64_t tiles_of_block(const Winograd& w) {
-  const int64_t width = panel_width<T>(w), columns = w.slice_taps() * filled<T>(w) + rounded(w.g.m, width);
-  return std::clamp(block_floats / (w.planes() * columns), block_tiles(), 2 * block_tiles());
+  const int64_t columns = w.slice_taps() * filled<T>(w) + panel_width<T>(w);
+  const bool cached = w.planes() * w.slice_taps() * filled<T>(w) * w.g.m <= block_filters;
+  const int64_t floats = cached ? block_floats : large_block_floats * second_cache();
+  return std::clamp(floats / (w.planes() * columns), block_tiles(), (cached ? 2 : 4) * block_tiles());
 }
 
 // Every block by itself, all its channels, against filters transformed beforehand: for filters that stay in cache.
@@ -191,15 +195,15 @@ void by_block(const Winograd& w, const T* source, const T* weight, const T* bias
     }
   });
   const Blocking blocking(w, tiles_of_block<T>(w), at::get_num_threads());
-  const int64_t blocks = blocking.count(), most = blocking.most_tiles(), columns = panels * width;
+  const int64_t blocks = blocking.count(), most = blocking.most_tiles();
   const int64_t end = w.g.groups * blocks;
   share(end, [&](auto take) {
     std::vector<WinogradTile> tiles, next_tiles;
     Ahead touched;
     WinogradBlock block{}, next{};
-    Buffer<A> buffer(planes_size<A>(w, most, depth) + planes_size<A>(w, most, columns));
+    Buffer<A> buffer(planes_size<A>(w, most, depth) + planes_size<A>(w, most, width));
     const auto sources = planes_at(buffer.get(), most, depth);
-    const auto products = planes_at(buffer.get() + planes_size<A>(w, most, depth), most, columns);
+    const auto products = planes_at(buffer.get() + planes_size<A>(w, most, depth), most, width);
     at::Tensor scratch;
     int64_t i = take(), after;  // this block and the next
     if (i < end) next = block_of(w, blocking, i % blocks, next_tiles);
@@ -218,11 +222,13 @@ void by_block(const Winograd& w, const T* source, const T* weight, const T* bias
         touched.add(w, next, true, w.g.c, source + after / blocks * w.g.c * w.g.source.c);
       }
       WinogradAhead ahead = touched.over(panels * w.planes() * blocks_of(block.count, k.rows));
-      for (int64_t panel = 0; panel < panels; ++panel)
-        k.multiply(w, block, depth_of<T>(w), std::min(width, w.g.m - panel * width), sources,
-                   planes_at(filters.get() + (group * panels + panel) * filter_size, depth, width),
-                   {products.data + panel * width, products.pitch, products.ld}, false, ahead);
-      k.target(w, block, 0, block.count, group, 0, w.g.m, products, bias, target, space);
+      for (int64_t panel = 0; panel < panels; ++panel) {
+        const int64_t m = panel * width, m_end = std::min(w.g.m, m + width);
+        k.multiply(w, block, depth_of<T>(w), m_end - m, sources,
+                   planes_at(filters.get() + (group * panels + panel) * filter_size, depth, width), products, false,
+                   ahead);
+        k.target(w, block, 0, block.count, group, m, m_end, products, bias, target, space);
+      }
     }
   });
 }
@@ -463,7 +469,7 @@ int64_t winograd_workspace(const Gather& g, bool channels_last, bool weight_grad
     } else {
       const int64_t most = Blocking(w, tiles_of_block<T>(w), 1).most_tiles();
       floats = g.groups * panels * planes_size<A>(w, depth, width) + planes_size<A>(w, most, depth) +
-               planes_size<A>(w, most, panels * width);
+               planes_size<A>(w, most, width);
     }
     return floats * static_cast<int64_t>(sizeof(A));
   }
