@@ -20,8 +20,8 @@ inline part_t<8, float> add_product(part_t<8, float> sum, float x, part_t<8, flo
 }
 
 #include "patch.inl"
-#include "gemm.inl"
 #include "transpose.inl"
+#include "gemm.inl"
 #include "direct.inl"
 #include "correlate_plan.inl"
 #include "correlate_copy.inl"

@@ -1,8 +1,8 @@
 // The convolution kernels of one capability.
 #include "tile.inl"
 #include "patch.inl"
-#include "gemm.inl"
 #include "transpose.inl"
+#include "gemm.inl"
 #include "direct.inl"
 #include "planes.inl"
 #include "correlate_plan.inl"

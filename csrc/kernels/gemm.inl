@@ -36,19 +36,54 @@ int64_t packed_size(const Gather& g, Broadcast broadcast) {
   return panels_of<T>(g, broadcast) * g.depth() * panel_width<T>(g, broadcast);
 }
 
+// to[next()][r] = from[r · ld + e] for e < count in order: the elements of `rows` filters as they lie in memory.
+template <class T, class A, class Next>
+void pack_line(const T* from, int64_t ld, int64_t rows, int64_t count, int64_t width, A* to, Next next) {
+  constexpr int64_t widest = tile_rows > tile_columns<A> ? tile_rows : tile_columns<A>;
+  A square[lanes<A> * widest];  // [element][filter], rows of the width
+  for (int64_t e = 0; e < count; e += lanes<A>) {
+    const int64_t some = at_most(lanes<A>, count - e);
+    transpose<true, false>(from + e, ld, rows, some, square, width);
+    for (int64_t i = 0; i < some; ++i) {
+      A* row = to + next() * width;
+      copy_row(square + i * width, rows, row);
+      zero(row + rows, width - rows);
+    }
+  }
+}
+
+// Row (tap, c) of a panel holds its filters' elements: transposed in squares where a filter is dense in memory, by
+// channels and then taps or the reverse.
 template <class T>
 void pack_weight(const Gather& g, Broadcast broadcast, int64_t group, const T* weight, int64_t panel_begin,
                  int64_t panel_end, accumulator_t<T>* packed) {
-  const int64_t width = panel_width<T>(g, broadcast);
+  const int64_t width = panel_width<T>(g, broadcast), taps = g.tap_count;
+  bool dense = taps > 0 && g.weight_c == taps;
+  for (int64_t tap = 0; tap < taps; ++tap) dense = dense && g.taps[tap].weight == tap;
   for (int64_t panel = panel_begin; panel < panel_end; ++panel) {
     accumulator_t<T>* to = packed + panel * g.depth() * width;
     const T* from = weight + group * g.weight_g + panel * width * g.weight_m;
     const int64_t rows = at_most(width, g.m - panel * width);
-    for (int64_t tap = 0; tap < g.tap_count; ++tap)
-      for (int64_t c = 0; c < g.c; ++c, to += width) {
+    if (dense) {
+      pack_line(from, g.weight_m, rows, g.depth(), width, to, [&, tap = int64_t{0}, c = int64_t{0}]() mutable {
+        const int64_t row = tap * g.c + c;
+        if (++tap == taps) tap = 0, ++c;
+        return row;
+      });
+      continue;
+    }
+    for (int64_t tap = 0; tap < taps && g.weight_c == 1; ++tap)
+      pack_line(from + g.taps[tap].weight, g.weight_m, rows, g.c, width, to,
+                [row = tap * g.c]() mutable { return row++; });
+    for (int64_t c = 0; c < g.c && g.weight_c != 1; ++c)
+      for (int64_t tap = 0; tap < taps; ++tap) {
         const T* w = from + g.taps[tap].weight + c * g.weight_c;
-        for (int64_t r = 0; r < rows; ++r) to[r] = widen(w[r * g.weight_m]);
-        zero(to + rows, width - rows);
+        accumulator_t<T>* row = to + (tap * g.c + c) * width;
+        if (g.weight_m == 1)
+          copy_row(w, rows, row);
+        else
+          for (int64_t r = 0; r < rows; ++r) row[r] = widen(w[r * g.weight_m]);
+        zero(row + rows, width - rows);
       }
   }
 }

@@ -1,8 +1,8 @@
 // The kernels of one capability that are quick to compile, together.
 #include "tile.inl"
 #include "patch.inl"
-#include "gemm.inl"
 #include "transpose.inl"
+#include "gemm.inl"
 #include "local.inl"
 #include "lrn.inl"
 #include "transform.inl"

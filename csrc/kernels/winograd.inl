@@ -1,8 +1,8 @@
 // Winograd convolution: the matrix product of each plane, and the table of its steps.
 #include "tile.inl"
 #include "patch.inl"
-#include "gemm.inl"
 #include "transpose.inl"
+#include "gemm.inl"
 #include "winograd_math.inl"
 #include "winograd_layout.inl"
 #include "winograd_tiles.inl"
