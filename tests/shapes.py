@@ -100,6 +100,8 @@ CASES_2D = [
     case("1x1_cropped", (2, 20, 7, 9), (13, 20, 1, 1), padding=((-1, 0), (0, -2))),
     case("1x1_strided_and_padded", (2, 12, 7, 18), (9, 12, 1, 1), stride=(3, 2), padding=((1, 0), (2, 1))),
     case("three_vectors_of_channels", (2, 20, 6, 5), (48, 20, 3, 3), padding=1),
+    case("five_vectors_of_channels", (2, 40, 9, 10), (80, 40, 3, 3), padding=1),
+    case("pixels_contend", (2, 512, 5, 4), (40, 512, 1, 1)),  # 2 KB apart: the weight gradient copies them
     case("first_layer_backward", (1, 3, 40, 41), (20, 3, 7, 7), stride=2, padding=3),
     case("empty_batch", (0, 3, 6, 6), (4, 3, 3, 3), padding=1),
 ]

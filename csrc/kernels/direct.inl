@@ -36,54 +36,67 @@ struct Place {
 
 // Panels side by side in one tile, with as many fewer rows: broadcasts are fewer, and pixels' addresses stay in registers.
 constexpr int tile_panels = TORCHCONV_VECTOR_BYTES == 64 ? 2 : 1;
-constexpr int direct_tile_rows(int vectors) { return TORCHCONV_VECTOR_BYTES < 64 ? tile_rows : vectors < 4 ? 8 : 6; }
+constexpr int direct_tile_rows(int vectors) {
+  if (TORCHCONV_VECTOR_BYTES < 64 || vectors == 1) return tile_rows;
+  return vectors < 4 ? 8 : 6;
+}
 
-// bias: [tile_panels · tile_columns], then a vector of the floor that no result is below.
 template <class T, int N, int VECTORS>
-inline __attribute__((always_inline)) void put_pixel(const part_t<N, accumulator_t<T>> (&sum)[VECTORS],
-                                                     const accumulator_t<T>* bias, int64_t columns, T* to) {
-  using A = accumulator_t<T>;
+inline __attribute__((always_inline)) void put_pixel(const part_t<N, accumulator_t<T>> (&sum)[VECTORS], int64_t columns,
+                                                     T* to) {
   constexpr int width = VECTORS * N;
-  const part_t<N, A> floor = load_part<N, A>(bias + tile_panels * tile_columns<A>);
   if (columns >= width) {
 #pragma GCC unroll 4
-    for (int j = 0; j < VECTORS; ++j) store_part<N>(to + j * N, raised(sum[j] + load_part<N, A>(bias + j * N), floor));
+    for (int j = 0; j < VECTORS; ++j) store_part<N>(to + j * N, sum[j]);
   } else {
-    A row[width];
-    for (int j = 0; j < VECTORS; ++j) store_part<N>(row + j * N, raised(sum[j] + load_part<N, A>(bias + j * N), floor));
+    accumulator_t<T> row[width];
+    for (int j = 0; j < VECTORS; ++j) store_part<N>(row + j * N, sum[j]);
     for (int64_t l = 0; l < columns; ++l) narrow(row[l], to + l);
   }
 }
 
-// ROWS positions, VECTORS vectors of N channels. w: [depth][tile_columns], or [depth][N] if N is half a vector; bias:
-// [tile_columns]; total: zeros [tile_rows][tile_columns], or null if there is but one block.
+// ROWS positions, VECTORS vectors of N channels. w: [depth][tile_columns], or [depth][N] if N is half a vector; bias,
+// which the sums begin with: [tile_panels · tile_columns], then the floor that no result is below; total: zeros
+// [tile_rows][tile_columns], or null if there is but one block. While a line of each pixel is multiplied, that `ahead`
+// elements on is fetched for the next tile, unless that is 0: the rows of a tile hide from the processor that they are
+// read in order.
 template <class T, int N, int ROWS, int VECTORS>
 void direct_tile(const accumulator_t<T>* source, const Place* places, const TapRun* run, const TapRun* runs_end,
                  const accumulator_t<T>* w, int64_t next_panel, const accumulator_t<T>* bias, accumulator_t<T>* total,
-                 int64_t columns, T* target) {
+                 int64_t columns, int64_t ahead, T* target) {
   using A = accumulator_t<T>;
   constexpr int width = N < lanes<A> ? N : tile_columns<A>;
   const A* pixel[ROWS];
+  part_t<N, A> sum[ROWS][VECTORS];
 #pragma GCC unroll 16
   for (int r = 0; r < ROWS; ++r) {
     pixel[r] = source + places[r].source;
 #pragma GCC unroll 4
-    for (int j = 0; j < VECTORS; ++j) __builtin_prefetch(target + places[r].target + j * N, 1);
+    for (int j = 0; j < VECTORS; ++j) {
+      __builtin_prefetch(target + places[r].target + j * N, 1);
+      sum[r][j] = load_part<N, A>(bias + j * N);
+    }
   }
-  part_t<N, A> sum[ROWS][VECTORS] = {};
   while (run < runs_end) {
     for (bool ends_block = false; !ends_block; ++run) {
       const A* row = w + run->weight * width;
       const int64_t end = run->source + run->length;
-      for (int64_t k = run->source; k < end; ++k, row += width) {
-        part_t<N, A> column[VECTORS];
-#pragma GCC unroll 4
-        for (int j = 0; j < VECTORS; ++j) column[j] = load_part<N, A>(row + j / 2 * next_panel + j % 2 * N);
+      for (int64_t k = run->source; k < end;) {
+        const int64_t stop = ahead == 0 ? end : at_most(end, k + line<A>);
+        if (ahead != 0) {
 #pragma GCC unroll 16
-        for (int r = 0; r < ROWS; ++r) {
-          const A x = pixel[r][k];
+          for (int r = 0; r < ROWS; ++r) __builtin_prefetch(pixel[r] + k + ahead);
+        }
+        for (; k < stop; ++k, row += width) {
+          part_t<N, A> column[VECTORS];
 #pragma GCC unroll 4
-          for (int j = 0; j < VECTORS; ++j) sum[r][j] = add_product(sum[r][j], x, column[j]);
+          for (int j = 0; j < VECTORS; ++j) column[j] = load_part<N, A>(row + j / 2 * next_panel + j % 2 * N);
+#pragma GCC unroll 16
+          for (int r = 0; r < ROWS; ++r) {
+            const A x = pixel[r][k];
+#pragma GCC unroll 4
+            for (int j = 0; j < VECTORS; ++j) sum[r][j] = add_product(sum[r][j], x, column[j]);
+          }
         }
       }
       ends_block = run->ends_block;
@@ -98,19 +111,27 @@ void direct_tile(const accumulator_t<T>* source, const Place* places, const TapR
         sum[r][j] = run < runs_end ? part_t<N, A>{} : load_part<N, A>(t);
       }
   }
+  const A floor = bias[tile_panels * tile_columns<A>];
+  if (floor == 0) {  // else nothing is below it
 #pragma GCC unroll 16
-  for (int r = 0; r < ROWS; ++r) put_pixel<T, N, VECTORS>(sum[r], bias, columns, target + places[r].target);
+    for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 4
+      for (int j = 0; j < VECTORS; ++j) sum[r][j] = raised(sum[r][j], part_t<N, A>{});
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < ROWS; ++r) put_pixel<T, N, VECTORS>(sum[r], columns, target + places[r].target);
 }
 
 template <class T, int N, int VECTORS, int ROWS = direct_tile_rows(VECTORS)>
 void direct_rows(int64_t rows, const accumulator_t<T>* source, const Place* places, const TapRun* run,
                  const TapRun* runs_end, const accumulator_t<T>* w, int64_t next_panel, const accumulator_t<T>* bias,
-                 accumulator_t<T>* total, int64_t columns, T* target) {
+                 accumulator_t<T>* total, int64_t columns, int64_t ahead, T* target) {
   if (rows == ROWS)
-    return direct_tile<T, N, ROWS, VECTORS>(source, places, run, runs_end, w, next_panel, bias, total, columns, target);
+    return direct_tile<T, N, ROWS, VECTORS>(source, places, run, runs_end, w, next_panel, bias, total, columns, ahead,
+                                            target);
   if constexpr (ROWS > 1)
     direct_rows<T, N, VECTORS, ROWS - 1>(rows, source, places, run, runs_end, w, next_panel, bias, total, columns,
-                                         target);
+                                         ahead, target);
 }
 
 template <class T, int VECTORS = tile_panels * tile_vectors, class... Rest>
@@ -345,11 +366,11 @@ int64_t direct_scratch(const Gather* g, int64_t residues, bool channels_last, in
   return direct_layout<A>(g, residues, copies_source<T>(*g, channels_last), channels_last, groups, box).end / sizeof(A);
 }
 
-// All positions of the box for one panel's channels; `to` as the places' targets count.
+// All positions of the box for one panel's channels; `to` as the places' targets count; `fetch` the source ahead.
 template <class T>
 void direct_panel(const Gather* g, const View& read, const accumulator_t<T>* source, const Alike* alike, int64_t count,
                   const Place* places, TapRun* runs, const accumulator_t<T>* const packed, int64_t panel,
-                  int64_t panels, const accumulator_t<T>* bias, int64_t columns, T* to) {
+                  int64_t panels, const accumulator_t<T>* bias, int64_t columns, bool fetch, T* to) {
   using A = accumulator_t<T>;
   constexpr int half = half_lanes<A> > 0 ? half_lanes<A> : lanes<A>;
   const int64_t width = panel_width<T>(*g, Broadcast::source_narrow);
@@ -362,16 +383,17 @@ void direct_panel(const Gather* g, const View& read, const accumulator_t<T>* sou
     for (int64_t r = 0; r < a->residue; ++r) w += panels * g[r].depth() * width;
     const int64_t vectors = (at_most(columns, tile_panels * width) + lanes<A> - 1) / lanes<A>;
     const int64_t most = direct_tile_rows(vectors), next_panel = residue.depth() * width;
-    const int64_t tiles = (a->count + most - 1) / most;
-    for (int64_t i = 0; i < tiles; ++i) {
-      const int64_t first = a->count * i / tiles, rows = a->count * (i + 1) / tiles - first;
-      const Place* at = places + a->first + first;
+    const int64_t tiles = (a->count + most - 1) / most, few = a->count / tiles, more = a->count % tiles;
+    const Place* at = places + a->first;
+    for (int64_t i = 0, rows; i < tiles; ++i, at += rows) {
+      rows = few + (i < more);
+      const int64_t ahead = fetch && residue.c >= 2 * line<A> && i + 1 < tiles ? at[rows].source - at->source : 0;
       A totals[tile_rows * tile_columns<A>], *total = blocks > 1 ? totals : nullptr;
       if (total) zero(total, tile_rows * tile_columns<A>);
       if (width == half)
-        direct_rows<T, half, 1>(rows, source, at, runs, end, w, next_panel, bias, total, columns, to);
+        direct_rows<T, half, 1>(rows, source, at, runs, end, w, next_panel, bias, total, columns, ahead, to);
       else
-        direct_vectors<T>(vectors, rows, source, at, runs, end, w, next_panel, bias, total, columns, to);
+        direct_vectors<T>(vectors, rows, source, at, runs, end, w, next_panel, bias, total, columns, ahead, to);
     }
   }
 }
@@ -386,19 +408,22 @@ void direct_group(const Gather* g, bool channels_last, const View& read, const a
   constexpr Broadcast broadcast = Broadcast::source_narrow;
   const int64_t width = panel_width<T>(*g, broadcast), panels = panels_of<T>(*g, broadcast);
   for (int64_t panel = panel_begin, together; panel < panel_end; panel += together) {
+    const int64_t m = panel * width, left = at_most(panel_end * width, g->m) - m;
     together = at_most(tile_panels, panel_end - panel);
-    const int64_t m = panel * width, columns = at_most(together * width, g->m - m);
-    A panel_bias[tile_panels * tile_columns<A> + lanes<A>] = {};
+    if (together == 2 && left > 4 * lanes<A> && left <= 5 * lanes<A>) together = 1;  // 2 + 3 vectors, not 4 + 1
+    const int64_t columns = at_most(together * width, left);
+    A panel_bias[tile_panels * tile_columns<A> + 1] = {};
     for (int64_t j = 0; bias && j < columns; ++j) panel_bias[j] = widen(bias[m + j]);
-    store(panel_bias + tile_panels * tile_columns<A>, floor_of<A>(g->relu) + vector_t<A>{});
+    panel_bias[tile_panels * tile_columns<A>] = floor_of<A>(g->relu);
     if (channels_last) {
       direct_panel<T>(g, read, source, alike, count, places, runs, packed, panel, panels, panel_bias, columns,
-                      target + m);
+                      panel == panel_begin, target + m);
       continue;
     }
     const View pixels = pixels_of(tile_panels * tile_columns<A>, to.begin, to.end);
     direct_panel<A>(g, read, source, alike, count, places, runs, packed, panel, panels, panel_bias,
-                    round_up(columns, at_most(width, lanes<A>)), results - offset_of(pixels, box.n_begin, to.begin));
+                    round_up(columns, at_most(width, lanes<A>)), false,
+                    results - offset_of(pixels, box.n_begin, to.begin));
     const int64_t size[3] = {to.end[0] - to.begin[0], to.end[1] - to.begin[1], to.end[2] - to.begin[2]};
     store_box(*g, box, to.begin, size, results, columns, target + m * g->target.c);
   }
