@@ -69,6 +69,12 @@ int64_t positions_cost(const Gather& g, bool channels_last) {
   return vectors * g.m * g.depth() * 9 / 8 + (channels_last ? copied : copied / 4);
 }
 
+// Whether places so many elements apart contend for few sets of the first cache: a block of them would not stay there.
+template <class A>
+bool contend(int64_t elements) {
+  return elements * sizeof(A) % 2048 == 0;
+}
+
 template <class T>
 CorrelationPlan correlation_plan(const Gather& g, bool channels_last) {
   using A = accumulator_t<T>;
@@ -158,8 +164,9 @@ CorrelationPlan correlation_plan(const Gather& g, bool channels_last) {
 
   // Where each side lies.
   const bool in_place = channels_last && sizeof(T) == sizeof(A);
-  p.copy_source = !in_place || p.mode != CorrelationMode::plain || (p.source_lanes && g.c % lanes<A> != 0);
-  p.copy_target = !in_place || (!p.source_lanes && g.m % lanes<A> != 0);
+  p.copy_source = !in_place || p.mode != CorrelationMode::plain || (p.source_lanes && g.c % lanes<A> != 0) ||
+                  contend<A>(g.groups * g.c * g.step[2]);
+  p.copy_target = !in_place || (!p.source_lanes && g.m % lanes<A> != 0) || contend<A>(g.groups * g.m);
   return p;
 }
 
