@@ -112,16 +112,18 @@ double cost_winograd(const ConvParams& p, Direction direction) {
                        (!p.channels_last ? winograd_contiguous
                         : p.groups > 1   ? winograd_grouped
                                          : 0);
+  double multiplied = c.source;
   double sides = slices * c.filled_source + c.filled_target;  // transformed at every point
   double sums = c.filled_target;                              // loaded and stored at every point
   if (direction == Direction::weight_grad) {
     // Each side is transformed again for each block of channels of the other that a task takes: see winograd.cpp.
     const double block = c.source > 128 ? 64 : 128;
     sides = slices * (c.filled_source * std::ceil(c.target / block) + c.filled_target * std::ceil(c.source / 256));
+    multiplied = c.filled_source;  // tiles of a few source channels' rows wait for their own sums
     sums = 0;
   }
   return static_cast<double>(p.groups) *
-         (points * (slices * c.source * c.filled_target * winograd_product + sides * point + sums * winograd_sum));
+         (points * (slices * multiplied * c.filled_target * winograd_product + sides * point + sums * winograd_sum));
 }
 
 double cost_gemm(const ConvParams& p, Direction direction) {  // patches besides

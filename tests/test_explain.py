@@ -282,3 +282,18 @@ def test_printed_table():
 def test_only_modules():
     with pytest.raises(TypeError, match=r"^explain takes a torch.nn.Module, got builtin_function_or_method$"):
         torchconv.explain(torch.conv2d, torch.randn(1))
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize(("c", "o", "side", "padding"), [(3, 96, 32, 2), (6, 16, 14, 0)])
+def test_first_layers_weight_gradient_fills_vectors(c, o, side, padding, channels_last):
+    """AlexNet's and LeNet's 5×5: of vectors of 16, Winograd's would be mostly empty and take longer than direct's.
+
+    Of shorter ones LeNet's is Winograd's by measurement, and AlexNet's as good either way.
+    """
+    shapes = ([64, c, side, side], [o, c, 5, 5], [1, 1], [padding] * 4, [1, 1], 1)
+    name, *_ = torch.ops.torchconv._explain("weight_grad", *shapes, torch.float32, channels_last, "auto")
+    if torchconv.cpu_capability().startswith("avx512"):
+        assert name == "direct"
+    elif c == 6:
+        assert name == "winograd"
