@@ -18,7 +18,9 @@
 #include <ATen/ops/view_as_real.h>
 #include <ATen/ops/zeros.h>
 
+#include <algorithm>
 #include <cmath>
+#include <vector>
 
 #include "correlate.h"
 #include "dispatch.h"
@@ -55,14 +57,26 @@ struct Axis {
 };
 using Axes = std::array<Axis, 3>;
 
-// Lengths that transforms are fast at.
+// Whether transforms are fast at a length.
+bool is_fast(int64_t n) {
+  int64_t rest = n;
+  for (const int64_t factor : {2, 3, 5})
+    while (rest % factor == 0) rest /= factor;
+  return rest == 1 && (n % 4 == 0 || n < 16);
+}
+
+// The least such length. Every call of a convolution asks for dozens, to know what this algorithm would cost.
 int64_t fast_length(int64_t least) {
-  for (int64_t n = least;; ++n) {
-    int64_t rest = n;
-    for (const int64_t factor : {2, 3, 5})
-      while (rest % factor == 0) rest /= factor;
-    if (rest == 1 && (n % 4 == 0 || n < 16)) return n;
-  }
+  static const std::vector<int64_t> known = [] {
+    std::vector<int64_t> lengths;
+    for (int64_t n = 1; n <= 2 * longest; ++n)
+      if (is_fast(n)) lengths.push_back(n);
+    return lengths;
+  }();
+  const auto next = std::lower_bound(known.begin(), known.end(), least);
+  if (next != known.end()) return *next;
+  while (!is_fast(least)) ++least;
+  return least;
 }
 
 // The length that covers `total` positions with the fewest points in all; at most `most` points, or twice the reach.
@@ -112,7 +126,10 @@ double cost_of(const ConvParams& p, const Axes& axes) {
 // The cheapest tiles whose transforms are not too long.
 Axes axes_of(const ConvParams& p, Direction direction) {
   Axes best = axes_within(p, direction, 8);
-  for (int64_t most = 16; most <= longest; most *= 2) {
+  const auto spans = [&](int64_t most) {  // one transform any axis: longer ones change nothing
+    return std::all_of(best.begin(), best.end(), [&](const Axis& x) { return most >= 2 * (x.total + x.reach); });
+  };
+  for (int64_t most = 16; most <= longest && !spans(most / 2); most *= 2) {
     const Axes axes = axes_within(p, direction, most);
     if (points(axes) <= longest * 4 && cost_of(p, axes) < cost_of(p, best)) best = axes;
   }
