@@ -211,6 +211,7 @@ void spread_windows(const PoolGeometry& g, const T* dy, T* dx, accumulator_t<T>*
 }  // namespace pooling
 
 #include "pool_points.inl"
+#include "pool_triples.inl"
 #include "pool_gather.inl"
 #include "pool_turned.inl"
 #include "pool_pairs.inl"
@@ -238,6 +239,8 @@ void max_pool(const PoolGeometry& g, const T* x, T* y, void* positions, accumula
     with_positions(g, positions, [&]<class P>(const P*) {
       P* const kept = static_cast<P*>(positions);
       Maxima<T, P> maxima{y, kept};
+      if constexpr (sizeof(P) == 1)
+        if (in_triples<A>(g)) return pool_triples(g, x, maxima, begin, end);
       if (g.lanes == PoolLanes::channels) return reduce_channels<K>(g, x, maxima, begin, end);
       const Tiles<A> tiles(g, scratch);
       Maxima<A, place_t<A>> in_tiles{tiles.output, tiles.places};
