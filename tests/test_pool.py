@@ -102,6 +102,17 @@ def test_which_element_is_the_largest(row, value, place, length, layout):
     assert i[0, 1, 0].tolist() == [3 * n + place for n in range(length)]
 
 
+@pytest.mark.parametrize("value", [nan, inf, -inf])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_one_element_that_is_not_finite(value, layout):
+    x = integers((63, 20, 9, 7), torch.float32)
+    for n, map in enumerate(x):  # in each place once
+        map[n % 20].view(-1)[n] = value
+    x = x.contiguous(memory_format=layout)
+    for mine, theirs in zip(*(f.max_pool2d(x, 3, 1, 1, return_indices=True) for f in (ours, F)), strict=True):
+        assert_same(mine, theirs)
+
+
 def test_padding_never_wins():
     x = torch.full((1, 1, 3, 3), -inf)
     y, i = ours.max_pool2d(x, 3, 2, 1, return_indices=True)

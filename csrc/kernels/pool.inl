@@ -5,10 +5,10 @@
 //   avg_pool   y[o] = (sum over t of x[origin[o] + t]) / divisor[o]
 //   spread     dx[origin[o] + t] += dy[o] / divisor[o]
 //
-// One body runs over channels (pool_points.inl, and pool_gather.inl for what is transposed); contiguous planes are first
-// turned into channels (pool_turned.inl), but for windows of 2 by 2 side by side (pool_pairs.inl). In this file are the
-// operators, what looks up kept positions, and the scatter and the spread for windows that overlap so much that to
-// gather would be slower.
+// One body runs over channels (pool_points.inl, and pool_gather.inl for what is transposed), but for maxima of 3 by 3 a
+// step apart (pool_triples.inl); contiguous planes are first turned into channels (pool_turned.inl), but for windows of
+// 2 by 2 side by side (pool_pairs.inl). In this file are the operators, what looks up kept positions, and the scatter
+// and the spread for windows that overlap so much that to gather would be slower.
 //
 // Each output is reduced in scan order by itself, and what an input is given is summed in the order of the outputs: no
 // result depends on how the units are divided among threads, or on what else is in the batch.

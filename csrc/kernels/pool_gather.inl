@@ -1,8 +1,8 @@
 // The transposed poolings, whose lanes are channels as in pool_points.inl, a row of inputs at a time:
 //
 //   scatter   dx[i] = sum over i's links (o, t) of p[o] == t ? dy[o] : 0
-//   spread    dx[i] = sum over i's links (o, t) of share[o],  share[o] = dy[o] / divisor[o]; or where all divisors are one
-//             number, the sum of dy[o] over it
+//   spread    dx[i] = sum over i's links (o, t) of share[o],  share[o] = dy[o] / divisor[o];
+//             the sum of dy[o] over the divisor, if all have the same
 //
 // They gather: each element of dx is summed in a register, in the order of the outputs, and written once.
 
@@ -51,8 +51,8 @@ struct Taken {
   }
   vector_t<A> whole(vector_t<A> sum) const { return sum; }
 };
-// a / by. A division takes longer than to store what it gives: where there are fused multiply-adds, the product with the
-// inverse is mended by what it leaves of `a`, which rounds as a division by any window's size does, unless the quotient
+// a / by. To divide takes longer than to store the quotient: where there are fused multiply-adds, the product with the
+// inverse is mended by what it leaves of `a`, which rounds as a division by a window's size does, unless the quotient
 // is under 2^-100. What is left of an infinity is NaN.
 template <class A>
 inline vector_t<A> quotient(vector_t<A> a, A by) {

@@ -1,5 +1,5 @@
-// Max pooling of channels by windows of 3 by 3 one step apart, padded so that a map keeps its size. The maximum of a row
-// of three inputs is found once, for the three windows one below the other that it is part of:
+// Max pooling of channels by windows of 3 by 3 one step apart, padded so that a map keeps its size. The maximum of a
+// row of three inputs is found once, for the three windows one below the other that it is part of:
 //
 //   y[i][j] = max over t of m[i - 1 + t][j],  m[i][j] = max over t of x[i][j - 1 + t],  each the first of equal ones
 
@@ -19,16 +19,15 @@ struct Taps {};
 
 constexpr int64_t kTripleRows = 4;  // of outputs, in which inputs stay in cache from one column to the next
 
-// Outputs [begin, end) of a column, a vector of its channels, of which taps FIRST to LAST - 1 of a row are in the input.
-// x: the column's first input, y: its first output that is wanted. `odd` becomes NaN where the column's inputs are not
-// all finite.
+// Outputs [begin, end) of a column, a vector of its channels, the first at `at`; taps FIRST to LAST - 1 of their rows
+// are in the input. x: the column's first input. `odd` becomes NaN where the column's inputs are not all finite.
 template <int FIRST, int LAST, class S, class R>
 inline void reduce_column(const S* x, int64_t channels, int64_t pitch, int64_t height, int64_t begin, int64_t end,
                           int64_t at, R& r, vector_t<typename R::A>& odd) {
   using A = typename R::A;
   const auto row = [&](int64_t i) {
     Best<A> best;
-    best.begin(3 + FIRST);  // above the map: if all the window is -inf, it is the first tap below that is kept
+    best.begin(0);  // outside the map: less than any number
     if (i < 0 || i >= height) return best;
     const S* const from = x + i * pitch - channels;
 #pragma GCC unroll 3
@@ -50,8 +49,8 @@ inline void reduce_column(const S* x, int64_t channels, int64_t pitch, int64_t h
   }
 }
 
-// Rows [begin, end) of outputs of the plane x, the first of which lie from `at` on. False if what it read was not finite
-// in all places: then all has to be done again.
+// Rows [begin, end) of outputs of the plane x, the first of which lie from `at` on. False if not all that it read was
+// finite: then they have to be done again.
 template <class S, class R>
 bool reduce_triples(const PoolGeometry& g, const S* x, int64_t begin, int64_t end, int64_t at, R& r) {
   using A = typename R::A;
