@@ -196,6 +196,15 @@ def test_avg_pool_of_numbers_that_are_not_whole():
             assert_same(ours.avg_pool2d(x, 3, 2, 1), F.avg_pool2d(x, 3, 2, 1))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("kernel", [2, 3, 7])
+def test_gradient_of_a_mean_is_rounded_as_a_quotient(kernel, dtype):
+    zeros, grad = torch.zeros(2, 37, 3 * kernel, 2 * kernel, dtype=dtype), torch.randn(2, 37, 3, 2, dtype=dtype)
+    expected = (grad / kernel**2).repeat_interleave(kernel, 2).repeat_interleave(kernel, 3)
+    for x in layouts(zeros, 2).values():
+        assert torch.equal(gradients(lambda x: ours.avg_pool2d(x, kernel), x, grad)[1], expected)
+
+
 @by_adaptive
 @by_dtype
 def test_adaptive_avg_pool(case, dtype):
