@@ -64,6 +64,8 @@ CASES = [
     PoolCase("six_overlapping", (3, 6, 9, 11), 3, 2, 1, 1, True),
     PoolCase("vector_of_channels", (2, 16, 13, 15), 3, 2, 0, 1, True),
     PoolCase("fours_of_vectors", (1, 144, 6, 7), 3, 1, 1),
+    PoolCase("triples", (2, 20, 9, 7), 3, 1, 1),  # rows of outputs by fours, and one
+    PoolCase("triples_tiny", (2, 17, 2, 2), 3, 1, 1),
     PoolCase("blocks_of_planes", (4, 16, 8, 8), 2),
     PoolCase("tiny_planes", (5, 7, 2, 2), 2),
     # Windows of 2 x 2 side by side: planes one after the other fill vectors, or end in the middle of one.

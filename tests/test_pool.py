@@ -102,6 +102,17 @@ def test_which_element_is_the_largest(row, value, place, length, layout):
     assert i[0, 1, 0].tolist() == [3 * n + place for n in range(length)]
 
 
+@pytest.mark.parametrize("value", [nan, inf, -inf])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_one_element_that_is_not_finite(value, layout):
+    x = integers((63, 20, 9, 7), torch.float32)
+    for n, map in enumerate(x):  # in each place once
+        map[n % 20].view(-1)[n] = value
+    x = x.contiguous(memory_format=layout)
+    for mine, theirs in zip(*(f.max_pool2d(x, 3, 1, 1, return_indices=True) for f in (ours, F)), strict=True):
+        assert_same(mine, theirs)
+
+
 def test_padding_never_wins():
     x = torch.full((1, 1, 3, 3), -inf)
     y, i = ours.max_pool2d(x, 3, 2, 1, return_indices=True)
@@ -183,6 +194,15 @@ def test_avg_pool_of_numbers_that_are_not_whole():
     for size in ((2, 3, 9, 41), (3, 40, 5, 6)):
         for x in layouts(torch.randn(size)).values():
             assert_same(ours.avg_pool2d(x, 3, 2, 1), F.avg_pool2d(x, 3, 2, 1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("kernel", [2, 3, 7])
+def test_gradient_of_a_mean_is_rounded_as_a_quotient(kernel, dtype):
+    zeros, grad = torch.zeros(2, 37, 3 * kernel, 2 * kernel, dtype=dtype), torch.randn(2, 37, 3, 2, dtype=dtype)
+    expected = (grad / kernel**2).repeat_interleave(kernel, 2).repeat_interleave(kernel, 3)
+    for x in layouts(zeros, 2).values():
+        assert torch.equal(gradients(lambda x: ours.avg_pool2d(x, kernel), x, grad)[1], expected)
 
 
 @by_adaptive

@@ -5,10 +5,10 @@
 //   avg_pool   y[o] = (sum over t of x[origin[o] + t]) / divisor[o]
 //   spread     dx[origin[o] + t] += dy[o] / divisor[o]
 //
-// One body runs over channels (pool_points.inl, and pool_gather.inl for what is transposed); contiguous planes are first
-// turned into channels (pool_turned.inl), but for windows of 2 by 2 side by side (pool_pairs.inl). In this file are the
-// operators, what looks up kept positions, and the scatter and the spread for windows that overlap so much that to
-// gather would be slower.
+// One body runs over channels (pool_points.inl, and pool_gather.inl for what is transposed), but for maxima of 3 by 3 a
+// step apart (pool_triples.inl); contiguous planes are first turned into channels (pool_turned.inl), but for windows of
+// 2 by 2 side by side (pool_pairs.inl). In this file are the operators, what looks up kept positions, and the scatter
+// and the spread for windows that overlap so much that to gather would be slower.
 //
 // Each output is reduced in scan order by itself, and what an input is given is summed in the order of the outputs: no
 // result depends on how the units are divided among threads, or on what else is in the batch.
@@ -211,6 +211,7 @@ void spread_windows(const PoolGeometry& g, const T* dy, T* dx, accumulator_t<T>*
 }  // namespace pooling
 
 #include "pool_points.inl"
+#include "pool_triples.inl"
 #include "pool_gather.inl"
 #include "pool_turned.inl"
 #include "pool_pairs.inl"
@@ -238,6 +239,8 @@ void max_pool(const PoolGeometry& g, const T* x, T* y, void* positions, accumula
     with_positions(g, positions, [&]<class P>(const P*) {
       P* const kept = static_cast<P*>(positions);
       Maxima<T, P> maxima{y, kept};
+      if constexpr (sizeof(P) == 1)
+        if (in_triples<A>(g)) return pool_triples(g, x, maxima, begin, end);
       if (g.lanes == PoolLanes::channels) return reduce_channels<K>(g, x, maxima, begin, end);
       const Tiles<A> tiles(g, scratch);
       Maxima<A, place_t<A>> in_tiles{tiles.output, tiles.places};

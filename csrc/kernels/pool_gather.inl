@@ -1,7 +1,8 @@
 // The transposed poolings, whose lanes are channels as in pool_points.inl, a row of inputs at a time:
 //
 //   scatter   dx[i] = sum over i's links (o, t) of p[o] == t ? dy[o] : 0
-//   spread    dx[i] = sum over i's links (o, t) of share[o],  share[o] = dy[o] / divisor[o]
+//   spread    dx[i] = sum over i's links (o, t) of share[o],  share[o] = dy[o] / divisor[o];
+//             the sum of dy[o] over the divisor, if all have the same
 //
 // They gather: each element of dx is summed in a register, in the order of the outputs, and written once.
 
@@ -48,13 +49,26 @@ struct Taken {
   vector_t<A> some(int64_t output, place_t<A> tap, int64_t n) const {
     return where(load_some_places<A>(kept + output, n) == tap, load_some(dy + output, n));
   }
+  vector_t<A> whole(vector_t<A> sum) const { return sum; }
 };
-template <class A_>
+// a / by. To divide takes longer than to store the quotient: where there are fused multiply-adds, the product with the
+// inverse is mended by what it leaves of `a`, which rounds as a division by a window's size does, unless the quotient
+// is under 2^-100. What is left of an infinity is NaN.
+template <class A>
+inline vector_t<A> quotient(vector_t<A> a, A by) {
+  if constexpr (TORCHCONV_VECTOR_BYTES == 16) return a / by;
+  const A inverse = 1 / by;
+  const vector_t<A> product = a * inverse, left = a - product * by;
+  return left == left ? product + left * inverse : product;
+}
+template <class S>
 struct Shared {
-  using A = A_;
-  const A* share;
-  void add_to(vector_t<A>& sum, int64_t output, place_t<A>) const { sum += load(share + output); }
+  using A = accumulator_t<S>;
+  const S* share;
+  A by;  // that sums are divided by
+  void add_to(vector_t<A>& sum, int64_t output, place_t<A>) const { sum += load_widened(share + output); }
   vector_t<A> some(int64_t output, place_t<A>, int64_t n) const { return load_some(share + output, n); }
+  vector_t<A> whole(vector_t<A> sum) const { return quotient<A>(sum, by); }
 };
 
 // A row of windows that reach a row of inputs: where their outputs begin, and the position of their first tap there.
@@ -78,7 +92,7 @@ inline void gather_linked(const Reaching* rows, int64_t count, const PoolLink* b
       for (int v = 0; v < V; ++v)
         given.add_to(sums[v], rows[r].output + begin[k].output * channels + first + v * L, rows[r].code + begin[k].tap);
 #pragma GCC unroll 4
-  for (int v = 0; v < V; ++v) store_narrowed(to + v * out, sums[v]);
+  for (int v = 0; v < V; ++v) store_narrowed(to + v * out, given.whole(sums[v]));
 }
 template <int V, class G, class S>
 inline void gather_vectors(const Reaching* rows, int64_t count, const PoolLink* begin, const PoolLink* end,
@@ -90,6 +104,37 @@ inline void gather_vectors(const Reaching* rows, int64_t count, const PoolLink* 
   gather_linked<V, 0>(rows, count, begin, end, channels, given, first, to, out);
 }
 
+// All channels, a vector of them at least, of one input that ROWS by LINKS windows give to.
+template <int V, int ROWS, int LINKS, class G, class S>
+inline __attribute__((always_inline)) void gather_given(const int64_t (&output)[ROWS][LINKS],
+                                                        const int64_t (&tap)[ROWS][LINKS], const G& given,
+                                                        int64_t first, S* to) {
+  constexpr int64_t L = lanes<typename G::A>;
+  vector_t<typename G::A> sums[V] = {};
+#pragma GCC unroll 3
+  for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 3
+    for (int k = 0; k < LINKS; ++k)
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) given.add_to(sums[v], output[r][k] + first + v * L, tap[r][k]);
+#pragma GCC unroll 4
+  for (int v = 0; v < V; ++v) store_narrowed(to + first + v * L, given.whole(sums[v]));
+}
+template <int ROWS, int LINKS, class G, class S>
+inline __attribute__((always_inline)) void gather_windows(const Reaching* rows, const PoolLink* links, int64_t channels,
+                                                          const G& given, S* to) {
+  constexpr int64_t L = lanes<typename G::A>;
+  int64_t output[ROWS][LINKS], tap[ROWS][LINKS], c = 0;
+#pragma GCC unroll 3
+  for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 3
+    for (int k = 0; k < LINKS; ++k)
+      output[r][k] = rows[r].output + links[k].output * channels, tap[r][k] = rows[r].code + links[k].tap;
+  for (; c + 4 * L <= channels; c += 4 * L) gather_given<4>(output, tap, given, c, to);
+  for (; c + L <= channels; c += L) gather_given<1>(output, tap, given, c, to);
+  if (c < channels) gather_given<1>(output, tap, given, channels - L, to);  // again some of the last vector's
+}
+
 // All channels of one input.
 template <class G, class S>
 inline void gather_point(const Reaching* rows, int64_t count, const PoolLink* begin, const PoolLink* end,
@@ -97,7 +142,6 @@ inline void gather_point(const Reaching* rows, int64_t count, const PoolLink* be
   using A = typename G::A;
   constexpr int64_t L = lanes<A>;
   int64_t c = 0;
-  for (; c + 4 * L <= channels; c += 4 * L) gather_vectors<4>(rows, count, begin, end, channels, given, c, to + c, L);
   for (; c + L <= channels; c += L) gather_vectors<1>(rows, count, begin, end, channels, given, c, to + c, L);
   if (c == channels) return;
   if (c > 0 || room) {
@@ -108,7 +152,23 @@ inline void gather_point(const Reaching* rows, int64_t count, const PoolLink* be
   for (int64_t r = 0; r < count; ++r)
     for (const PoolLink* link = begin; link < end; ++link)
       sum += given.some(rows[r].output + link->output * channels, rows[r].code + link->tap, channels);
-  store_some(to, sum, channels);
+  store_some(to, given.whole(sum), channels);
+}
+
+// A row of inputs, of a vector of channels at least, that ROWS rows of windows reach.
+template <int ROWS, class G, class S>
+void gather_inputs(const PoolAxis& a, const Reaching* rows, int64_t channels, const G& given, S* to) {
+  for (int64_t i = 0; i < a.input; ++i, to += channels) {
+    const PoolLink *const begin = a.links + a.reach[i], *const end = a.links + a.reach[i + 1];
+    if (end - begin == 1)
+      gather_windows<ROWS, 1>(rows, begin, channels, given, to);
+    else if (end - begin == 2)
+      gather_windows<ROWS, 2>(rows, begin, channels, given, to);
+    else if (end - begin == 3)
+      gather_windows<ROWS, 3>(rows, begin, channels, given, to);
+    else
+      gather_point(rows, ROWS, begin, end, channels, given, to, false);
+  }
 }
 
 // Four inputs one after the other, each in one window: link[v] is the v-th's.
@@ -121,7 +181,7 @@ inline void gather_singles(const Reaching* rows, int64_t count, const PoolLink* 
     for (int v = 0; v < 4; ++v)
       given.add_to(sums[v], rows[r].output + link[v].output * channels, rows[r].code + link[v].tap);
 #pragma GCC unroll 4
-  for (int v = 0; v < 4; ++v) store_narrowed(to + v * channels, sums[v]);
+  for (int v = 0; v < 4; ++v) store_narrowed(to + v * channels, given.whole(sums[v]));
 }
 
 // Whether input j has the same taps of later windows, as many later as it is steps further.
@@ -158,6 +218,9 @@ void gather_row(const PoolGeometry& g, int64_t channels, int64_t i0, int64_t i1,
       }
     return;
   }
+  if (channels > L && count == 1) return gather_inputs<1>(a2, rows, channels, given, to);
+  if (channels > L && count == 2) return gather_inputs<2>(a2, rows, channels, given, to);
+  if (channels > L && count == 3) return gather_inputs<3>(a2, rows, channels, given, to);
   if (channels != L) {
     for (int64_t i2 = 0; i2 < a2.input; ++i2) point(i2);
     return;
@@ -169,6 +232,15 @@ void gather_row(const PoolGeometry& g, int64_t channels, int64_t i0, int64_t i1,
         gather_vectors<4>(rows, count, links(i), links(i + 1), L, given, 0, to + i * L, step * L);
       else
         for (int64_t j = i; j < smaller(i + 4 * step, a2.input); j += step) point(j);
+}
+
+// Whether all sums are divided by the same number.
+inline bool one_divisor(const PoolGeometry& g) {
+  if (g.divisor_override != 0) return true;
+  for (const PoolAxis& a : g.axis)
+    for (int64_t o = 1; o < a.output; ++o)
+      if (a.divisor[o] != a.divisor[0]) return false;
+  return true;
 }
 
 // Of a mean's rows of outputs the shares, [output][channel], each computed once for all the rows of inputs it reaches.
@@ -231,15 +303,23 @@ void scatter_channels(const PoolGeometry& g, const T* dy, const P* kept, T* dx, 
 
 template <class T>
 void spread_channels(const PoolGeometry& g, const T* dy, T* dx, accumulator_t<T>* scratch, int64_t begin, int64_t end) {
+  using A = accumulator_t<T>;
   const Rows outputs = output_rows(g), inputs = input_rows(g);
   const int64_t last = end * inputs.axis1;
+  const auto spread = [&](const auto& shared, auto where) {
+    for_input_rows(g, begin, end, [&](int64_t p, int64_t i0, int64_t i1) {
+      const int64_t to = inputs.at(p, i0, i1);
+      const int64_t dy_room = (g.planes - p - 1) * outputs.plane - kLoose;
+      const int64_t room = dy_room < 0 ? 0 : (last - to - kLoose) / g.channels;
+      gather_row(
+          g, g.channels, i0, i1, shared, [&](int64_t o0, int64_t o1) { return where(p, o0, o1); }, dx + to, room);
+    });
+  };
+  if (one_divisor(g))
+    return spread(Shared<T>{dy, static_cast<A>(divisor(g, 0, 0, 0))},
+                  [&](int64_t p, int64_t o0, int64_t o1) { return outputs.at(p, o0, o1); });
   Shares<T> shares(g, g.channels, dy, outputs, scratch);
-  for_input_rows(g, begin, end, [&](int64_t p, int64_t i0, int64_t i1) {
-    const int64_t to = inputs.at(p, i0, i1);
-    gather_row(
-        g, g.channels, i0, i1, Shared<accumulator_t<T>>{scratch},
-        [&](int64_t o0, int64_t o1) { return shares.of(p, o0, o1); }, dx + to, (last - to - kLoose) / g.channels);
-  });
+  spread(Shared<A>{scratch, 1}, [&](int64_t p, int64_t o0, int64_t o1) { return shares.of(p, o0, o1); });
 }
 
 }  // namespace pooling

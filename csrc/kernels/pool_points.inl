@@ -142,6 +142,12 @@ struct Best {
     value = wins ? x : value;
     place = wins ? places_t<A>{} + at : place;
   }
+  // Numbers that come after these, `by` further on.
+  void take_other(const Best& other, place_t<A> by) {
+    const auto wins = other.value > value;
+    value = wins ? other.value : value;
+    place = wins ? other.place + by : place;
+  }
 };
 
 template <class A>

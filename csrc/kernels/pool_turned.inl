@@ -190,14 +190,19 @@ template <class T>
 void spread_planes(const PoolGeometry& g, const T* dy, T* dx, accumulator_t<T>* scratch, int64_t begin, int64_t end) {
   using A = accumulator_t<T>;
   Tiles<A> tiles(g, scratch);
+  const bool one = one_divisor(g);
   gather_planes(
       g, dy, dx, tiles, begin, end, [](const Block&, int64_t, int64_t) {},
       [&](const Rows& outputs, int64_t i0, PoolRange rows, int64_t width) {
+        const auto spread = [&](const auto& shared, auto where) {
+          for (int64_t i1 = rows.begin; i1 < rows.end; ++i1)
+            gather_row(g, lanes<A>, i0, i1, shared, where, tiles.input + (i1 - rows.begin) * width, 0);
+        };
+        if (one)
+          return spread(Shared<A>{tiles.output, static_cast<A>(divisor(g, 0, 0, 0))},
+                        [&](int64_t o0, int64_t o1) { return outputs.at(0, o0, o1); });
         Shares<A> shares(g, lanes<A>, tiles.output, outputs, tiles.rest);
-        for (int64_t i1 = rows.begin; i1 < rows.end; ++i1)
-          gather_row(
-              g, lanes<A>, i0, i1, Shared<A>{tiles.rest}, [&](int64_t o0, int64_t o1) { return shares.of(0, o0, o1); },
-              tiles.input + (i1 - rows.begin) * width, 0);
+        spread(Shared<A>{tiles.rest, 1}, [&](int64_t o0, int64_t o1) { return shares.of(0, o0, o1); });
       });
 }
 
