@@ -127,6 +127,13 @@ def _batched(input: Tensor, dims: int, name: str) -> tuple[Tensor, bool]:
     return input.unsqueeze(0), False
 
 
+def _in_the_format_of(input: Tensor, output: Tensor) -> Tensor:
+    """`output` [N, C, H, W], channels-last where `input` is: said in permutations, for vmap knows no memory format."""
+    if input.dim() != 4 or input.is_contiguous() or not input.movedim(1, 3).is_contiguous():
+        return output
+    return output.movedim(1, 3).contiguous().movedim(3, 1)
+
+
 def _check_operands(input: Tensor, weight: Tensor, bias: Tensor | None, bias_size: list[int], name: str) -> None:
     if bias is not None and bias.shape != tuple(bias_size):
         raise RuntimeError(

@@ -21,7 +21,8 @@ def conv_matrix(
 
     An output's row has at most ``C/groups · K^dims`` entries; those that would meet padding are left out, so a 1-D
     filter of width 3 on n positions, padded by 1, has ``3n − 2`` in all. A convolution's are shared from row to row, a
-    locally connected layer's are not. Gradients reach `weight` through the values.
+    locally connected layer's are not. Gradients reach `weight` through the values, once: PyTorch's sparse tensors have
+    no second derivatives, nor forward ones.
 
     Args:
         weight: [O, C/groups, kernel...] of a convolution in 1 to 3 dimensions, or of a locally connected layer in 1 or

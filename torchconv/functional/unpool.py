@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .conv import Ints, _per_axis
+from .conv import Ints, _in_the_format_of, _per_axis
 from .pool import _built_in, _runs_here
 
 
@@ -64,9 +64,7 @@ def _max_unpool(
             raise RuntimeError(f"{name}: found an invalid max index for an output of size {sides}: {error}") from error
         raise
     output = flat.unflatten(-1, sides)
-    if dims == 2 and input.dim() == 4 and input.is_contiguous(memory_format=torch.channels_last):
-        return output if input.is_contiguous() else output.contiguous(memory_format=torch.channels_last)
-    return output
+    return _in_the_format_of(input, output) if dims == 2 else output
 
 
 def max_unpool1d(
