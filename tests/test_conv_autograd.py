@@ -306,6 +306,19 @@ def test_vmap_over_any_operands(batched: str, groups: int) -> None:
     torch.testing.assert_close(together, apart)
 
 
+@pytest.mark.parametrize("batched", ["x", "w", "b", "xw", "xb", "wb", "xwb"])
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_vmap_over_any_operands_of_a_transposed_one(batched: str, dims: int) -> None:
+    sizes = {"x": (2, 4, *[3] * dims), "w": (4, 3, *[2] * dims), "b": (6,)}
+    operands = [torch.randn((3, *size) if name in batched else size).double() for name, size in sizes.items()]
+    in_dims = tuple(0 if name in batched else None for name in sizes)
+    conv = lambda x, w, b: CONV_TRANSPOSE[dims](x, w, b, stride=2, padding=1, output_padding=1, groups=2)  # noqa: E731
+    apart = torch.stack(
+        [conv(*(t[i] if name in batched else t for name, t in zip(sizes, operands, strict=True))) for i in range(3)]
+    )
+    torch.testing.assert_close(vmap(conv, in_dims)(*operands), apart)
+
+
 def test_ensembles_by_functional_call() -> None:
     net = Net().double()
     stacked = {name: torch.stack([p, 2 * p, -p]).detach() for name, p in net.named_parameters()}
