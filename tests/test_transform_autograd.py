@@ -12,7 +12,7 @@ import torchconv.autograd.reduced as reductions
 import torchconv.autograd.transform as autograd
 import torchconv.functional as TF
 from torchconv import transforms as T
-from torchconv.nn import TransformInvariantConv2d
+from torchconv.nn import TransformInvariantConv1d, TransformInvariantConv2d, TransformInvariantConv3d
 
 EVERY_MODE = dict(check_forward_ad=True, check_batched_grad=True, check_batched_forward_grad=True)
 
@@ -257,6 +257,27 @@ def test_export(strict):
     )
     x = torch.randn(5, 3, 12, 13)
     torch.testing.assert_close(program.module()(x), net(x))
+
+
+@pytest.mark.parametrize("reduce", [None, "max", "mean", "norm"])
+@pytest.mark.parametrize("dims", [1, 3])
+def test_layers_of_one_and_three_dimensions_are_traced_and_mapped(dims, reduce):
+    kind = {1: TransformInvariantConv1d, 3: TransformInvariantConv3d}[dims]
+    transforms = T.scales([1, 1.5], dims=dims) * T.reflections(dims=dims)
+    layer = kind(2, 3, 3, transforms, padding=1, reduce=reduce, learnable=reduce != "max").double()
+    x = torch.randn(3, 2, 2, *[5] * dims).double().requires_grad_()
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    operands = (x, *layer.parameters())
+    results = [torch.autograd.grad(f(x[0]).sin().sum(), operands) for f in (compiled, layer)]
+    torch.testing.assert_close(*results)
+    program = torch.export.export(layer, (x[0],), dynamic_shapes={"input": {0: torch.export.Dim("batch", min=2)}})
+    torch.testing.assert_close(program.module()(x.flatten(0, 1)), layer(x.flatten(0, 1)))
+    torch.testing.assert_close(vmap(layer)(x), torch.stack([layer(one) for one in x]))
+    many = {name: torch.stack([p, 1.1 * p]).detach() for name, p in layer.named_parameters()}
+    together = vmap(lambda p: functional_call(layer, p, (x[0],)))(many)
+    for i in range(2):
+        alone = functional_call(layer, {name: p[i] for name, p in many.items()}, (x[0],))
+        torch.testing.assert_close(together[i], alone)
 
 
 def test_ensembles_by_functional_call():
