@@ -46,16 +46,16 @@ def test_the_workspace_of_a_locally_connected_layer():
     assert up.output_size == (20, 16)
 
     def workspaces(layer, batch):
-        size = (batch, layer.in_channels, *layer.input_size)
-        return {row.direction: row.workspace_bytes for row in torchconv.explain(layer, torch.randn(size))}
+        x = torch.randn(batch, layer.in_channels, *layer.input_size)
+        return {row.direction: row.workspace_bytes for row in torchconv.explain(layer, x.to(layer.weight))}
 
     few, many, more = (workspaces(down, batch) for batch in (2, 64, 128))
     assert all(few[direction] < many[direction] == more[direction] < 2 << 20 for direction in DIRECTIONS)
-    # Forward, at least the terms of a chunk of 64 positions for 16 samples, and the sums that they become.
-    assert many["forward"] >= 4 * 64 * 16 * (4 * 9 + 3)
+    # Forward, for 16 samples at a time: 256 bytes of positions of each term, and of the sums that they become.
+    assert many["forward"] >= 256 * 16 * (4 * 9 + 3)
     back = workspaces(up, 64)
     assert (back["input_grad"], back["forward"], back["weight_grad"]) == tuple(many[d] for d in DIRECTIONS)
-    assert workspaces(down.double(), 64)["forward"] == 2 * many["forward"]
+    assert workspaces(down.double(), 64)["forward"] >= 256 * 16 * (4 * 9 + 3)
 
 
 def test_a_learned_pooling_takes_what_a_depthwise_convolution_takes():
