@@ -65,6 +65,57 @@ def same_padding(
     return pairs
 
 
+def output_sides(
+    size: Sequence[int],
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    sides: Sequence[tuple[int, int]],
+    dilation: Sequence[int],
+) -> list[int]:
+    """A convolution's output, axis by axis: ``⌊(side + before + after − dilation·(kernel − 1) − 1)/stride⌋ + 1``."""
+    return [
+        (n + before + after - d * (k - 1) - 1) // s + 1
+        for n, k, s, (before, after), d in zip(size, kernel, stride, sides, dilation, strict=True)
+    ]
+
+
+def transposed_sides(
+    size: Sequence[int],
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    output_padding: Sequence[int],
+    dilation: Sequence[int],
+) -> list[int]:
+    """A transposed one's: ``(side − 1)·stride − 2·padding + dilation·(kernel − 1) + output_padding + 1``."""
+    return [
+        (n - 1) * s - 2 * p + d * (k - 1) + extra + 1
+        for n, k, s, p, extra, d in zip(size, kernel, stride, padding, output_padding, dilation, strict=True)
+    ]
+
+
+def _transposed_window(
+    input: Tensor,
+    kernel: Sequence[int],
+    stride: list[int],
+    padding: list[int],
+    output_padding: list[int],
+    dilation: list[int],
+    name: str,
+) -> tuple[list[int], list[int]]:
+    """The output's spatial size, and the padding (before, after) with which a convolution of it has the input's
+    size: it crops what output_padding added."""
+    if any(extra >= s and extra >= d for extra, s, d in zip(output_padding, stride, dilation, strict=True)):
+        raise RuntimeError(
+            f"{name}: output_padding must be smaller than either stride or dilation, got "
+            f"output_padding {output_padding}, stride {stride}, dilation {dilation}"
+        )
+    size = transposed_sides(input.shape[-len(kernel) :], kernel, stride, padding, output_padding, dilation)
+    if any(n < 1 for n in size):
+        raise RuntimeError(f"{name}: input of shape {list(input.shape)} gives an output of spatial size {size}")
+    return size, [side for p, extra in zip(padding, output_padding, strict=True) for side in (p, p - extra)]
+
+
 def _sides(
     padding: Padding, size: Sequence[int], kernel: Sequence[int], stride: list[int], dilation: list[int], name: str
 ) -> list[tuple[int, int]]:
@@ -226,13 +277,8 @@ def _conv_transpose(
     padding = _per_axis(padding, dims, "padding", name, 0)
     output_padding = _per_axis(output_padding, dims, "output_padding", name, 0)
     groups = _integer(groups, "groups", name)
-    for extra, s, d in zip(output_padding, stride, dilation, strict=True):
-        if extra >= s and extra >= d:
-            raise RuntimeError(
-                f"{name}: output_padding must be smaller than either stride or dilation, got "
-                f"output_padding {output_padding}, stride {stride}, dilation {dilation}"
-            )
     x, batched = _batched(input, dims, name)
+    size, flat = _transposed_window(input, weight.shape[2:], stride, padding, output_padding, dilation, name)
     x, w, b = _autocast(x, weight, bias)
     if _has_kernel(x, w, b):
         if groups < 1 or x.shape[1] != w.shape[0] or w.shape[0] % groups:
@@ -241,16 +287,6 @@ def _conv_transpose(
                 f"a multiple of groups, got input of shape {list(input.shape)}"
             )
         _check_operands(x, w, b, [w.shape[1] * groups], name)
-        size = [
-            (n - 1) * s - 2 * p + d * (k - 1) + extra + 1
-            for n, s, p, d, k, extra in zip(
-                x.shape[2:], stride, padding, dilation, w.shape[2:], output_padding, strict=True
-            )
-        ]
-        if any(n < 1 for n in size):
-            raise RuntimeError(f"{name}: input of shape {list(input.shape)} gives an output of spatial size {size}")
-        # Cropping what output_padding added makes the convolution's output exactly x's size again.
-        flat = [side for p, extra in zip(padding, output_padding, strict=True) for side in (p, p - extra)]
         shape = [x.shape[0], w.shape[1] * groups, *size]
         out = convolution_input_grad(x, w, shape, stride, flat, dilation, groups, algorithm)
         if b is not None:

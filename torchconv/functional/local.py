@@ -10,7 +10,19 @@ import torch
 from torch import Tensor
 
 from ..autograd.local import local_convolution, local_convolution_input_grad
-from .conv import Ints, Padding, _autocast, _batched, _check_operands, _has_kernel, _integer, _per_axis, _sides
+from .conv import (
+    Ints,
+    Padding,
+    _autocast,
+    _batched,
+    _check_operands,
+    _has_kernel,
+    _integer,
+    _per_axis,
+    _sides,
+    _transposed_window,
+    output_sides,
+)
 
 
 def _spatial(weight: Tensor, dims: int, name: str) -> tuple[list[int], list[int]]:
@@ -52,10 +64,7 @@ def _local_conv(
     sides = _sides(padding, x.shape[2:], kernel, steps, gaps, name)
     x, weight, bias = _autocast(x, weight, bias)
     _check(x, weight, bias, weight.shape[1] * groups, [weight.shape[0], *positions], name)
-    sizes = [
-        (n + sum(pair) - d * (k - 1) - 1) // s + 1
-        for n, pair, k, s, d in zip(x.shape[2:], sides, kernel, steps, gaps, strict=True)
-    ]
+    sizes = output_sides(x.shape[2:], kernel, steps, sides, gaps)
     if sizes != positions:
         raise RuntimeError(
             f"{name}: weight of shape {list(weight.shape)} is for {positions} positions, but input of shape "
@@ -105,34 +114,21 @@ def _local_conv_transpose(
     name = f"local_conv_transpose{dims}d"
     kernel, positions = _spatial(weight, dims, name)
     steps, gaps = _per_axis(stride, dims, "stride", name, 1), _per_axis(dilation, dims, "dilation", name, 1)
-    cut, extra = (
-        _per_axis(padding, dims, "padding", name, 0),
-        _per_axis(output_padding, dims, "output_padding", name, 0),
-    )
+    cut = _per_axis(padding, dims, "padding", name, 0)
+    extra = _per_axis(output_padding, dims, "output_padding", name, 0)
     groups = _integer(groups, "groups", name)
     if groups < 1 or weight.shape[0] % groups:
         raise RuntimeError(f"{name}: groups={groups} does not divide the {weight.shape[0]} input channels")
-    if any(e >= s and e >= d for e, s, d in zip(extra, steps, gaps, strict=True)):
-        raise RuntimeError(
-            f"{name}: output_padding must be smaller than either stride or dilation, got output_padding {extra}, "
-            f"stride {steps}, dilation {gaps}"
-        )
     x, batched = _batched(input, dims, name)
     if list(x.shape[2:]) != positions:
         raise RuntimeError(
             f"{name}: weight of shape {list(weight.shape)} is for inputs of size {positions}, "
             f"got input of shape {list(input.shape)}"
         )
-    size = [
-        (n - 1) * s - 2 * p + d * (k - 1) + e + 1
-        for n, s, p, d, k, e in zip(positions, steps, cut, gaps, kernel, extra, strict=True)
-    ]
-    if any(n < 1 for n in size):
-        raise RuntimeError(f"{name}: input of shape {list(input.shape)} gives an output of spatial size {size}")
+    size, flat = _transposed_window(input, kernel, steps, cut, extra, gaps, name)
     channels = weight.shape[1] * groups
     x, weight, bias = _autocast(x, weight, bias)
     _check(x, weight, bias, weight.shape[0], [channels, *size], name)
-    flat = [side for p, e in zip(cut, extra, strict=True) for side in (p, p - e)]
     if _has_kernel(x, weight, bias):
         out = local_convolution_input_grad(x, weight, [x.shape[0], channels, *size], steps, flat, gaps, groups)
     else:

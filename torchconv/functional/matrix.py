@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .conv import Ints, Padding, _per_axis, _sides
+from .conv import Ints, Padding, _per_axis, _sides, output_sides
 
 
 def conv_matrix(
@@ -53,10 +53,7 @@ def conv_matrix(
     kernel = list(weight.shape[2 : 2 + dims])
     steps, gaps = _per_axis(stride, dims, "stride", name, 1), _per_axis(dilation, dims, "dilation", name, 1)
     sides = _sides(padding, sizes, kernel, steps, gaps, name)
-    outputs = [
-        (n + sum(pair) - d * (k - 1) - 1) // s + 1
-        for n, pair, k, s, d in zip(sizes, sides, kernel, steps, gaps, strict=True)
-    ]
+    outputs = output_sides(sizes, kernel, steps, sides, gaps)
     if any(n < 1 for n in outputs):
         raise RuntimeError(
             f"{name}: kernel {kernel} with dilation {gaps} is larger than input_size={input_size} with padding {sides}"
