@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from shapes import ConvCase, case
 from test_conv import LAYOUTS, operands
 from torch.autograd import gradcheck, gradgradcheck
+from traced import check_compiled, check_vmap
 
 import torchconv
 import torchconv.autograd.conv as autograd
@@ -184,16 +185,7 @@ def test_opcheck(case: ConvCase) -> None:
 
 @pytest.mark.parametrize("operator", ["forward", "input_grad", "weight_grad"])
 def test_vmap(operator: str) -> None:
-    function, inputs = three_corners(SMALL[1])[operator]
-    inputs = [t.detach() for t in inputs]
-    for batched in range(1, 2 ** len(inputs)):
-        at = [(1 if i % 2 else 0) if batched >> i & 1 else None for i in range(len(inputs))]
-        many = [
-            t if d is None else torch.randn(3, *t.shape, dtype=t.dtype).movedim(0, d)
-            for t, d in zip(inputs, at, strict=True)
-        ]
-        one = [function(*(t if d is None else t.select(d, i) for t, d in zip(many, at, strict=True))) for i in range(3)]
-        torch.testing.assert_close(torch.func.vmap(function, tuple(at))(*many), torch.stack(one))
+    check_vmap(*three_corners(SMALL[1])[operator])
 
 
 def test_compile_and_export() -> None:
@@ -201,11 +193,9 @@ def test_compile_and_export() -> None:
         torchconv.nn.Conv2d(3, 4, 5, 2, 2, algorithm="fft"),
         torchconv.nn.Conv2d(4, 4, 3, groups=4, algorithm="fft"),
     ]
-    net, x = torch.nn.Sequential(*layers), torch.randn(2, 3, 12, 13, requires_grad=True)
+    net, x = torch.nn.Sequential(*layers), torch.randn(2, 3, 12, 13)
     compiled = torch.compile(net, fullgraph=True, backend="aot_eager")
-    tensors = (x, *net.parameters())
-    for mine, theirs in zip(*(torch.autograd.grad(f(x).sin().sum(), tensors) for f in (compiled, net)), strict=True):
-        torch.testing.assert_close(mine, theirs)
+    check_compiled(compiled, net, x)
     batch = {"input": {0: torch.export.Dim("batch", min=2, max=64)}}
     program = torch.export.export(net, (x,), dynamic_shapes=batch)
     x = torch.randn(5, 3, 12, 13)

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shapes import case
 from torch.autograd import gradcheck, gradgradcheck
+from traced import check_vmap
 
 import torchconv
 from torchconv import functional as ours
@@ -245,16 +246,7 @@ def test_gradcheck(c, operator) -> None:
 
 @pytest.mark.parametrize("operator", ["forward", "input_grad", "weight_grad"])
 def test_vmap(operator) -> None:
-    function, inputs = three_corners(case("", (2, 4, 3, 4), (4, 2, 2, 3), padding=1, groups=2))[operator]
-    inputs = [t.detach() for t in inputs]
-    for batched in range(1, 2 ** len(inputs)):
-        at = [(1 if i % 2 else 0) if batched >> i & 1 else None for i in range(len(inputs))]
-        many = [
-            t if d is None else torch.randn(3, *t.shape, dtype=t.dtype).movedim(0, d)
-            for t, d in zip(inputs, at, strict=True)
-        ]
-        one = [function(*(t if d is None else t.select(d, i) for t, d in zip(many, at, strict=True))) for i in range(3)]
-        torch.testing.assert_close(torch.func.vmap(function, tuple(at))(*many), torch.stack(one))
+    check_vmap(*three_corners(case("", (2, 4, 3, 4), (4, 2, 2, 3), padding=1, groups=2))[operator])
 
 
 def test_jacobians() -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
 from torch.func import functional_call, grad, jacfwd, jacrev, vmap
+from traced import check_compiled, check_vmap
 from transform_cases import OURS, SETS, by_definition, doubles
 
 import torchconv.autograd.reduced as reductions
@@ -159,17 +160,10 @@ def test_ties_go_to_the_first_and_nan_wins():
         assert (which == 1).all()
 
 
-@pytest.mark.parametrize("batched", ["x", "w", "b", "xw", "xb", "wb", "xwb"])
 @pytest.mark.parametrize("reduce", [None, "max", "norm"])
-def test_vmap_over_any_operands(batched, reduce):
-    sizes = {"x": (2, 4, 5, 5), "w": (6, 2, 3, 3), "b": (6,)}
-    operands = [torch.randn((3, *size) if name in batched else size).double() for name, size in sizes.items()]
-    in_dims = tuple(0 if name in batched else None for name in sizes)
-    conv = lambda x, w, b: TF.transform_conv2d(x, w, T.rotations(4), b, groups=2, reduce=reduce)  # noqa: E731
-    apart = torch.stack(
-        [conv(*(t[i] if name in batched else t for name, t in zip(sizes, operands, strict=True))) for i in range(3)]
-    )
-    torch.testing.assert_close(vmap(conv, in_dims)(*operands), apart)
+def test_vmap_over_any_operands(reduce):
+    operands = doubles((2, 4, 5, 5), (6, 2, 3, 3), (6,))
+    check_vmap(lambda x, w, b: TF.transform_conv2d(x, w, T.rotations(4), b, groups=2, reduce=reduce), operands)
 
 
 def test_func_transforms_agree_with_the_definition():
@@ -235,14 +229,7 @@ def test_compile(backend, dynamic, learnable):
     net = Net(learnable)
     compiled = torch.compile(net, fullgraph=True, backend=backend, dynamic=dynamic)
     for size in [(2, 3, 12, 13), (3, 3, 10, 9)] if dynamic else [(2, 3, 12, 13)]:
-        x = torch.randn(size, requires_grad=True)
-        y, expected = compiled(x), net(x)
-        torch.testing.assert_close(y, expected)
-        operands, g = (x, *net.parameters()), torch.randn_like(y)
-        for mine, theirs in zip(
-            torch.autograd.grad(y, operands, g), torch.autograd.grad(expected, operands, g), strict=True
-        ):
-            torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
+        check_compiled(compiled, net, torch.randn(size), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("strict", [False, True])
