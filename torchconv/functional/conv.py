@@ -298,60 +298,6 @@ def _conv_transpose(
     return out if batched else out.squeeze(0)
 
 
-def _conv_doc(dims: int) -> str:
-    axes = ("W", "H, W", "D, H, W")[dims - 1]
-    return f"""Convolution (the field's correlation) over an input of several maps.
-
-    ``out[n, o, t] = bias[o] + Σ_c Σ_k weight[o, c, k] · input[n, c, t·stride − padding + k·dilation]``,
-    where an input position off the map reads 0.
-
-    Args:
-        input: [N, C, {axes}] or [C, {axes}].
-        weight: [O, C/groups, kernel...].
-        bias: [O] or None.
-        stride, dilation: one integer or {dims}.
-        padding: zeros on both sides of an axis, one integer or {dims}; a pair (before, after) for each axis;
-            ``'valid'`` for none; ``'same'`` for an output side of ``⌈side/stride⌉``, the odd zero at the end.
-        groups: channels are cut into so many independent convolutions.
-        algorithm: ``"auto"``, or the name of the one to use (see ``torchconv.explain``).
-        activation: None, or ``"relu"`` for ``max(0, out)``, at no cost of its own.
-
-    Returns:
-        [N, O, *] (or [O, *]) with sides ``⌊(side + padding − dilation·(kernel − 1) − 1)/stride⌋ + 1``, channels-last
-        where the input or the weight is.
-
-    Raises:
-        RuntimeError: shapes that do not fit, a window larger than the padded input, or an algorithm that cannot run.
-
-    Source: ``torch.nn.functional.conv{dims}d``.
-    """
-
-
-def _conv_transpose_doc(dims: int) -> str:
-    axes = ("W", "H, W", "D, H, W")[dims - 1]
-    return f"""Transposed convolution: the input gradient of ``conv{dims}d``, run forward.
-
-    ``out[n, c, t·stride − padding + k·dilation] += weight[s, c, k] · input[n, s, t]``, plus the bias.
-
-    Args:
-        input: [N, S, {axes}] or [S, {axes}].
-        weight: [S, C/groups, kernel...].
-        bias: [C] or None.
-        stride, padding, dilation: one integer or {dims}; padding crops the output on both sides.
-        output_padding: added to the output's far side; smaller than the stride or the dilation.
-        groups: channels are cut into so many independent convolutions.
-        algorithm: ``"auto"``, or the name of the one to use.
-
-    Returns:
-        [N, C, *] (or [C, *]) with sides ``(side − 1)·stride − 2·padding + dilation·(kernel − 1) + output_padding + 1``.
-
-    Raises:
-        RuntimeError: shapes that do not fit, an empty output, or an algorithm that cannot run.
-
-    Source: ``torch.nn.functional.conv_transpose{dims}d``.
-    """
-
-
 def conv1d(
     input: Tensor,
     weight: Tensor,
@@ -364,6 +310,7 @@ def conv1d(
     algorithm: str = "auto",
     activation: str | None = None,
 ) -> Tensor:
+    """Convolution over [N, C, W], otherwise as ``conv2d``. Source: ``torch.nn.functional.conv1d``."""
     return _conv(1, input, weight, bias, stride, padding, dilation, groups, algorithm, activation)
 
 
@@ -379,6 +326,31 @@ def conv2d(
     algorithm: str = "auto",
     activation: str | None = None,
 ) -> Tensor:
+    """Convolution (the field's correlation) over an input of several maps.
+
+    ``out[n, o, t] = bias[o] + Σ_c Σ_k weight[o, c, k] · input[n, c, t·stride − padding + k·dilation]``,
+    where an input position off the map reads 0.
+
+    Args:
+        input: [N, C, H, W] or [C, H, W].
+        weight: [O, C/groups, kernel...].
+        bias: [O] or None.
+        stride, dilation: one integer or 2.
+        padding: zeros on both sides of an axis, one integer or 2; a pair (before, after) for each axis;
+            ``'valid'`` for none; ``'same'`` for an output side of ``⌈side/stride⌉``, the odd zero at the end.
+        groups: channels are cut into so many independent convolutions.
+        algorithm: ``"auto"``, or the name of the one to use (see ``torchconv.explain``).
+        activation: None, or ``"relu"`` for ``max(0, out)``, at no cost of its own.
+
+    Returns:
+        [N, O, *] (or [O, *]) with sides ``⌊(side + padding − dilation·(kernel − 1) − 1)/stride⌋ + 1``, channels-last
+        where the input or the weight is.
+
+    Raises:
+        RuntimeError: shapes that do not fit, a window larger than the padded input, or an algorithm that cannot run.
+
+    Source: ``torch.nn.functional.conv2d``.
+    """
     return _conv(2, input, weight, bias, stride, padding, dilation, groups, algorithm, activation)
 
 
@@ -394,6 +366,7 @@ def conv3d(
     algorithm: str = "auto",
     activation: str | None = None,
 ) -> Tensor:
+    """Convolution over [N, C, D, H, W], otherwise as ``conv2d``. Source: ``torch.nn.functional.conv3d``."""
     return _conv(3, input, weight, bias, stride, padding, dilation, groups, algorithm, activation)
 
 
@@ -409,6 +382,10 @@ def conv_transpose1d(
     *,
     algorithm: str = "auto",
 ) -> Tensor:
+    """Transposed convolution over [N, C, W], otherwise as ``conv_transpose2d``.
+
+    Source: ``torch.nn.functional.conv_transpose1d``.
+    """
     return _conv_transpose(1, input, weight, bias, stride, padding, output_padding, groups, dilation, algorithm)
 
 
@@ -424,6 +401,27 @@ def conv_transpose2d(
     *,
     algorithm: str = "auto",
 ) -> Tensor:
+    """Transposed convolution: the input gradient of ``conv2d``, run forward.
+
+    ``out[n, c, t·stride − padding + k·dilation] += weight[s, c, k] · input[n, s, t]``, plus the bias.
+
+    Args:
+        input: [N, S, H, W] or [S, H, W].
+        weight: [S, C/groups, kernel...].
+        bias: [C] or None.
+        stride, padding, dilation: one integer or 2; padding crops the output on both sides.
+        output_padding: added to the output's far side; smaller than the stride or the dilation.
+        groups: channels are cut into so many independent convolutions.
+        algorithm: ``"auto"``, or the name of the one to use.
+
+    Returns:
+        [N, C, *] (or [C, *]) with sides ``(side − 1)·stride − 2·padding + dilation·(kernel − 1) + output_padding + 1``.
+
+    Raises:
+        RuntimeError: shapes that do not fit, an empty output, or an algorithm that cannot run.
+
+    Source: ``torch.nn.functional.conv_transpose2d``.
+    """
     return _conv_transpose(2, input, weight, bias, stride, padding, output_padding, groups, dilation, algorithm)
 
 
@@ -439,10 +437,8 @@ def conv_transpose3d(
     *,
     algorithm: str = "auto",
 ) -> Tensor:
+    """Transposed convolution over [N, C, D, H, W], otherwise as ``conv_transpose2d``.
+
+    Source: ``torch.nn.functional.conv_transpose3d``.
+    """
     return _conv_transpose(3, input, weight, bias, stride, padding, output_padding, groups, dilation, algorithm)
-
-
-for _dims, (_forward, _transposed) in enumerate(
-    [(conv1d, conv_transpose1d), (conv2d, conv_transpose2d), (conv3d, conv_transpose3d)], 1
-):
-    _forward.__doc__, _transposed.__doc__ = _conv_doc(_dims), _conv_transpose_doc(_dims)

@@ -158,45 +158,6 @@ def _by_folding(
     return torch.nn.functional.pad(out, [side for pair in reversed(sides) for side in pair])
 
 
-_LOCAL_DOC = """Locally connected layer: a convolution whose filters differ from position to position.
-
-    ``out[n, o, t] = bias[o, t] + Σ_c Σ_k weight[o, c, k, t] · input[n, c, t·stride − padding + k·dilation]``,
-    where an input position off the map reads 0. No unfolded copy of the input is kept, nor made of more than a block of
-    it at a time.
-
-    Args:
-        input: [N, C, {axes}] or [C, {axes}].
-        weight: [O, C/groups, kernel..., positions...]: positions last, so that vectors lie along them.
-        bias: [O, positions...] or None.
-        stride, dilation: one integer or {dims}.
-        padding: as ``conv{dims}d``'s: integers, a pair (before, after) for each axis, ``'valid'`` or ``'same'``.
-        groups: channels are cut into so many independent layers.
-
-    Returns:
-        [N, O, positions...] or [O, positions...], contiguous.
-
-    Raises:
-        RuntimeError: shapes that do not fit, among them an input of another size than the weight's positions are for.
-    """
-
-_LOCAL_TRANSPOSE_DOC = """The transpose of a locally connected layer, its input gradient, run forward.
-
-    ``out[n, c, t·stride − padding + k·dilation] += weight[s, c, k, t] · input[n, s, t]``, plus the bias.
-
-    Args:
-        input: [N, S, {axes}] or [S, {axes}].
-        weight: [S, C/groups, kernel..., {axes}].
-        bias: [C, output...] or None.
-        stride, padding, output_padding, groups, dilation: as ``conv_transpose{dims}d``'s.
-
-    Returns:
-        [N, C, *] (or [C, *]) with sides ``(side − 1)·stride − 2·padding + dilation·(kernel − 1) + output_padding + 1``.
-
-    Raises:
-        RuntimeError: shapes that do not fit.
-    """
-
-
 def local_conv1d(
     input: Tensor,
     weight: Tensor,
@@ -206,6 +167,7 @@ def local_conv1d(
     dilation: Ints = 1,
     groups: int = 1,
 ) -> Tensor:
+    """Locally connected layer over [N, C, W], otherwise as ``local_conv2d``."""
     return _local_conv(1, input, weight, bias, stride, padding, dilation, groups)
 
 
@@ -218,6 +180,26 @@ def local_conv2d(
     dilation: Ints = 1,
     groups: int = 1,
 ) -> Tensor:
+    """Locally connected layer: a convolution whose filters differ from position to position.
+
+    ``out[n, o, t] = bias[o, t] + Σ_c Σ_k weight[o, c, k, t] · input[n, c, t·stride − padding + k·dilation]``,
+    where an input position off the map reads 0. No unfolded copy of the input is kept, nor made of more than a block of
+    it at a time.
+
+    Args:
+        input: [N, C, H, W] or [C, H, W].
+        weight: [O, C/groups, kernel..., positions...]: positions last, so that vectors lie along them.
+        bias: [O, positions...] or None.
+        stride, dilation: one integer or 2.
+        padding: as ``conv2d``'s: integers, a pair (before, after) for each axis, ``'valid'`` or ``'same'``.
+        groups: channels are cut into so many independent layers.
+
+    Returns:
+        [N, O, positions...] or [O, positions...], contiguous.
+
+    Raises:
+        RuntimeError: shapes that do not fit, among them an input of another size than the weight's positions are for.
+    """
     return _local_conv(2, input, weight, bias, stride, padding, dilation, groups)
 
 
@@ -231,6 +213,7 @@ def local_conv_transpose1d(
     groups: int = 1,
     dilation: Ints = 1,
 ) -> Tensor:
+    """Transpose of a locally connected layer over [N, C, W], otherwise as ``local_conv_transpose2d``."""
     return _local_conv_transpose(1, input, weight, bias, stride, padding, output_padding, groups, dilation)
 
 
@@ -244,9 +227,20 @@ def local_conv_transpose2d(
     groups: int = 1,
     dilation: Ints = 1,
 ) -> Tensor:
+    """The transpose of a locally connected layer, its input gradient, run forward.
+
+    ``out[n, c, t·stride − padding + k·dilation] += weight[s, c, k, t] · input[n, s, t]``, plus the bias.
+
+    Args:
+        input: [N, S, H, W] or [S, H, W].
+        weight: [S, C/groups, kernel..., H, W].
+        bias: [C, output...] or None.
+        stride, padding, output_padding, groups, dilation: as ``conv_transpose2d``'s.
+
+    Returns:
+        [N, C, *] (or [C, *]) with sides ``(side − 1)·stride − 2·padding + dilation·(kernel − 1) + output_padding + 1``.
+
+    Raises:
+        RuntimeError: shapes that do not fit.
+    """
     return _local_conv_transpose(2, input, weight, bias, stride, padding, output_padding, groups, dilation)
-
-
-for _dims, _pair in enumerate(((local_conv1d, local_conv_transpose1d), (local_conv2d, local_conv_transpose2d)), 1):
-    for _function, _doc in zip(_pair, (_LOCAL_DOC, _LOCAL_TRANSPOSE_DOC), strict=True):
-        _function.__doc__ = _doc.format(dims=_dims, axes=("W", "H, W")[_dims - 1])
