@@ -145,6 +145,24 @@ at::Tensor local_convolution_weight_grad(const at::Tensor& grad, const at::Tenso
   return dw;
 }
 
+// Bytes of scratch beside the operands and the result, with one thread, for explain.
+int64_t local_workspace(std::string_view direction, at::IntArrayRef input_size, at::IntArrayRef weight_size,
+                        at::IntArrayRef stride, at::IntArrayRef padding, at::IntArrayRef dilation, int64_t groups,
+                        at::ScalarType dtype) {
+  TORCH_CHECK_VALUE(direction == "forward" || direction == "input_grad" || direction == "weight_grad",
+                    "local_workspace: direction '", direction, "' is none of forward, input_grad, weight_grad");
+  const Local g = local_of(input_size, weight_size, {stride, padding, dilation, groups});
+  int64_t bytes = 0;
+  for_dtype("locally connected", dtype, [&]<class T>(T) {
+    const auto& k = kernels<T>().local;
+    const auto scratch = direction == "forward"      ? k.forward_scratch
+                         : direction == "input_grad" ? k.input_grad_scratch
+                                                     : k.weight_grad_scratch;
+    bytes = scratch(g) * sizeof(accumulator_t<T>);
+  });
+  return bytes;
+}
+
 }  // namespace
 
 TORCH_LIBRARY_IMPL(torchconv, CPU, m) {
@@ -152,5 +170,7 @@ TORCH_LIBRARY_IMPL(torchconv, CPU, m) {
   m.impl("local_convolution_input_grad", local_convolution_input_grad);
   m.impl("local_convolution_weight_grad", local_convolution_weight_grad);
 }
+
+TORCH_LIBRARY_IMPL(torchconv, CompositeExplicitAutograd, m) { m.impl("_local_workspace", local_workspace); }
 
 }  // namespace torchconv

@@ -91,6 +91,9 @@ TORCH_LIBRARY(torchconv, m) {
   m.def(
       "local_convolution_weight_grad(Tensor grad, Tensor input, SymInt[] weight_size, SymInt[] stride,"
       " SymInt[] padding, SymInt[] dilation, SymInt groups) -> Tensor");
+  m.def(
+      "_local_workspace(str direction, int[] input_size, int[] weight_size, int[] stride, int[] padding,"
+      " int[] dilation, int groups, ScalarType dtype) -> int");
 
   // Normalisation over windows of neighbouring channels, and its derivative.
   m.def("local_response_norm(Tensor input, SymInt size, float alpha, float beta, float k) -> Tensor");

@@ -8,6 +8,7 @@ import torch
 from shapes import CASES, ConvCase, case
 from torch.autograd import gradcheck, gradgradcheck
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vmap
+from traced import check_compiled, check_vmap
 
 import torchconv.autograd.conv as autograd
 import torchconv.functional as TF
@@ -247,15 +248,7 @@ def test_compile(backend: str, dynamic: bool) -> None:
     net = Net()
     compiled = torch.compile(net, fullgraph=True, backend=backend, dynamic=dynamic)
     for size in [(2, 3, 12, 13), (3, 3, 10, 9)] if dynamic else [(2, 3, 12, 13)]:
-        x = torch.randn(size, requires_grad=True)
-        y, expected = compiled(x), net(x)
-        torch.testing.assert_close(y, expected)
-        operands = (x, *net.parameters())
-        g = torch.randn_like(y)
-        for mine, theirs in zip(
-            torch.autograd.grad(y, operands, g), torch.autograd.grad(expected, operands, g), strict=True
-        ):
-            torch.testing.assert_close(mine, theirs)
+        check_compiled(compiled, net, torch.randn(size))
 
 
 @pytest.mark.parametrize("strict", [False, True])
@@ -292,18 +285,17 @@ def test_func_transforms_agree_with_the_built_in() -> None:
         torch.testing.assert_close(ours, theirs)
 
 
-@pytest.mark.parametrize("batched", ["x", "w", "b", "xw", "xb", "wb", "xwb"])
 @pytest.mark.parametrize("groups", [1, 2])
-def test_vmap_over_any_operands(batched: str, groups: int) -> None:
-    sizes = {"x": (2, 4, 5, 5), "w": (6, 4 // groups, 3, 3), "b": (6,)}
-    operands = [torch.randn((3, *size) if name in batched else size).double() for name, size in sizes.items()]
-    in_dims = tuple(0 if name in batched else None for name in sizes)
-    conv = lambda x, w, b: TF.conv2d(x, w, b, stride=2, padding=1, groups=groups)  # noqa: E731
-    together = vmap(conv, in_dims)(*operands)
-    apart = torch.stack(
-        [conv(*(t[i] if name in batched else t for name, t in zip(sizes, operands, strict=True))) for i in range(3)]
-    )
-    torch.testing.assert_close(together, apart)
+def test_vmap_over_any_operands(groups: int) -> None:
+    operands = doubles((2, 4, 5, 5), (6, 4 // groups, 3, 3), (6,))
+    check_vmap(lambda x, w, b: TF.conv2d(x, w, b, stride=2, padding=1, groups=groups), operands)
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_vmap_over_any_operands_of_a_transposed_one(dims: int) -> None:
+    operands = doubles((2, 4, *[3] * dims), (4, 3, *[2] * dims), (6,))
+    window = dict(stride=2, padding=1, output_padding=1, groups=2)
+    check_vmap(lambda x, w, b: CONV_TRANSPOSE[dims](x, w, b, **window), operands)
 
 
 def test_ensembles_by_functional_call() -> None:

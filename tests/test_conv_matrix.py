@@ -3,6 +3,8 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from shapes import CASES, case
 
 import torchconv
@@ -46,6 +48,33 @@ def test_it_is_the_locally_connected_layer(c) -> None:
     torch.testing.assert_close(matrix @ x.flatten(), y.flatten())
 
 
+@settings(max_examples=80)
+@given(st.data(), st.integers(1, 3), st.booleans())
+def test_property(data, dims, local) -> None:
+    """Any window: the product, and the gradients of filters and input, are the operator's."""
+    local = local and dims < 3
+    draw = lambda low, high: tuple(data.draw(st.integers(low, high)) for _ in range(dims))  # noqa: E731
+    groups, (ins, outs) = data.draw(st.integers(1, 2)), data.draw(st.tuples(st.integers(1, 2), st.integers(1, 3)))
+    padding = tuple(zip(draw(0, 2), draw(0, 2), strict=True))
+    c = case(
+        "", (1, ins * groups, *draw(1, 6)), (outs * groups, ins, *draw(1, 3)), draw(1, 3), padding, draw(1, 2), groups
+    )
+    if min(c.output[2:]) < 1:
+        with pytest.raises(RuntimeError, match="is larger than input_size"):
+            torchconv.conv_matrix(random(*c.weight), c.input[2:], **options(c))
+        return
+    x = random(*c.input).requires_grad_()
+    w = random(*c.weight, *(c.output[2:] if local else ())).requires_grad_()
+    operator = {1: ours.local_conv1d, 2: ours.local_conv2d}[dims] if local else CONV[dims]
+    y = operator(x, w, **options(c))
+    product = torchconv.conv_matrix(w, c.input[2:], **options(c)) @ x.flatten()
+    torch.testing.assert_close(product.reshape(y.shape), y, rtol=1e-12, atol=1e-12)
+    g = random(*y.shape)
+    grads = zip(torch.autograd.grad(product, (x, w), g.flatten()), torch.autograd.grad(y, (x, w), g), strict=True)
+    for mine, theirs in grads:
+        torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("n", [1, 2, 7, 30])
 def test_band_of_width_3(n: int) -> None:
     """3n − 2 entries either way: of 3 shared weights, or of as many as there are entries."""
@@ -73,6 +102,29 @@ def test_gradients_reach_the_filters() -> None:
     (mine,) = torch.autograd.grad(function(w).pow(2).sum(), w)
     (expected,) = torch.autograd.grad(ours.conv1d(x, w, padding=1).pow(2).sum(), w)
     torch.testing.assert_close(mine, expected)
+
+
+def test_what_a_sparse_matrix_can_be_asked() -> None:
+    """The product's transforms and export; a second derivative through the matrix is refused, not wrong."""
+    w, x = random(2, 2, 3), random(5, 12)
+    product = lambda w, x: torchconv.conv_matrix(w, 6, padding=1) @ x  # noqa: E731
+    y = ours.conv1d(x.unflatten(1, (2, 6)), w, padding=1).flatten(1)
+    torch.testing.assert_close(torch.func.vmap(lambda x: product(w, x))(x), y)
+    mine, theirs = (
+        torch.func.grad(lambda w, f=f: f(w).pow(2).sum())(w)
+        for f in (lambda w: product(w, x[0]), lambda w: ours.conv1d(x[0].reshape(2, 6), w, padding=1))
+    )
+    torch.testing.assert_close(mine, theirs)
+
+    class Dense(torch.nn.Module):
+        def forward(self, w):
+            return torchconv.conv_matrix(w, 6, padding=1).to_dense()
+
+    program = torch.export.export(Dense(), (w,))
+    torch.testing.assert_close(program.module()(2 * w), Dense()(2 * w))
+    w.requires_grad_()
+    (once,) = torch.autograd.grad(product(w, x[0]).sum(), w, create_graph=True)
+    assert not once.requires_grad
 
 
 def test_bad_inputs() -> None:

@@ -9,6 +9,7 @@ from test_conv import LAYOUTS, chosen, operands
 from test_conv_autograd import EVERY_MODE, SMALL, doubles, window
 from torch.autograd import gradcheck, gradgradcheck
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, vmap
+from traced import check_compiled, check_vmap
 
 import torchconv.autograd.conv as autograd
 import torchconv.functional as TF
@@ -207,6 +208,11 @@ def test_func_transforms_agree_with_the_built_in() -> None:
         torch.testing.assert_close(mine, theirs)
 
 
+def test_vmap_over_any_operands() -> None:
+    operands = doubles((2, 4, 5, 5), (6, 2, 3, 3), (6,))
+    check_vmap(lambda x, w, b: TF.conv2d(x, w, b, stride=2, padding=1, groups=2, activation="relu"), operands)
+
+
 class Net(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -223,14 +229,7 @@ def test_compile(backend: str, dynamic: bool) -> None:
     net = Net()
     compiled = torch.compile(net, fullgraph=True, backend=backend, dynamic=dynamic)
     for size in [(2, 3, 12, 13), (3, 3, 10, 9)] if dynamic else [(2, 3, 12, 13)]:
-        x = torch.randn(size, requires_grad=True)
-        y, expected = compiled(x), net(x)
-        torch.testing.assert_close(y, expected)
-        leaves, g = (x, *net.parameters()), torch.randn_like(y)
-        for mine, theirs in zip(
-            torch.autograd.grad(y, leaves, g), torch.autograd.grad(expected, leaves, g), strict=True
-        ):
-            torch.testing.assert_close(mine, theirs)
+        check_compiled(compiled, net, torch.randn(size))
 
 
 @pytest.mark.parametrize("strict", [False, True])

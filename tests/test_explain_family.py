@@ -34,9 +34,28 @@ def test_rows_of_layers_with_weights(name):
         assert row.algorithm in torch.ops.torchconv._algorithms()
         assert row.multiply_adds == multiply_adds
         assert row.bytes_moved > 4 * layer(x).numel()
-        assert (row.workspace_bytes is None) == ("LocallyConnected" in row.layer)  # bounded, but not asked of them
+        assert row.workspace_bytes >= 0
         assert row.error_bound >= 2e-6
     assert rows["forward"].kept_bytes >= x.nbytes
+
+
+def test_the_workspace_of_a_locally_connected_layer():
+    """What it packs and sums at a time: some of it, whatever the batch, and the transposed layer's the other way."""
+    down = nn.LocallyConnected2d(8, 6, (20, 16), 3, 2, (1, 0), dilation=2, groups=2)
+    up = nn.LocallyConnectedTranspose2d(6, 8, down.output_size, 3, 2, (1, 0), (1, 1), dilation=2, groups=2)
+    assert up.output_size == (20, 16)
+
+    def workspaces(layer, batch):
+        x = torch.randn(batch, layer.in_channels, *layer.input_size)
+        return {row.direction: row.workspace_bytes for row in torchconv.explain(layer, x.to(layer.weight))}
+
+    few, many, more = (workspaces(down, batch) for batch in (2, 64, 128))
+    assert all(few[direction] < many[direction] == more[direction] < 2 << 20 for direction in DIRECTIONS)
+    # Forward, for 16 samples at a time: 256 bytes of positions of each term, and of the sums that they become.
+    assert many["forward"] >= 256 * 16 * (4 * 9 + 3)
+    back = workspaces(up, 64)
+    assert (back["input_grad"], back["forward"], back["weight_grad"]) == tuple(many[d] for d in DIRECTIONS)
+    assert workspaces(down.double(), 64)["forward"] >= 256 * 16 * (4 * 9 + 3)
 
 
 def test_a_learned_pooling_takes_what_a_depthwise_convolution_takes():
@@ -53,7 +72,9 @@ def test_a_learned_pooling_takes_what_a_depthwise_convolution_takes():
 def test_rows_of_layers_without():
     x = torch.randn(2, 4, 8, 8)
     for layer, algorithm in (
-        (nn.LocalResponseNorm(3), "direct"), (nn.GroupPool2d("p4"), "built-in"), (nn.MaxPool2d(2), "direct")
+        (nn.LocalResponseNorm(3), "direct"), (nn.GroupPool2d("p4"), "built-in"),
+        (nn.GroupBatchNorm2d(1), "built-in"), (nn.BlockPool2d(torch.nn.Flatten(), 2), "built-in"),
+        (nn.MaxPool2d(2), "direct"),
     ):  # fmt: skip
         rows = list(torchconv.explain(layer, x))
         assert [row.direction for row in rows] == list(DIRECTIONS[:2])
@@ -63,6 +84,32 @@ def test_rows_of_layers_without():
     y, where = torch.nn.functional.max_pool2d(x, 2, return_indices=True)
     rows = list(torchconv.explain(nn.MaxUnpool2d(2), y, where))
     assert [(row.direction, row.algorithm) for row in rows] == [("forward", "direct"), ("input_grad", "direct")]
+
+
+def test_rows_of_a_network_on_blocks():
+    """The copies are the layer's own; what is made of them is its layers', whose rows come after, part by part."""
+    x = torch.randn(3, 4, 8, 6)
+    pool = nn.BlockPool2d(torch.nn.Sequential(nn.Conv2d(4, 5, 2), torch.nn.Flatten()), (4, 2), (2, 2), at_once=100)
+    rows = list(torchconv.explain(pool, x))
+    assert [row.name for row in rows[:3]] == ["", "", "network.0"]
+    assert rows[-1].name == "network.0#9"  # 3 samples of 3 rows of 3 blocks, 96 elements each, a row at a time
+    first, back = rows[:2]
+    assert (first.layer, first.direction, back.direction) == ("BlockPool2d", "forward", "input_grad")
+    assert first.refused == ("the network's own layers, on 27 blocks",)
+    y = pool(x)
+    assert first.bytes_moved == x.nbytes + 4 * 27 * 32 + y.nbytes
+    assert first.workspace_bytes == 4 * 3 * 32
+    larger = nn.BlockPool2d(pool.network, (4, 2), (2, 2), at_once=700)  # two samples of 288 elements
+    assert next(iter(torchconv.explain(larger, x))).workspace_bytes == 4 * 2 * 288
+    assert sum(row.kept_bytes for row in rows) >= 4 * 27 * 32  # its convolution keeps the blocks
+    assert first.kept_bytes == 0
+
+
+def test_what_a_group_batch_norm_keeps():
+    rows = list(torchconv.explain(nn.GroupBatchNorm2d(2, "p4"), x := torch.randn(2, 8, 5, 5)))
+    assert rows[0].refused == ("torch's own batch norm over the group",)
+    assert rows[0].bytes_moved == 2 * x.nbytes
+    assert x.nbytes <= rows[0].kept_bytes < 2 * x.nbytes
 
 
 def network():
@@ -90,7 +137,7 @@ def test_what_is_ours_alone_stays_and_what_is_in_it_is_converted():
     assert [type(module) for module in model][6:] == [nn.LocalResponseNorm, nn.ConvTranspose2d]
     torch.testing.assert_close(model(x), before)
     explained = torchconv.explain(model, x)
-    called = ["0", "1", "2", "3", "4", "5.network.0", "6", "7"]
+    called = ["0", "1", "2", "3", "4", "5", "5.network.0", "6", "7"]
     assert list(dict.fromkeys(row.name for row in explained)) == called
     torchconv.revert(model, report=(left := []))
     assert not left

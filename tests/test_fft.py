@@ -7,9 +7,15 @@ import math
 
 import pytest
 import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from shapes import ConvCase, case
 from test_conv import LAYOUTS, operands
+from torch.autograd import gradcheck, gradgradcheck
+from traced import check_compiled, check_vmap
 
+import torchconv
+import torchconv.autograd.conv as autograd
 import torchconv.functional as TF
 
 F = torch.nn.functional
@@ -62,6 +68,52 @@ def test_against_float64(case: ConvCase, layout: str) -> None:
             assert float((y.double() - y64).norm() / y64.norm()) < bound, dtype
 
 
+CONV = {1: (TF.conv1d, F.conv1d), 2: (TF.conv2d, F.conv2d), 3: (TF.conv3d, F.conv3d)}
+
+
+@st.composite
+def configurations(draw) -> ConvCase:
+    dims, groups = draw(st.integers(1, 3)), draw(st.integers(1, 3))
+    axis = lambda low, high: tuple(draw(st.integers(low, high)) for _ in range(dims))  # noqa: E731
+    ins = 1 if draw(st.booleans()) else draw(st.integers(1, 3))  # depth-wise, with a multiplier or without
+    size, kernel = axis(1, (120, 40, 8)[dims - 1]), axis(1, (40, 12, 4)[dims - 1])
+    window = dict(stride=axis(1, 4), padding=axis(0, 6), dilation=axis(1, 3), groups=groups)
+    return case(
+        "drawn",
+        (draw(st.integers(1, 3)), ins * groups, *size),
+        (draw(st.integers(1, 3)) * groups, ins, *kernel),
+        **window,
+    )
+
+
+@settings(max_examples=150)
+@given(configurations(), st.sampled_from([torch.float32, torch.float64]), st.sampled_from(list(LAYOUTS)))
+def test_any_configuration(case: ConvCase, dtype: torch.dtype, layout: str) -> None:
+    """Values and gradients against the built-in's in float64.
+
+    A transform of n points errs by no more than 7·log₂ n roundings of its operand's norm (Higham, theorem 24.2), so a
+    product through three of them by 21·log₂ n roundings of ‖a‖·‖b‖, and so, summed over channels and samples, do all
+    three directions. The built-in's sums err by as many roundings of that as they have terms. Were the output's norm
+    the measure, one whose terms happen to cancel would fail.
+    """
+    assume(min(case.output[2:]) >= 1)
+    ours, built_in = CONV[case.dims]
+    x, w, _, g = operands(case, dtype, layout)
+    exact = [t.double().requires_grad_() for t in (x, w)]
+    window = (None, case.stride, [before for before, _ in case.padding], case.dilation, case.groups)
+    y, y64 = ours(x.requires_grad_(), w.requires_grad_(), *window, algorithm="fft"), built_in(*exact, *window)
+    mine, theirs = (y, *torch.autograd.grad(y, (x, w), g)), (y64, *torch.autograd.grad(y64, exact, g.double()))
+    # Points of a tile: no more than the padded input and the filter take, rounded up to a power of two.
+    points = [2 * (n + 2 * p + d * k) for n, (p, _), d, k in zip(
+        case.input[2:], case.padding, case.dilation, case.weight[2:], strict=True)]  # fmt: skip
+    allowed = (21 * math.log2(math.prod(points)) + 3) * torch.finfo(dtype).eps / 2
+    allowed += max(x.numel(), w.numel(), g.numel()) * torch.finfo(torch.float64).eps / 2
+    norm_x, norm_w, norm_g = (float(t.detach().double().norm()) for t in (x, w, g))
+    for one, other, scale in zip(mine, theirs, (norm_x * norm_w, norm_g * norm_w, norm_g * norm_x), strict=True):
+        assert one.dtype == dtype
+        assert float((one.double() - other).detach().norm()) <= allowed * scale
+
+
 @pytest.mark.parametrize("case", CASES[:8], ids=str)
 def test_bitwise_for_threads_and_batch(case: ConvCase) -> None:
     x, w, b, g = operands(case, torch.float32, "contiguous")
@@ -88,6 +140,68 @@ def test_a_nan_stays_in_its_sample_and_reaches_all_that_see_it() -> None:
     theirs, ours = F.conv2d(x, w, padding=4).isnan(), TF.conv2d(x, w, padding=4, algorithm="fft").isnan()
     assert not (theirs & ~ours).any()
     assert not ours[[0, 2]].any()
+
+
+# ---- derivatives and transforms: each direction's are the other two, by the same algorithm ----
+
+SMALL = [
+    case("strided", (2, 2, 5, 4), (2, 2, 3, 2), stride=(2, 3), padding=((1, 2), (0, 1))),
+    case("grouped_dilated", (1, 4, 4, 4), (4, 2, 2, 2), padding=1, dilation=2, groups=2),
+    case("depthwise", (2, 2, 3, 3), (4, 1, 3, 3), padding=1, groups=2),
+    case("1d", (2, 2, 6), (3, 2, 4), padding=2),
+    case("3d", (1, 1, 3, 2, 3), (2, 1, 2, 2, 2), padding=1, stride=2),
+]
+
+
+def three_corners(case: ConvCase) -> dict:
+    x, w, b, g = (t.requires_grad_() for t in operands(case, torch.float64, "contiguous"))
+    rest = (case.stride, case.flat_padding, case.dilation, case.groups, "fft")
+    last = torch.contiguous_format
+    return {
+        "forward": (lambda x, w, b: autograd.convolution(x, w, b, *rest), (x, w, b)),
+        "input_grad": (lambda g, w: autograd.convolution_input_grad(g, w, case.input, *rest), (g, w)),
+        "weight_grad": (lambda g, x: autograd.convolution_weight_grad(g, x, case.weight, *rest, last), (g, x)),
+    }
+
+
+@pytest.mark.parametrize("operator", ["forward", "input_grad", "weight_grad"])
+@pytest.mark.parametrize("case", SMALL, ids=str)
+def test_gradcheck(case: ConvCase, operator: str) -> None:
+    function, inputs = three_corners(case)[operator]
+    assert gradcheck(function, inputs, check_forward_ad=True, check_batched_grad=True, check_batched_forward_grad=True)
+    assert gradgradcheck(function, inputs, check_fwd_over_rev=True, check_batched_grad=True)
+
+
+@pytest.mark.parametrize("case", SMALL, ids=str)
+def test_opcheck(case: ConvCase) -> None:
+    x, w, b, g = (t.requires_grad_() for t in operands(case, torch.float64, "contiguous"))
+    rest = (case.stride, case.flat_padding, case.dilation, case.groups, "fft")
+    torch.library.opcheck(ops.convolution.default, (x, w, b, *rest))
+    torch.library.opcheck(ops.convolution_input_grad.default, (g, w, list(case.input), *rest))
+    torch.library.opcheck(
+        ops.convolution_weight_grad.default, (g, x, list(case.weight), *rest, torch.contiguous_format)
+    )
+
+
+@pytest.mark.parametrize("operator", ["forward", "input_grad", "weight_grad"])
+def test_vmap(operator: str) -> None:
+    check_vmap(*three_corners(SMALL[1])[operator])
+
+
+def test_compile_and_export() -> None:
+    layers = [
+        torchconv.nn.Conv2d(3, 4, 5, 2, 2, algorithm="fft"),
+        torchconv.nn.Conv2d(4, 4, 3, groups=4, algorithm="fft"),
+    ]
+    net, x = torch.nn.Sequential(*layers), torch.randn(2, 3, 12, 13)
+    compiled = torch.compile(net, fullgraph=True, backend="aot_eager")
+    check_compiled(compiled, net, x)
+    batch = {"input": {0: torch.export.Dim("batch", min=2, max=64)}}
+    program = torch.export.export(net, (x,), dynamic_shapes=batch)
+    x = torch.randn(5, 3, 12, 13)
+    assert torch.equal(program.module()(x), net(x))
+    named = [node.args[-1] for node in program.graph.nodes if "torchconv.convolution" in str(node.target)]
+    assert named == ["fft", "fft"]
 
 
 def test_relu_and_no_sample() -> None:

@@ -5,6 +5,7 @@ import pickle
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -98,20 +99,22 @@ def test_other_layers_are_measured():
 
 
 def by_definition(layer, x):
-    """y[o, g] = bias[o] + Σ_{c, h} x[c, h] ⋆ (T_g w[o, c, g⁻¹h]), element by element, ungrouped."""
+    """y[o, g] = bias[o] + Σ_{c, h} x[c, h] ⋆ (T_g w[o, c, g⁻¹h]), element by element; c the channels of o's block."""
     group, order = layer.group, len(layer.group)
     inverses, products = group.inverses(), group.products()
+    ins, outs = layer.in_channels // layer.groups, layer.out_channels // layer.groups
     out = []
     for o in range(layer.out_channels):
         for g in range(order):
             total = 0
-            for c in range(layer.in_channels):
+            for c in range(ins):
                 sources = [None] if layer.lifting else range(order)
                 for h in sources:
                     w = layer.weight[o, c] if h is None else layer.weight[o, c * order + products[inverses[g]][h]]
                     turned = torchconv.functional.transform_filters(w[None, None], T.matrices([group.matrices[g]]))
-                    plane = x[:, [c if h is None else c * order + h]]
-                    total = total + torch.nn.functional.conv2d(plane, turned, padding=1)
+                    source = o // outs * ins + c
+                    plane = x[:, [source if h is None else source * order + h]]
+                    total = total + F.conv2d(plane, turned, None, layer.stride, layer.padding, layer.dilation)
             out.append(total + layer.bias[o])
     return torch.cat(out, 1)
 
@@ -152,6 +155,59 @@ def test_gradcheck(lifting):
     assert gradgradcheck(function, operands)
 
 
+def agree(mine, theirs, operands):
+    """In values and in gradients, which are sums of the same products in another order."""
+    torch.testing.assert_close(mine, theirs, rtol=1e-11, atol=1e-11)
+    g = torch.randn_like(mine)
+    for a, e in zip(torch.autograd.grad(mine, operands, g), torch.autograd.grad(theirs, operands, g), strict=True):
+        torch.testing.assert_close(a, e, rtol=1e-11, atol=1e-11)
+
+
+@settings(max_examples=40)
+@given(
+    st.sampled_from([*GROUPS, T.dihedral(2), T.rotations(3), T.reflections()]),
+    st.booleans(), st.integers(1, 4), st.integers(1, 3), st.integers(0, 2), st.integers(1, 2), st.integers(1, 2),
+    st.integers(1, 2), st.integers(7, 9), st.integers(7, 9),
+)  # fmt: skip
+def test_any_is_the_definition(group, lifting, kernel, stride, padding, dilation, groups, maps, height, width):
+    layer = GroupConv2d(
+        groups, maps * groups, kernel, group, stride, padding, dilation, groups, lifting=lifting, dtype=torch.float64
+    )
+    channels = groups * (1 if lifting else len(layer.group))
+    x = torch.randn(2, channels, height, width, dtype=torch.float64, requires_grad=True)
+    agree(layer(x), by_definition(layer, x), (x, *layer.parameters()))
+
+
+def pooled_by_definition(x, order, reduce):
+    """Channel by channel, its elements one after the other."""
+    out = []
+    for c in range(x.shape[1] // order):
+        elements = [x[:, c * order + g] for g in range(order)]
+        if reduce == "max":
+            best = elements[0]
+            for other in elements[1:]:
+                best = torch.where(other > best, other, best)
+        else:
+            best = sum(elements) / order if reduce == "mean" else sum(e.square() for e in elements).sqrt()
+        out.append(best)
+    return torch.stack(out, 1)
+
+
+@settings(max_examples=40)
+@given(
+    st.sampled_from([*GROUPS, T.dihedral(2), T.rotations(2), T.rotations(3), T.reflections()]),
+    st.sampled_from(["max", "mean", "norm"]), st.integers(0, 3), st.integers(1, 3), st.integers(1, 6), st.booleans(),
+)  # fmt: skip
+def test_any_pooling(group, reduce, batch, channels, side, last):
+    pool = GroupPool2d(group, reduce)
+    x = torch.randn(batch, channels * pool.order, side, side, dtype=torch.float64)
+    x = (x.contiguous(memory_format=torch.channels_last) if last else x).requires_grad_()
+    agree(pool(x), pooled_by_definition(x, pool.order, reduce), x)
+    if batch and pool.order != 3:  # a third of a turn interpolates
+        assert check_equivariance(pool, group, x) < 1e-14
+        torch.testing.assert_close(pool(x[0]), pool(x)[0])
+
+
 @settings(max_examples=40)
 @given(
     st.sampled_from([*GROUPS, T.dihedral(2), T.rotations(2), T.reflections()]),
@@ -168,8 +224,23 @@ def test_any(group, lifting, kernel, padding, dilation, groups, maps, size, layo
     assert check_equivariance(layer, group, x, integers=True) == 0
 
 
+@pytest.mark.parametrize("make", [*(lambda r=r: GroupPool2d("p4", r) for r in ("max", "mean", "norm")),
+                                  lambda: GroupBatchNorm2d(2, "p4"), lambda: GroupBatchNorm2d(2, "p4").eval()],
+                         ids=["max", "mean", "norm", "batch_norm", "batch_norm_eval"])  # fmt: skip
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_derivatives_of_layers_on_regular_maps(make, layout):
+    layer = make().double()
+    x = torch.randn(3, 8, 2, 3, dtype=torch.float64).contiguous(memory_format=layout).requires_grad_()
+    assert gradcheck(layer, x, check_forward_ad=True, check_batched_grad=True)
+    assert gradgradcheck(layer, x)
+    layer.eval()  # in training statistics would change in place, which vmap refuses
+    many = torch.stack([x.detach(), 2 * x.detach()])
+    many = many.movedim(2, 4).contiguous().movedim(4, 2) if layout == torch.channels_last else many
+    torch.testing.assert_close(vmap(layer)(many), torch.stack([layer(one) for one in many]))
+
+
 def test_compile_export_and_copies():
-    net, x = network("p4m").eval(), torch.randn(2, 2, 7, 7)
+    net, x = nn.Sequential(*network("p4m"), GroupPool2d("p4m", "norm")).eval(), torch.randn(2, 2, 7, 7)
     torch.testing.assert_close(torch.compile(net, fullgraph=True, backend="aot_eager")(x), net(x))
     batch = {"input": {0: torch.export.Dim("batch", min=2, max=64)}}
     program = torch.export.export(net, (x,), dynamic_shapes=batch)

@@ -27,6 +27,30 @@ def test_it_starts_as_mean_pooling(channels, window, memory_format) -> None:
     assert pool.weight.numel() == (channels or 1) * pool.kernel_size[0] * pool.kernel_size[1]
 
 
+@settings(max_examples=40)
+@given(
+    kernel=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    stride=st.none() | st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    padding=st.tuples(st.integers(0, 2), st.integers(0, 2)),
+    size=st.tuples(st.integers(4, 9), st.integers(4, 9)),
+    maps=st.integers(1, 5),
+    shared=st.booleans(),
+)
+def test_learned_property(kernel, stride, padding, size, maps, shared) -> None:
+    """Whatever it has learned: each window of a map times that map's filter, or times the one of all."""
+    pool = nn.LearnedPool2d(None if shared else maps, kernel, stride, padding, dtype=torch.float64)
+    torch.nn.init.normal_(pool.weight)
+    x = torch.randn(2, maps, *size, dtype=torch.float64, requires_grad=True)
+    padded = F.pad(x, (padding[1], padding[1], padding[0], padding[0]))
+    windows = padded.unfold(2, kernel[0], pool.stride[0]).unfold(3, kernel[1], pool.stride[1])
+    expected = (windows * pool.weight[:, 0, None, None]).sum((-2, -1))
+    y, g = pool(x), torch.randn_like(expected)
+    torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-12)
+    grads = [torch.autograd.grad(t, (x, pool.weight), g) for t in (y, expected)]
+    for mine, theirs in zip(*grads, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
+
+
 def test_worked_example() -> None:
     x = torch.tensor([[1.0, 1, 2, 4], [5, 6, 7, 8], [3, 2, 1, 0], [1, 2, 3, 4]])[None]
     assert torch.equal(nn.LearnedPool2d(1, 2)(x)[0], torch.tensor([[3.25, 5.25], [2, 2]]))
@@ -96,7 +120,7 @@ def test_blocks_gradcheck() -> None:
     def function(x, *values):
         return torch.func.functional_call(pool, dict(zip(parameters, values, strict=True)), (x,))
 
-    assert gradcheck(function, (x, *parameters.values()), check_forward_ad=True, check_batched_grad=True)
+    assert gradcheck(function, (x, *parameters.values()), **EVERY_MODE)
     assert gradgradcheck(function, (x, *parameters.values()))
 
 
@@ -110,6 +134,11 @@ def test_compile_export_and_vmap(make) -> None:
     torch.testing.assert_close(*(torch.autograd.grad(f(x).pow(2).sum(), x)[0] for f in (compiled, pool)))
     torch.testing.assert_close(torch.export.export(pool, (x,)).module()(x), pool(x))
     torch.testing.assert_close(torch.func.vmap(pool)(x), pool(x))
+    many = {name: torch.stack([p, 2 * p]).detach() for name, p in pool.named_parameters()}
+    together = torch.func.vmap(lambda p: torch.func.functional_call(pool, p, (x,)))(many)
+    for i in range(2):
+        alone = torch.func.functional_call(pool, {name: p[i] for name, p in many.items()}, (x,))
+        torch.testing.assert_close(together[i], alone)
 
 
 def test_bad_inputs() -> None:

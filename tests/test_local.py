@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shapes import case
 from torch.autograd import gradcheck, gradgradcheck
+from traced import check_vmap
 
 import torchconv
 from torchconv import functional as ours
@@ -129,6 +130,42 @@ def test_property(batch, channels, size, kernel, stride, dilation, padding) -> N
         check(c, torch.float64)
 
 
+@settings(max_examples=60)
+@given(
+    batch=st.integers(1, 3),
+    channels=st.tuples(sides, sides, st.integers(1, 2)),
+    size=st.lists(st.integers(1, 5), min_size=1, max_size=2).map(tuple),
+    axes=st.lists(st.tuples(sides, sides, sides, st.integers(0, 2), st.integers(0, 2)), min_size=2, max_size=2),
+)
+def test_transpose_property(batch, channels, size, axes) -> None:
+    """It is the gradient of the layer that it transposes, by the definition; and its own gradients are that one's."""
+    ins, outs, groups = channels
+    kernel, stride, dilation, padding, extra = (tuple(axis[i] for axis in axes[: len(size)]) for i in range(5))
+    extra = tuple(min(e, max(s, d) - 1) for e, s, d in zip(extra, stride, dilation, strict=True))
+    large = tuple(
+        (n - 1) * s - 2 * p + d * (k - 1) + e + 1
+        for n, s, p, d, k, e in zip(size, stride, padding, dilation, kernel, extra, strict=True)
+    )
+    transposed = (ours.local_conv_transpose1d, ours.local_conv_transpose2d)[len(size) - 1]
+    options = (stride, padding, extra, groups, dilation)
+    x = torch.randn(batch, ins * groups, *size, dtype=torch.float64, requires_grad=True)
+    w = torch.randn(ins * groups, outs, *kernel, *size, dtype=torch.float64, requires_grad=True)
+    if min(large) < 1:
+        with pytest.raises(RuntimeError, match="gives an output of spatial size"):
+            transposed(x, w, None, *options)
+        return
+    b = torch.randn(outs * groups, *large, dtype=torch.float64, requires_grad=True)
+    pairs = tuple((p, p - e) for p, e in zip(padding, extra, strict=True))
+    c = case("drawn", (batch, outs * groups, *large), (ins * groups, outs, *kernel), stride, pairs, dilation, groups)
+    z = torch.zeros(c.input, dtype=torch.float64, requires_grad=True)
+    (expected,) = torch.autograd.grad(definition(c, z, w), z, x, create_graph=True)
+    y, expected = transposed(x, w, b, *options), expected + b
+    torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-12)
+    g = torch.randn_like(y)
+    for mine, theirs in zip(*(torch.autograd.grad(t, (x, w, b), g) for t in (y, expected)), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
+
+
 def test_with_the_same_filters_everywhere_it_is_a_convolution() -> None:
     x, w = torch.randn(2, 4, 8, 9, dtype=torch.float64), torch.randn(6, 2, 3, 3, dtype=torch.float64)
     options = dict(stride=(2, 1), padding=((1, 2), (0, 1)), dilation=(1, 2), groups=2)
@@ -209,16 +246,7 @@ def test_gradcheck(c, operator) -> None:
 
 @pytest.mark.parametrize("operator", ["forward", "input_grad", "weight_grad"])
 def test_vmap(operator) -> None:
-    function, inputs = three_corners(case("", (2, 4, 3, 4), (4, 2, 2, 3), padding=1, groups=2))[operator]
-    inputs = [t.detach() for t in inputs]
-    for batched in range(1, 2 ** len(inputs)):
-        at = [(1 if i % 2 else 0) if batched >> i & 1 else None for i in range(len(inputs))]
-        many = [
-            t if d is None else torch.randn(3, *t.shape, dtype=t.dtype).movedim(0, d)
-            for t, d in zip(inputs, at, strict=True)
-        ]
-        one = [function(*(t if d is None else t.select(d, i) for t, d in zip(many, at, strict=True))) for i in range(3)]
-        torch.testing.assert_close(torch.func.vmap(function, tuple(at))(*many), torch.stack(one))
+    check_vmap(*three_corners(case("", (2, 4, 3, 4), (4, 2, 2, 3), padding=1, groups=2))[operator])
 
 
 def test_jacobians() -> None:

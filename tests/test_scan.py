@@ -2,7 +2,10 @@
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
+from torch.autograd import gradcheck, gradgradcheck
 
 import torchconv
 
@@ -40,6 +43,46 @@ def test_the_same_answers_at_every_position(window, size, stride) -> None:
     network = torchconv.scan(model, window, stride)
     torch.testing.assert_close(network(x), at_every_position(model, x, window, stride))
     assert [name for name, _ in network.named_children()] == [name for name, _ in model.named_children()]
+
+
+@settings(max_examples=40)
+@given(st.data(), st.integers(1, 3), st.integers(1, 3), st.booleans())
+def test_property(data, dims, maps, flat) -> None:
+    """Any window, stride, map and depth, with and without biases and norms: values, and the weights' gradients."""
+    axes = [data.draw(st.tuples(st.integers(1, 4), st.integers(0, 5), st.integers(1, 3))) for _ in range(dims)]
+    sides, beyond, stride = ([axis[i] for axis in axes] for i in range(3))
+    window = (maps, *sides)
+    layers, width = [] if flat else [nn.Flatten()], int(torch.Size(window).numel())
+    for _ in range(data.draw(st.integers(1, 3))):
+        out = data.draw(st.integers(1, 5))
+        layers.append(nn.Linear(width, out, bias=data.draw(st.booleans())))
+        layers += data.draw(st.sampled_from([[], [nn.BatchNorm1d(out)], [nn.Tanh()], [nn.Dropout(0.5), nn.PReLU(out)]]))
+        width = out
+    model = nn.Sequential(*layers).double().eval()
+    network = torchconv.scan(model, window, stride)
+    x = torch.randn(2, maps, *(k + n for k, n in zip(sides, beyond, strict=True)), dtype=torch.float64)
+    taken = (lambda patches: model(patches.flatten(1))) if flat else model
+    y, expected = network(x), at_every_position(taken, x, window, stride)
+    torch.testing.assert_close(y, expected, rtol=1e-11, atol=1e-11)
+    g = torch.randn_like(y)
+    grads = [torch.autograd.grad(out, list(of.parameters()), g) for out, of in ((y, network), (expected, model))]
+    for mine, theirs in zip(*grads, strict=True):
+        torch.testing.assert_close(mine.reshape(theirs.shape), theirs, rtol=1e-11, atol=1e-11)
+
+
+def test_derivatives_compile_export_and_vmap() -> None:
+    network = torchconv.scan(mlp(2, 3, 2), (2, 3, 2), (2, 1))
+    x = torch.randn(2, 2, 5, 4, dtype=torch.float64, requires_grad=True)
+    assert gradcheck(network, x, check_forward_ad=True, check_batched_grad=True, check_batched_forward_grad=True)
+    assert gradgradcheck(network, x, check_fwd_over_rev=True)
+    compiled = torch.compile(network, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), network(x))
+    torch.testing.assert_close(*(torch.autograd.grad(f(x).pow(2).sum(), x)[0] for f in (compiled, network)))
+    batch = {"input": {0: torch.export.Dim("batch", min=2, max=64)}}
+    program = torch.export.export(network, (x,), dynamic_shapes=batch)
+    many = torch.randn(3, 5, 2, 5, 4, dtype=torch.float64)
+    torch.testing.assert_close(program.module()(many[0]), network(many[0]))
+    torch.testing.assert_close(torch.func.vmap(network)(many), torch.stack([network(one) for one in many]))
 
 
 def test_a_trained_network_with_norm_and_softmax() -> None:

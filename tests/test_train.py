@@ -1,12 +1,7 @@
-"""`python -m train`: data, networks, recipes, checkpoints, report, and what it refuses.
-
-The data sets that are not in a package are tested where the environment variable TORCHCONV_DATA names the directory
-that holds them, as torchvision lays them out.
-"""
+"""`python -m train`: networks, recipes, checkpoints, report, and what it refuses."""
 
 import csv
 import itertools
-import os
 import shutil
 import subprocess
 import sys
@@ -16,11 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from torch import Generator, Tensor, nn
+from torch import nn
 
 from train.__main__ import main
-from train._torchvision import torchvision
-from train.data import SOURCES, Data, EvenBatches, ImageBatches, random_flip, random_shift, rotate, split
+from train.data import Data
 from train.equivariant import PLAIN
 from train.models import MODELS, OWN_MODELS, build, initialise
 from train.module import Classifier, cosine, one_cycle
@@ -28,7 +22,6 @@ from train.report import learning_curve, read_metrics, summary
 
 ROOT = Path(__file__).parent.parent
 RECIPES = sorted((ROOT / "train" / "recipes").glob("*.yaml"))
-FULL_DATA = os.environ.get("TORCHCONV_DATA")
 # One epoch of training without the bar, and without drawing from a machine's accelerator.
 SHORT = ["--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"]
 
@@ -139,166 +132,6 @@ def test_backends_are_the_same_network(name: str) -> None:
     for (key, a), b in zip(ours.named_parameters(), builtin.parameters(), strict=True):
         assert torch.equal(a, b), key
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-6, atol=1e-10, msg=lambda m, key=key: f"{key}: {m}")
-
-
-# -------------------------------------------------------------------------------------------------------------- data
-
-
-def numbered(n: int) -> tuple[Tensor, Tensor]:
-    """n one-channel images that each hold their own number in two bytes, in three classes."""
-    images = torch.zeros(n, 1, 32, 32, dtype=torch.uint8)
-    images[:, 0, 0, 0], images[:, 0, 0, 1] = torch.arange(n) // 256, torch.arange(n) % 256
-    return images, torch.arange(n) % 3
-
-
-def numbers(images: Tensor) -> list[int]:
-    return (images[:, 0, 0, 0].long() * 256 + images[:, 0, 0, 1].long()).tolist()
-
-
-def test_split_is_disjoint_stratified_and_always_the_same() -> None:
-    rest, aside = split(numbered(900), 300)
-    assert sorted(numbers(rest[0]) + numbers(aside[0])) == list(range(900))
-    assert aside[1].bincount().tolist() == [100, 100, 100]
-    assert all(n % 3 == label for n, label in zip(numbers(aside[0]), aside[1].tolist(), strict=True))
-    torch.manual_seed(123)
-    assert numbers(split(numbered(900), 300)[1][0]) == numbers(aside[0])
-
-
-def test_digits() -> None:
-    data = Data("digits")
-    data.setup()
-    assert {part: tuple(images.shape) for part, (images, _) in data.splits.items()} == {
-        "train": (1257, 1, 32, 32),
-        "validation": (180, 1, 32, 32),
-        "test": (360, 1, 32, 32),
-    }
-    rows = [bytes(image.numpy()) for images, _ in data.splits.values() for image in images]
-    assert len(set(rows)) == 1797  # no image in two parts
-    check_normalised(data)
-
-
-def check_normalised(data: Data) -> None:
-    data.augment = False
-    images, labels = (torch.cat(parts) for parts in zip(*data.train_dataloader(), strict=True))
-    assert images.dtype == torch.float32
-    assert labels.dtype == torch.int64
-    assert labels.unique().tolist() == list(range(10))
-    if data.name in ("mnist", "rotmnist"):
-        images = images[:, :, 2:-2, 2:-2]  # Its mean and deviation are those without the margin.
-    assert images.mean((0, 2, 3)).abs().max() < 0.005
-    assert (images.std((0, 2, 3)) - 1).abs().max() < 0.005
-
-
-@pytest.mark.parametrize("world", [1, 2, 3])
-@pytest.mark.parametrize(("n", "batch_size"), [(1, 4), (12, 4), (13, 4), (100, 7), (3, 1)])
-def test_each_index_once_an_epoch_over_all_processes(n: int, batch_size: int, world: int) -> None:
-    shares = [list(EvenBatches(n, batch_size, Generator(), 5, rank, world)) for rank in range(world)]
-    lengths = {len(share) for share in shares}
-    assert lengths == {len(EvenBatches(n, batch_size, None, 0, 0, world))}
-    assert sorted(i for share in shares for batch in share for i in batch.tolist()) == list(range(n))
-    sizes = [len(batch) for share in shares for batch in share]
-    assert max(sizes) <= batch_size
-    assert max(sizes) - min(sizes) <= 1
-
-
-def test_order_is_a_function_of_seed_and_epoch() -> None:
-    def order(seed: int, epoch: int) -> list[int]:
-        sampler = EvenBatches(50, 8, Generator(), seed)
-        sampler.set_epoch(epoch)
-        return torch.cat(list(sampler)).tolist()
-
-    assert order(0, 0) == order(0, 0)
-    assert len({tuple(order(seed, epoch)) for seed in (0, 1) for epoch in (0, 1)}) == 4
-
-
-def test_evaluation_is_in_order() -> None:
-    assert torch.cat(list(EvenBatches(50, 8))).tolist() == list(range(50))
-
-
-def test_loader_covers_each_image_once_with_its_label() -> None:
-    images = numbered(700)
-    batches = ImageBatches(images, SOURCES["digits"])
-    (mean,), (std,) = SOURCES["digits"].mean, SOURCES["digits"].std
-    seen = []
-    for index in EvenBatches(700, 64, Generator()):
-        pixels, labels = batches[index]
-        restored = (pixels * std + mean).mul(255).round()
-        seen += list(zip(numbers(restored), labels.tolist(), strict=True))
-    assert sorted(seen) == [(n, n % 3) for n in range(700)]
-
-
-def test_shift_moves_each_image_by_a_draw_of_its_own() -> None:
-    images = torch.zeros(500, 2, 9, 9, dtype=torch.uint8)
-    images[:, :, 4, 4] = 7
-    moved = random_shift(images, 2, Generator().manual_seed(0))
-    assert moved.shape == images.shape
-    assert moved.dtype == torch.uint8
-    assert torch.equal(moved[:, 0], moved[:, 1])
-    assert (moved.flatten(1).sum(1) == 14).all()
-    places = moved[:, 0].nonzero()[:, 1:].unique(dim=0)
-    assert places.tolist() == [[y, x] for y in range(2, 7) for x in range(2, 7)]
-
-
-def test_shift_brings_in_black_at_the_edge() -> None:
-    images = torch.full((200, 1, 4, 4), 9, dtype=torch.uint8)
-    sums = random_shift(images, 1, Generator().manual_seed(0)).flatten(1).sum(1).unique()
-    assert sums.tolist() == [9 * 9, 9 * 12, 9 * 16]
-
-
-def test_flip_mirrors_about_half() -> None:
-    images = torch.randint(255, (1000, 3, 4, 4), dtype=torch.uint8)
-    flipped = random_flip(images, Generator().manual_seed(0))
-    assert flipped.dtype == torch.uint8
-    same = (flipped == images).flatten(1).all(1)
-    mirrored = (flipped == images.flip(-1)).flatten(1).all(1)
-    assert (same | mirrored).all()
-    assert 400 < mirrored.sum() < 600
-
-
-def test_rotation() -> None:
-    images = torch.randint(255, (3, 2, 8, 8), dtype=torch.uint8)
-    angles = torch.tensor([0, 1, 2]) * torch.pi / 2
-    turned = rotate(images, angles)
-    assert turned.dtype == torch.uint8
-    assert torch.equal(turned, torch.stack([image.rot90(k, (1, 2)) for k, image in enumerate(images)]))
-    disc = torch.zeros(1, 1, 32, 32, dtype=torch.uint8)
-    disc[:, :, 12:20, 12:20] = 200
-    turned = rotate(disc, torch.tensor([0.7]))
-    assert abs(turned.float().mean() / disc.float().mean() - 1) < 0.02
-    assert not torch.equal(turned, disc)
-
-
-@pytest.mark.parametrize("name", SOURCES)
-def test_augmented_batch(name: str) -> None:
-    source = SOURCES[name]
-    images = torch.randint(255, (20, source.channels, 32, 32), dtype=torch.uint8), torch.arange(20) % 10
-    index = torch.tensor([3, 1, 17])
-    plain, labels = ImageBatches(images, source)[index]
-    varied, same_labels = ImageBatches(images, source, Generator().manual_seed(1))[index]
-    assert labels.tolist() == same_labels.tolist() == [3, 1, 7]
-    assert varied.shape == plain.shape == (3, source.channels, 32, 32)
-    assert varied.dtype == plain.dtype == torch.float32
-    assert not torch.equal(varied, plain)
-
-
-@pytest.mark.skipif(not FULL_DATA, reason="TORCHCONV_DATA does not name a directory with the full data sets")
-@pytest.mark.parametrize(
-    ("name", "sizes"),
-    [("mnist", [55_000, 5000, 10_000]), ("cifar10", [45_000, 5000, 10_000]), ("rotmnist", [10_000, 2000, 50_000])],
-)
-def test_full_data(name: str, sizes: list[int]) -> None:
-    data = Data(name, root=FULL_DATA or "")
-    data.setup()
-    assert {part: tuple(images.shape[2:]) for part, (images, _) in data.splits.items()} == dict.fromkeys(
-        ("train", "validation", "test"), (32, 32)
-    )
-    assert [len(data.splits[part][1]) for part in ("train", "validation", "test")] == sizes
-    check_normalised(data)
-
-
-def test_torchvision_is_whole_but_for_its_operators() -> None:
-    assert torchvision.models.resnet18(weights=None)(torch.zeros(2, 3, 32, 32)).shape == (2, 1000)
-    assert hasattr(torch.ops.torchvision, "nms")
 
 
 # ---------------------------------------------------------------------------------------------------------- training

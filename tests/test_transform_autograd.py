@@ -6,13 +6,14 @@ import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
 from torch.func import functional_call, grad, jacfwd, jacrev, vmap
+from traced import check_compiled, check_vmap
 from transform_cases import OURS, SETS, by_definition, doubles
 
 import torchconv.autograd.reduced as reductions
 import torchconv.autograd.transform as autograd
 import torchconv.functional as TF
 from torchconv import transforms as T
-from torchconv.nn import TransformInvariantConv2d
+from torchconv.nn import TransformInvariantConv1d, TransformInvariantConv2d, TransformInvariantConv3d
 
 EVERY_MODE = dict(check_forward_ad=True, check_batched_grad=True, check_batched_forward_grad=True)
 
@@ -159,17 +160,10 @@ def test_ties_go_to_the_first_and_nan_wins():
         assert (which == 1).all()
 
 
-@pytest.mark.parametrize("batched", ["x", "w", "b", "xw", "xb", "wb", "xwb"])
 @pytest.mark.parametrize("reduce", [None, "max", "norm"])
-def test_vmap_over_any_operands(batched, reduce):
-    sizes = {"x": (2, 4, 5, 5), "w": (6, 2, 3, 3), "b": (6,)}
-    operands = [torch.randn((3, *size) if name in batched else size).double() for name, size in sizes.items()]
-    in_dims = tuple(0 if name in batched else None for name in sizes)
-    conv = lambda x, w, b: TF.transform_conv2d(x, w, T.rotations(4), b, groups=2, reduce=reduce)  # noqa: E731
-    apart = torch.stack(
-        [conv(*(t[i] if name in batched else t for name, t in zip(sizes, operands, strict=True))) for i in range(3)]
-    )
-    torch.testing.assert_close(vmap(conv, in_dims)(*operands), apart)
+def test_vmap_over_any_operands(reduce):
+    operands = doubles((2, 4, 5, 5), (6, 2, 3, 3), (6,))
+    check_vmap(lambda x, w, b: TF.transform_conv2d(x, w, T.rotations(4), b, groups=2, reduce=reduce), operands)
 
 
 def test_func_transforms_agree_with_the_definition():
@@ -235,14 +229,7 @@ def test_compile(backend, dynamic, learnable):
     net = Net(learnable)
     compiled = torch.compile(net, fullgraph=True, backend=backend, dynamic=dynamic)
     for size in [(2, 3, 12, 13), (3, 3, 10, 9)] if dynamic else [(2, 3, 12, 13)]:
-        x = torch.randn(size, requires_grad=True)
-        y, expected = compiled(x), net(x)
-        torch.testing.assert_close(y, expected)
-        operands, g = (x, *net.parameters()), torch.randn_like(y)
-        for mine, theirs in zip(
-            torch.autograd.grad(y, operands, g), torch.autograd.grad(expected, operands, g), strict=True
-        ):
-            torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
+        check_compiled(compiled, net, torch.randn(size), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("strict", [False, True])
@@ -257,6 +244,27 @@ def test_export(strict):
     )
     x = torch.randn(5, 3, 12, 13)
     torch.testing.assert_close(program.module()(x), net(x))
+
+
+@pytest.mark.parametrize("reduce", [None, "max", "mean", "norm"])
+@pytest.mark.parametrize("dims", [1, 3])
+def test_layers_of_one_and_three_dimensions_are_traced_and_mapped(dims, reduce):
+    kind = {1: TransformInvariantConv1d, 3: TransformInvariantConv3d}[dims]
+    transforms = T.scales([1, 1.5], dims=dims) * T.reflections(dims=dims)
+    layer = kind(2, 3, 3, transforms, padding=1, reduce=reduce, learnable=reduce != "max").double()
+    x = torch.randn(3, 2, 2, *[5] * dims).double().requires_grad_()
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    operands = (x, *layer.parameters())
+    results = [torch.autograd.grad(f(x[0]).sin().sum(), operands) for f in (compiled, layer)]
+    torch.testing.assert_close(*results)
+    program = torch.export.export(layer, (x[0],), dynamic_shapes={"input": {0: torch.export.Dim("batch", min=2)}})
+    torch.testing.assert_close(program.module()(x.flatten(0, 1)), layer(x.flatten(0, 1)))
+    torch.testing.assert_close(vmap(layer)(x), torch.stack([layer(one) for one in x]))
+    many = {name: torch.stack([p, 1.1 * p]).detach() for name, p in layer.named_parameters()}
+    together = vmap(lambda p: functional_call(layer, p, (x[0],)))(many)
+    for i in range(2):
+        alone = functional_call(layer, {name: p[i] for name, p in many.items()}, (x[0],))
+        torch.testing.assert_close(together[i], alone)
 
 
 def test_ensembles_by_functional_call():

@@ -254,22 +254,19 @@ def sets(draw):
     return first * draw(st.one_of(*kinds)) if len(first) < 4 and draw(st.booleans()) else first
 
 
-@settings(max_examples=60)
-@given(
-    sets(), st.integers(1, 5), st.integers(1, 5), st.integers(1, 2), st.integers(1, 2), st.integers(0, 2),
-    st.integers(1, 2), st.sampled_from([None, "max", "mean", "norm"]), st.booleans(),
-)  # fmt: skip
-def test_any(transforms, height, width, stride, dilation, padding, groups, reduce, channels_last):
+def check_any(transforms, kernel, stride, dilation, padding, groups, reduce, channels_last):
     torch.manual_seed(0)
-    w = torch.randn(2 * groups, 3, height, width).double()
-    x = torch.randn(2, 3 * groups, 2 * height + 3, 2 * width + 4).double()
-    x = x.contiguous(memory_format=torch.channels_last) if channels_last else x
+    dims = len(kernel)
+    w = torch.randn(2 * groups, 3, *kernel).double()
+    x = torch.randn(2, 3 * groups, *(2 * side + 3 + axis for axis, side in enumerate(kernel))).double()
+    if channels_last and dims > 1:
+        x = x.contiguous(memory_format=torch.channels_last if dims == 2 else torch.channels_last_3d)
     window = dict(stride=stride, padding=padding, dilation=dilation, groups=groups)
     names = list(transforms)
     if len(set(names)) < len(names):
         return  # correspondences go by name
     operands = [t.requires_grad_() for t in (x, w, torch.randn(2 * groups).double())]
-    mine = TF.transform_conv2d(operands[0], operands[1], transforms, operands[2], **window, reduce=reduce)
+    mine = OURS[dims](operands[0], operands[1], transforms, operands[2], **window, reduce=reduce)
     theirs = by_definition(operands[0], operands[1], transforms, operands[2], **window, reduce=reduce)
     torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-10)
     if reduce == "max":
@@ -278,6 +275,28 @@ def test_any(transforms, height, width, stride, dilation, padding, groups, reduc
         torch.autograd.grad(mine.sin().sum(), operands), torch.autograd.grad(theirs.sin().sum(), operands), strict=True
     ):
         torch.testing.assert_close(a, e, rtol=1e-9, atol=1e-9)
+
+
+@settings(max_examples=60)
+@given(
+    sets(), st.tuples(st.integers(1, 5), st.integers(1, 5)), st.integers(1, 2), st.integers(1, 2), st.integers(0, 2),
+    st.integers(1, 2), st.sampled_from([None, "max", "mean", "norm"]), st.booleans(),
+)  # fmt: skip
+def test_any(transforms, kernel, stride, dilation, padding, groups, reduce, channels_last):
+    check_any(transforms, kernel, stride, dilation, padding, groups, reduce, channels_last)
+
+
+@settings(max_examples=60)
+@given(
+    st.sampled_from([1, 3]), st.data(), st.integers(1, 2), st.integers(1, 2), st.integers(0, 2),
+    st.integers(1, 2), st.sampled_from([None, "max", "mean", "norm"]), st.booleans(),
+)  # fmt: skip
+def test_any_in_one_and_three_dimensions(dims, data, stride, dilation, padding, groups, reduce, channels_last):
+    scales = T.scales(data.draw(st.lists(st.floats(0.4, 2), min_size=1, max_size=2)), dims=dims)
+    others = {1: [T.reflections(dims=1)], 3: [T.reflections("xz", dims=3), SETS["cube"]]}[dims]
+    other = data.draw(st.sampled_from([T.scales([1], dims=dims), *others]))
+    kernel = tuple(data.draw(st.integers(1, 6 if dims == 1 else 3)) for _ in range(dims))
+    check_any(scales * other, kernel, stride, dilation, padding, groups, reduce, channels_last)
 
 
 # ---- bad input ----

@@ -3,6 +3,8 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pool_cases import assert_same, distinct, gradients, layouts
 from torch.autograd import gradcheck, gradgradcheck
 
@@ -29,14 +31,40 @@ def test_values_and_gradients(dims, window, batched, dtype):
     size = SIZES[dims] if batched else SIZES[dims][1:]
     for x in layouts(distinct(size).to(dtype), dims).values():
         y, indices = pooled(dims, x, window)
-        for given in ([*x.shape[-dims:]], list(x.shape) if batched else [*x.shape[-dims:]]):
+        for asked in ([*x.shape[-dims:]], list(x.shape) if batched else [*x.shape[-dims:]]):
             grad = torch.randn(x.shape, dtype=dtype)
             mine, theirs = (
-                gradients(lambda y, f=f, i=indices, s=given: unpool(f, dims, y, i, window, s), y, grad)
+                gradients(lambda y, f=f, i=indices, s=asked: unpool(f, dims, y, i, window, s), y, grad)
                 for f in (ours, F)
             )
             assert_same(mine[0].contiguous(), theirs[0].contiguous())
             assert_same(mine[1].contiguous(), theirs[1].contiguous())
+
+
+@settings(max_examples=60)
+@given(st.data(), st.integers(1, 3), st.booleans())
+def test_property(data, dims, batched):
+    """Any pooling's values and places, back to any size that it could have come from, or refused as there."""
+    axes = [data.draw(st.tuples(st.integers(3, 9), st.integers(1, 4), st.integers(1, 4))) for _ in range(dims)]
+    size, kernel, stride = ([axis[i] for axis in axes] for i in range(3))
+    padding = [data.draw(st.integers(0, min(k // 2, 1))) for k in kernel]
+    kernel = [min(k, n) for k, n in zip(kernel, size, strict=True)]
+    padding = [min(p, k // 2) for p, k in zip(padding, kernel, strict=True)]
+    y, indices = pooled(dims, distinct([*([2] if batched else []), 3, *size]), (kernel, stride, padding))
+    wanted = data.draw(st.sampled_from([None, size, [n + 1 for n in size]]))
+    results = []
+    for functions in (ours, F):
+        try:
+            operand = y.clone().requires_grad_()
+            result = unpool(functions, dims, operand, indices, (kernel, stride, padding), wanted)
+            results.append((result, *torch.autograd.grad(result.sin().sum(), operand)))
+        except (RuntimeError, ValueError):
+            results.append(None)
+    mine, theirs = results
+    assert (mine is None) == (theirs is None)
+    if mine is not None:
+        assert torch.equal(mine[0], theirs[0])
+        torch.testing.assert_close(mine[1], theirs[1])
 
 
 def test_memory_format():
@@ -61,6 +89,33 @@ def test_derivatives(dims):
     call = lambda y: unpool(ours, dims, y, indices, (2, None, 0), None)  # noqa: E731
     assert gradcheck(call, y, check_forward_ad=True, check_batched_grad=True)
     assert gradgradcheck(call, y, check_fwd_over_rev=True)
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+@pytest.mark.parametrize("in_dims", [(0, 0), (0, None), (None, 0)], ids=str)
+def test_vmap(dims, in_dims):
+    """Of inputs and of indices, in every layout that a sample can have."""
+    for x in layouts(distinct([6, 3, *[6] * dims]).float(), dims).values():
+        operands = [t.unflatten(0, (3, 2)) for t in pooled(dims, x, (2, None, 0))]
+        operands = [t if at == 0 else t[1] for t, at in zip(operands, in_dims, strict=True)]
+        call = lambda y, i: unpool(ours, dims, y, i, (2, None, 0), None)  # noqa: E731
+        alone = [call(*(t if at is None else t[n] for t, at in zip(operands, in_dims, strict=True))) for n in range(3)]
+        together = torch.func.vmap(call, in_dims)(*operands)
+        assert torch.equal(together, torch.stack(alone))
+        assert together[0].stride() == alone[0].stride()
+
+
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_export(dims, strict):
+    size = [7] * dims
+    layer = getattr(torchconv.nn, f"MaxUnpool{dims}d")(2)
+    operands = pooled(dims, torch.randn(2, 3, *size), (2, None, 0))
+    batch = torch.export.Dim("batch", min=2, max=64)
+    shapes = {"input": {0: batch}, "indices": {0: batch}, "output_size": [None] * dims}
+    program = torch.export.export(layer, (*operands, size), dynamic_shapes=shapes, strict=strict)
+    operands = pooled(dims, torch.randn(5, 3, *size), (2, None, 0))
+    assert torch.equal(program.module()(*operands, size), layer(*operands, size))
 
 
 def test_compile():

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from . import nn
 from ._classes import OURS, STOCK
-from .functional.conv import KERNEL_DTYPES
+from .functional.conv import KERNEL_DTYPES, _sides
 
 _STOCK = tuple(STOCK)
 # Layers that expand their filters and are then a plain convolution, reduced or not.
@@ -32,7 +32,15 @@ _TRANSPOSES = _named("ConvTranspose")
 _CONVS = tuple(cls for cls in _named("Conv") if cls not in _TRANSPOSES)
 _LOCALS = _named("LocallyConnected")  # which torch.nn lacks
 _OURS = (*OURS, *_LOCALS)
-_WATCHED: tuple[type[torch.nn.Module], ...] = (*_STOCK, *_LOCALS, *_EXPANDED, nn.LearnedPool2d, nn.GroupPool2d)
+_ON_GROUPS = (nn.GroupPool2d, nn.GroupBatchNorm2d)
+_WATCHED: tuple[type[torch.nn.Module], ...] = (
+    *_STOCK,
+    *_LOCALS,
+    *_EXPANDED,
+    *_ON_GROUPS,
+    nn.LearnedPool2d,
+    nn.BlockPool2d,
+)
 _MAX_POOLS, _LP_POOLS = _named("MaxPool"), _named("LPPool")
 
 DIRECTIONS = ("forward", "input_grad", "weight_grad")
@@ -163,30 +171,39 @@ def explain(model: torch.nn.Module, /, *example_inputs: Any, **example_keywords:
     return Explanation(watch.rows)
 
 
+@dataclass
+class _Call:
+    """A call of a layer that is running."""
+
+    first: int  # where its rows belong, before those of the layers in it
+    own: set[int]  # addresses of its parameters and buffers
+    kept: dict[tuple[int, torch.Size], int] = field(default_factory=dict)  # by address and shape, each tensor once
+
+
 class _Watch:
     """Follows one run of the model through hooks and gathers the rows."""
 
     def __init__(self) -> None:
         self.rows: list[Row] = []
         self.calls: dict[str, int] = {}
-        self.kept: dict[tuple[int, torch.Size], int] = {}  # by address and shape, each tensor once
-        self.own: set[int] = set()  # addresses of the parameters and buffers of the layer that is running
+        self.running: list[_Call] = []  # the innermost last
 
     def enters(self, module: torch.nn.Module, args: Any) -> None:
-        self.kept = {}
-        self.own = {t.data_ptr() for t in (*module.parameters(), *module.buffers())}
+        own = {t.data_ptr() for t in (*module.parameters(), *module.buffers())}
+        self.running.append(_Call(len(self.rows), own))
 
     def saves(self, tensor: Tensor) -> Tensor:
-        if tensor.data_ptr() not in self.own:
-            self.kept[tensor.data_ptr(), tensor.shape] = tensor.numel() * tensor.element_size()
+        if self.running and tensor.data_ptr() not in self.running[-1].own:
+            self.running[-1].kept[tensor.data_ptr(), tensor.shape] = tensor.numel() * tensor.element_size()
         return tensor
 
     def leaver(self, name: str) -> Any:
         def leaves(module: torch.nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
+            call = self.running.pop()
             self.calls[name] = self.calls.get(name, 0) + 1
-            call = name if self.calls[name] == 1 else f"{name}#{self.calls[name]}"
+            title = name if self.calls[name] == 1 else f"{name}#{self.calls[name]}"
             given = args[0] if args else kwargs["input"]
-            self.rows += _rows(call, module, given, output, sum(self.kept.values()))
+            self.rows[call.first : call.first] = _rows(title, module, given, output, sum(call.kept.values()))
 
         return leaves
 
@@ -198,11 +215,11 @@ def _rows(name: str, module: Any, given: Any, output: Any, kept: int) -> list[Ro
         return _expanded_rows(name, module, given, output, kept)
     if isinstance(module, nn.LearnedPool2d):
         return _learned_rows(name, module, given, output, kept)
-    if isinstance(module, nn.GroupPool2d):
-        reason = (f"torch's own {module.reduce} over the group",)
-        counts = dict(multiply_adds=0, bytes_moved=given.nbytes + output.nbytes)
-        first = Row(name, layer, "forward", "built-in", reason, kept_bytes=kept, **counts)
-        return [first, Row(name, layer, "input_grad", "built-in", reason, **counts)]
+    if isinstance(module, _ON_GROUPS):
+        what = module.reduce if isinstance(module, nn.GroupPool2d) else "batch norm"
+        return _built_in_rows(name, layer, f"torch's own {what} over the group", given.nbytes + output.nbytes, kept)
+    if isinstance(module, nn.BlockPool2d):
+        return _block_rows(name, module, given, output, kept)
     if not isinstance(module, _OURS):
         return [Row(name, layer, "forward", "built-in", ("not a layer of torchconv: see convert",), kept_bytes=kept)]
     if isinstance(module, _CONVS + _TRANSPOSES):
@@ -230,6 +247,25 @@ def _fallback(result: Tensor) -> tuple[str, tuple[str, ...]] | None:
     return "built-in", (f"no kernel for {result.dtype} on {result.device.type}",)
 
 
+def _built_in_rows(
+    name: str, layer: str, reason: str, moved: int, kept: int, workspace: int | None = None
+) -> list[Row]:
+    """A layer of ours that is PyTorch's own operators, forward and back."""
+    counts: dict[str, Any] = dict(multiply_adds=0, bytes_moved=moved, workspace_bytes=workspace)
+    first = Row(name, layer, "forward", "built-in", (reason,), kept_bytes=kept, **counts)
+    return [first, Row(name, layer, "input_grad", "built-in", (reason,), **counts)]
+
+
+def _block_rows(name: str, module: Any, given: Tensor, output: Tensor, kept: int) -> list[Row]:
+    """The copies of the blocks. What the network makes of them are rows of its own layers."""
+    row = output.shape[-1] * given.shape[-3] * math.prod(module.kernel_size)  # elements of a row of blocks
+    rows = output.shape[:-3].numel() * output.shape[-2]
+    blocks = rows * row * given.element_size()
+    at_once = min(module._rows_at_once(output.shape[-2], row), rows) * row * given.element_size()
+    reason = f"the network's own layers, on {rows * output.shape[-1]} blocks"
+    return _built_in_rows(name, type(module).__name__, reason, given.nbytes + blocks + output.nbytes, kept, at_once)
+
+
 def _conv_rows(name: str, module: Any, given: Tensor, output: Tensor, kept: int) -> list[Row]:
     """A convolution, or a transposed one as the input gradient of the convolution that it transposes."""
     transposed = isinstance(module, _TRANSPOSES)
@@ -249,8 +285,7 @@ def _conv_rows(name: str, module: Any, given: Tensor, output: Tensor, kept: int)
     for direction in DIRECTIONS:
         bias = 0 if module.bias is None or direction == "input_grad" else module.bias.numel()
         costs["bytes_moved"] = (elements + bias) * output.element_size()
-        operator = {"forward": "input_grad", "input_grad": "forward"}.get(direction, direction)
-        asked = (operator if transposed else direction, large_size, weight_size, module.stride, padding)
+        asked = (_operator(direction, transposed), large_size, weight_size, module.stride, padding)
         costs["kept_bytes"] = kept if direction == "forward" else 0
         rows.append(Row(name, type(module).__name__, direction, **costs, **_chosen(module, output, direction, *asked)))
     return rows
@@ -258,17 +293,31 @@ def _conv_rows(name: str, module: Any, given: Tensor, output: Tensor, kept: int)
 
 def _local_rows(name: str, module: Any, given: Tensor, output: Tensor, kept: int) -> list[Row]:
     """A locally connected layer, or its transpose: each weight meets each sample once."""
-    n = module._dims
+    n, transposed = module._dims, hasattr(module, "output_padding")
+    large = output if transposed else given  # the input of the layer that a transposed one transposes
+    samples = math.prod(large.shape[: -n - 1])
     moved = given.nbytes + output.nbytes + module.weight.nbytes
     bias = 0 if module.bias is None else module.bias.nbytes
     algorithm, refused = _fallback(output) or ("direct", ())
-    known = dict(multiply_adds=module.weight.numel() * math.prod(given.shape[: -n - 1]))
+    known: dict[str, Any] = dict(multiply_adds=module.weight.numel() * samples)
+    if transposed:
+        padding = _transposed_padding(module, given, output)
+    else:
+        sides = _sides(
+            module.padding, module.input_size, module.kernel_size, module.stride, module.dilation, type(module).__name__
+        )
+        padding = [side for pair in sides for side in pair]
+    size = (samples, *large.shape[-n - 1 :])
+    window = (size, module.weight.shape, module.stride, padding, module.dilation, module.groups, output.dtype)
     rows = []
     for direction in DIRECTIONS:
         known["bytes_moved"] = moved + (0 if direction == "input_grad" else bias)
-        bound = None if refused else error_bound("direct", direction, output.dtype)
         known["kept_bytes"] = kept if direction == "forward" else 0
-        rows.append(Row(name, type(module).__name__, direction, algorithm, refused, **known, error_bound=bound))
+        if not refused:
+            known["error_bound"] = error_bound("direct", direction, output.dtype)
+            asked = _operator(direction, transposed)
+            known["workspace_bytes"] = torch.ops.torchconv._local_workspace(asked, *window)
+        rows.append(Row(name, type(module).__name__, direction, algorithm, refused, **known))
     return rows
 
 
@@ -310,6 +359,11 @@ def _expanded_rows(name: str, module: Any, given: Tensor, output: Tensor, kept: 
     )
     rows = _conv_rows(name, plain, given, maps, kept)
     return [replace(row, layer=type(module).__name__) for row in rows]
+
+
+def _operator(direction: str, transposed: bool) -> str:
+    """Which of the operators of the layer that is transposed goes in this direction."""
+    return {"forward": "input_grad", "input_grad": "forward"}.get(direction, direction) if transposed else direction
 
 
 def _padding(module: Any, size: list[int]) -> list[int]:

@@ -1,25 +1,32 @@
 """The three corners of a locally connected layer as autograd Functions: convolution's, with a filter for each position.
 
-    =============  ==================  ==================
-    operator       to the first        to the second
-    =============  ==================  ==================
-    local          input_grad(ȳ, w)    weight_grad(ȳ, x)
-    input_grad     local(·, w)         weight_grad(ȳ, ·)
-    weight_grad    local(x, ·)         input_grad(ȳ, ·)
-    =============  ==================  ==================
-
 The weight is [O, C/groups, kernel..., positions...], the bias [O, positions...]; the bias's gradient is ȳ summed over
 the samples. A window is ``(stride, padding, dilation, groups)``, padding with two numbers an axis (before, after).
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 from torch.autograd import Function
 
+from ._batch import FILTERS, MAPS, as_one
+from ._bilinear import keep, total, triangle
 from ._common import asked, register
-from .conv import _into_channels, _into_filters, _into_samples, _total
+
+
+def _local(ctx: Any, x: Tensor, w: Tensor) -> Tensor:
+    return local_convolution(x, w, None, *ctx.window)
+
+
+def _input_grad(ctx: Any, grad: Tensor, w: Tensor) -> Tensor:
+    return local_convolution_input_grad(grad, w, ctx.input_size, *ctx.window)
+
+
+def _weight_grad(ctx: Any, grad: Tensor, x: Tensor) -> Tensor:
+    return local_convolution_weight_grad(grad, x, ctx.weight_size, *ctx.window)
+
+
+_, _of_input_grad, _of_weight_grad = triangle(_local, _input_grad, _weight_grad)
 
 
 class LocalConvolution(Function):
@@ -28,11 +35,8 @@ class LocalConvolution(Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
         input, weight, _, *ctx.window = inputs
-        ctx.set_materialize_grads(False)
         ctx.input_size, ctx.weight_size, ctx.output_size = input.shape, weight.shape, output.shape
-        to_input, to_weight = ctx.needs_input_grad[:2]
-        ctx.save_for_backward(input if to_weight else None, weight if to_input else None)
-        ctx.save_for_forward(input, weight)
+        keep(ctx, input, weight)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None) -> tuple:
@@ -41,142 +45,56 @@ class LocalConvolution(Function):
         input, weight = ctx.saved_tensors
         to_input, to_weight, to_bias = asked(ctx)[:3]
         return (
-            local_convolution_input_grad(grad, weight, ctx.input_size, *ctx.window) if to_input else None,
-            local_convolution_weight_grad(grad, input, ctx.weight_size, *ctx.window) if to_weight else None,
+            _input_grad(ctx, grad, weight) if to_input else None,
+            _weight_grad(ctx, grad, input) if to_weight else None,
             grad.sum(0) if to_bias else None,
             *(None,) * 4,
         )
 
     @staticmethod
     def jvp(ctx: Any, input: Tensor | None, weight: Tensor | None, bias: Tensor | None, *_: Any) -> Tensor | None:
-        x, w = ctx.saved_tensors[:2]
-        return _total(
+        x, w = ctx.saved_tensors
+        return total(
             [
-                None if input is None else local_convolution(input, w, None, *ctx.window),
-                None if weight is None else local_convolution(x, weight, None, *ctx.window),
+                None if input is None else _local(ctx, input, w),
+                None if weight is None else _local(ctx, x, weight),
                 None if bias is None else bias.expand(ctx.output_size).contiguous(),
             ]
         )
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple, input: Tensor, weight: Tensor, bias: Tensor | None, *window: Any) -> tuple:
-        size, (at_input, at_weight, at_bias) = info.batch_size, in_dims[:3]
-        *rest, groups = window
-        shared_bias = bias if at_bias is None else None
-        if at_weight is None and at_input is not None:
-            out = local_convolution(_into_samples(input, at_input), weight, shared_bias, *window)
-            out, axis = out.unflatten(0, (size, -1)), 0
-        else:
-            out = local_convolution(
-                _into_channels(input, at_input, size),
-                _into_filters(weight, at_weight, size),
-                None if shared_bias is None else _into_filters(shared_bias, None, size),
-                *rest,
-                groups * size,
-            )
-            out, axis = out.unflatten(1, (size, -1)), 1
-        if bias is not None and at_bias is not None:  # [B, O, *] over [B, N, O, *] or [N, B, O, *]
-            out = out + bias.movedim(at_bias, 0).unsqueeze(1 - axis)
-        return out, axis
+    def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple:
+        return as_one(local_convolution, (MAPS, FILTERS, FILTERS), MAPS, info, in_dims, args)
 
 
+@_of_input_grad
 class LocalConvolutionInputGrad(Function):
     """x̄ of ȳ [N, O, *] and the weight, for an input of `input_size`; a transposed layer run forward."""
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
         grad, weight, ctx.input_size, *ctx.window = inputs
-        ctx.set_materialize_grads(False)
         ctx.weight_size = weight.shape
-        to_grad, to_weight = ctx.needs_input_grad[:2]
-        ctx.save_for_backward(grad if to_weight else None, weight if to_grad else None)
-        ctx.save_for_forward(grad, weight)
+        keep(ctx, grad, weight)
 
     @staticmethod
-    def backward(ctx: Any, of_input: Tensor | None) -> tuple:
-        if of_input is None:
-            return (None,) * 7
-        grad, weight = ctx.saved_tensors
-        to_grad, to_weight = asked(ctx)[:2]
-        return (
-            local_convolution(of_input, weight, None, *ctx.window) if to_grad else None,
-            local_convolution_weight_grad(grad, of_input, ctx.weight_size, *ctx.window) if to_weight else None,
-            *(None,) * 5,
-        )
-
-    @staticmethod
-    def jvp(ctx: Any, grad: Tensor | None, weight: Tensor | None, *_: Any) -> Tensor | None:
-        g, w = ctx.saved_tensors
-        return _total(
-            [
-                None if grad is None else local_convolution_input_grad(grad, w, ctx.input_size, *ctx.window),
-                None if weight is None else local_convolution_input_grad(g, weight, ctx.input_size, *ctx.window),
-            ]
-        )
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple, grad: Tensor, weight: Tensor, input_size: Sequence[int], *window: Any) -> tuple:
-        size, (at_grad, at_weight) = info.batch_size, in_dims[:2]
-        *rest, groups = window
-        batch, channels, *spatial = input_size
-        if at_weight is None:
-            shape = (size * batch, channels, *spatial)
-            out = local_convolution_input_grad(_into_samples(grad, at_grad), weight, shape, *window)
-            return out.unflatten(0, (size, batch)), 0
-        grad, weight = _into_channels(grad, at_grad, size), _into_filters(weight, at_weight, size)
-        shape = (batch, size * channels, *spatial)
-        out = local_convolution_input_grad(grad, weight, shape, *rest, groups * size)
-        return out.unflatten(1, (size, channels)), 1
+    def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple:
+        return as_one(local_convolution_input_grad, (MAPS, FILTERS), MAPS, info, in_dims, args, before_window=1)
 
 
+@_of_weight_grad
 class LocalConvolutionWeightGrad(Function):
     """w̄ of ȳ [N, O, *] and x [N, C, *], for a weight of `weight_size`."""
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
         grad, input, ctx.weight_size, *ctx.window = inputs
-        ctx.set_materialize_grads(False)
         ctx.input_size = input.shape
-        to_grad, to_input = ctx.needs_input_grad[:2]
-        ctx.save_for_backward(grad if to_input else None, input if to_grad else None)
-        ctx.save_for_forward(grad, input)
+        keep(ctx, grad, input)
 
     @staticmethod
-    def backward(ctx: Any, of_weight: Tensor | None) -> tuple:
-        if of_weight is None:
-            return (None,) * 7
-        grad, input = ctx.saved_tensors
-        to_grad, to_input = asked(ctx)[:2]
-        return (
-            local_convolution(input, of_weight, None, *ctx.window) if to_grad else None,
-            local_convolution_input_grad(grad, of_weight, ctx.input_size, *ctx.window) if to_input else None,
-            *(None,) * 5,
-        )
-
-    @staticmethod
-    def jvp(ctx: Any, grad: Tensor | None, input: Tensor | None, *_: Any) -> Tensor | None:
-        g, x = ctx.saved_tensors
-        return _total(
-            [
-                None if grad is None else local_convolution_weight_grad(grad, x, ctx.weight_size, *ctx.window),
-                None if input is None else local_convolution_weight_grad(g, input, ctx.weight_size, *ctx.window),
-            ]
-        )
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple, grad: Tensor, input: Tensor, weight_size: Sequence[int], *window: Any) -> tuple:
-        # The sum runs over samples, so a batch can only go into the groups.
-        size, (at_grad, at_input) = info.batch_size, in_dims[:2]
-        *rest, groups = window
-        filters, *others = weight_size
-        out = local_convolution_weight_grad(
-            _into_channels(grad, at_grad, size),
-            _into_channels(input, at_input, size),
-            (size * filters, *others),
-            *rest,
-            groups * size,
-        )
-        return out.unflatten(0, (size, filters)), 0
+    def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple:
+        return as_one(local_convolution_weight_grad, (MAPS, MAPS), FILTERS, info, in_dims, args, before_window=1)
 
 
 local_convolution = register("local_convolution", LocalConvolution)

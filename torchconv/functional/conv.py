@@ -65,6 +65,57 @@ def same_padding(
     return pairs
 
 
+def output_sides(
+    size: Sequence[int],
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    sides: Sequence[tuple[int, int]],
+    dilation: Sequence[int],
+) -> list[int]:
+    """A convolution's output, axis by axis: ``⌊(side + before + after − dilation·(kernel − 1) − 1)/stride⌋ + 1``."""
+    return [
+        (n + before + after - d * (k - 1) - 1) // s + 1
+        for n, k, s, (before, after), d in zip(size, kernel, stride, sides, dilation, strict=True)
+    ]
+
+
+def transposed_sides(
+    size: Sequence[int],
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    output_padding: Sequence[int],
+    dilation: Sequence[int],
+) -> list[int]:
+    """A transposed one's: ``(side − 1)·stride − 2·padding + dilation·(kernel − 1) + output_padding + 1``."""
+    return [
+        (n - 1) * s - 2 * p + d * (k - 1) + extra + 1
+        for n, k, s, p, extra, d in zip(size, kernel, stride, padding, output_padding, dilation, strict=True)
+    ]
+
+
+def _transposed_window(
+    input: Tensor,
+    kernel: Sequence[int],
+    stride: list[int],
+    padding: list[int],
+    output_padding: list[int],
+    dilation: list[int],
+    name: str,
+) -> tuple[list[int], list[int]]:
+    """The output's spatial size, and the padding (before, after) with which a convolution of it has the input's
+    size: it crops what output_padding added."""
+    if any(extra >= s and extra >= d for extra, s, d in zip(output_padding, stride, dilation, strict=True)):
+        raise RuntimeError(
+            f"{name}: output_padding must be smaller than either stride or dilation, got "
+            f"output_padding {output_padding}, stride {stride}, dilation {dilation}"
+        )
+    size = transposed_sides(input.shape[-len(kernel) :], kernel, stride, padding, output_padding, dilation)
+    if any(n < 1 for n in size):
+        raise RuntimeError(f"{name}: input of shape {list(input.shape)} gives an output of spatial size {size}")
+    return size, [side for p, extra in zip(padding, output_padding, strict=True) for side in (p, p - extra)]
+
+
 def _sides(
     padding: Padding, size: Sequence[int], kernel: Sequence[int], stride: list[int], dilation: list[int], name: str
 ) -> list[tuple[int, int]]:
@@ -125,6 +176,13 @@ def _batched(input: Tensor, dims: int, name: str) -> tuple[Tensor, bool]:
             f"got shape {list(input.shape)}"
         )
     return input.unsqueeze(0), False
+
+
+def _in_the_format_of(input: Tensor, output: Tensor) -> Tensor:
+    """`output` [N, C, H, W], channels-last where `input` is: said in permutations, for vmap knows no memory format."""
+    if input.dim() != 4 or input.is_contiguous() or not input.movedim(1, 3).is_contiguous():
+        return output
+    return output.movedim(1, 3).contiguous().movedim(3, 1)
 
 
 def _check_operands(input: Tensor, weight: Tensor, bias: Tensor | None, bias_size: list[int], name: str) -> None:
@@ -219,13 +277,8 @@ def _conv_transpose(
     padding = _per_axis(padding, dims, "padding", name, 0)
     output_padding = _per_axis(output_padding, dims, "output_padding", name, 0)
     groups = _integer(groups, "groups", name)
-    for extra, s, d in zip(output_padding, stride, dilation, strict=True):
-        if extra >= s and extra >= d:
-            raise RuntimeError(
-                f"{name}: output_padding must be smaller than either stride or dilation, got "
-                f"output_padding {output_padding}, stride {stride}, dilation {dilation}"
-            )
     x, batched = _batched(input, dims, name)
+    size, flat = _transposed_window(input, weight.shape[2:], stride, padding, output_padding, dilation, name)
     x, w, b = _autocast(x, weight, bias)
     if _has_kernel(x, w, b):
         if groups < 1 or x.shape[1] != w.shape[0] or w.shape[0] % groups:
@@ -234,16 +287,6 @@ def _conv_transpose(
                 f"a multiple of groups, got input of shape {list(input.shape)}"
             )
         _check_operands(x, w, b, [w.shape[1] * groups], name)
-        size = [
-            (n - 1) * s - 2 * p + d * (k - 1) + extra + 1
-            for n, s, p, d, k, extra in zip(
-                x.shape[2:], stride, padding, dilation, w.shape[2:], output_padding, strict=True
-            )
-        ]
-        if any(n < 1 for n in size):
-            raise RuntimeError(f"{name}: input of shape {list(input.shape)} gives an output of spatial size {size}")
-        # Cropping what output_padding added makes the convolution's output exactly x's size again.
-        flat = [side for p, extra in zip(padding, output_padding, strict=True) for side in (p, p - extra)]
         shape = [x.shape[0], w.shape[1] * groups, *size]
         out = convolution_input_grad(x, w, shape, stride, flat, dilation, groups, algorithm)
         if b is not None:
@@ -253,60 +296,6 @@ def _conv_transpose(
         conv = (torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d)[dims - 1]
         out = conv(x, w, b, stride, padding, output_padding, groups, dilation)
     return out if batched else out.squeeze(0)
-
-
-def _conv_doc(dims: int) -> str:
-    axes = ("W", "H, W", "D, H, W")[dims - 1]
-    return f"""Convolution (the field's correlation) over an input of several maps.
-
-    ``out[n, o, t] = bias[o] + Σ_c Σ_k weight[o, c, k] · input[n, c, t·stride − padding + k·dilation]``,
-    where an input position off the map reads 0.
-
-    Args:
-        input: [N, C, {axes}] or [C, {axes}].
-        weight: [O, C/groups, kernel...].
-        bias: [O] or None.
-        stride, dilation: one integer or {dims}.
-        padding: zeros on both sides of an axis, one integer or {dims}; a pair (before, after) for each axis;
-            ``'valid'`` for none; ``'same'`` for an output side of ``⌈side/stride⌉``, the odd zero at the end.
-        groups: channels are cut into so many independent convolutions.
-        algorithm: ``"auto"``, or the name of the one to use (see ``torchconv.explain``).
-        activation: None, or ``"relu"`` for ``max(0, out)``, at no cost of its own.
-
-    Returns:
-        [N, O, *] (or [O, *]) with sides ``⌊(side + padding − dilation·(kernel − 1) − 1)/stride⌋ + 1``, channels-last
-        where the input or the weight is.
-
-    Raises:
-        RuntimeError: shapes that do not fit, a window larger than the padded input, or an algorithm that cannot run.
-
-    Source: ``torch.nn.functional.conv{dims}d``.
-    """
-
-
-def _conv_transpose_doc(dims: int) -> str:
-    axes = ("W", "H, W", "D, H, W")[dims - 1]
-    return f"""Transposed convolution: the input gradient of ``conv{dims}d``, run forward.
-
-    ``out[n, c, t·stride − padding + k·dilation] += weight[s, c, k] · input[n, s, t]``, plus the bias.
-
-    Args:
-        input: [N, S, {axes}] or [S, {axes}].
-        weight: [S, C/groups, kernel...].
-        bias: [C] or None.
-        stride, padding, dilation: one integer or {dims}; padding crops the output on both sides.
-        output_padding: added to the output's far side; smaller than the stride or the dilation.
-        groups: channels are cut into so many independent convolutions.
-        algorithm: ``"auto"``, or the name of the one to use.
-
-    Returns:
-        [N, C, *] (or [C, *]) with sides ``(side − 1)·stride − 2·padding + dilation·(kernel − 1) + output_padding + 1``.
-
-    Raises:
-        RuntimeError: shapes that do not fit, an empty output, or an algorithm that cannot run.
-
-    Source: ``torch.nn.functional.conv_transpose{dims}d``.
-    """
 
 
 def conv1d(
@@ -321,6 +310,7 @@ def conv1d(
     algorithm: str = "auto",
     activation: str | None = None,
 ) -> Tensor:
+    """Convolution over [N, C, W], otherwise as ``conv2d``. Source: ``torch.nn.functional.conv1d``."""
     return _conv(1, input, weight, bias, stride, padding, dilation, groups, algorithm, activation)
 
 
@@ -336,6 +326,31 @@ def conv2d(
     algorithm: str = "auto",
     activation: str | None = None,
 ) -> Tensor:
+    """Convolution (the field's correlation) over an input of several maps.
+
+    ``out[n, o, t] = bias[o] + Σ_c Σ_k weight[o, c, k] · input[n, c, t·stride − padding + k·dilation]``,
+    where an input position off the map reads 0.
+
+    Args:
+        input: [N, C, H, W] or [C, H, W].
+        weight: [O, C/groups, kernel...].
+        bias: [O] or None.
+        stride, dilation: one integer or 2.
+        padding: zeros on both sides of an axis, one integer or 2; a pair (before, after) for each axis;
+            ``'valid'`` for none; ``'same'`` for an output side of ``⌈side/stride⌉``, the odd zero at the end.
+        groups: channels are cut into so many independent convolutions.
+        algorithm: ``"auto"``, or the name of the one to use (see ``torchconv.explain``).
+        activation: None, or ``"relu"`` for ``max(0, out)``, at no cost of its own.
+
+    Returns:
+        [N, O, *] (or [O, *]) with sides ``⌊(side + padding − dilation·(kernel − 1) − 1)/stride⌋ + 1``, channels-last
+        where the input or the weight is.
+
+    Raises:
+        RuntimeError: shapes that do not fit, a window larger than the padded input, or an algorithm that cannot run.
+
+    Source: ``torch.nn.functional.conv2d``.
+    """
     return _conv(2, input, weight, bias, stride, padding, dilation, groups, algorithm, activation)
 
 
@@ -351,6 +366,7 @@ def conv3d(
     algorithm: str = "auto",
     activation: str | None = None,
 ) -> Tensor:
+    """Convolution over [N, C, D, H, W], otherwise as ``conv2d``. Source: ``torch.nn.functional.conv3d``."""
     return _conv(3, input, weight, bias, stride, padding, dilation, groups, algorithm, activation)
 
 
@@ -366,6 +382,10 @@ def conv_transpose1d(
     *,
     algorithm: str = "auto",
 ) -> Tensor:
+    """Transposed convolution over [N, C, W], otherwise as ``conv_transpose2d``.
+
+    Source: ``torch.nn.functional.conv_transpose1d``.
+    """
     return _conv_transpose(1, input, weight, bias, stride, padding, output_padding, groups, dilation, algorithm)
 
 
@@ -381,6 +401,27 @@ def conv_transpose2d(
     *,
     algorithm: str = "auto",
 ) -> Tensor:
+    """Transposed convolution: the input gradient of ``conv2d``, run forward.
+
+    ``out[n, c, t·stride − padding + k·dilation] += weight[s, c, k] · input[n, s, t]``, plus the bias.
+
+    Args:
+        input: [N, S, H, W] or [S, H, W].
+        weight: [S, C/groups, kernel...].
+        bias: [C] or None.
+        stride, padding, dilation: one integer or 2; padding crops the output on both sides.
+        output_padding: added to the output's far side; smaller than the stride or the dilation.
+        groups: channels are cut into so many independent convolutions.
+        algorithm: ``"auto"``, or the name of the one to use.
+
+    Returns:
+        [N, C, *] (or [C, *]) with sides ``(side − 1)·stride − 2·padding + dilation·(kernel − 1) + output_padding + 1``.
+
+    Raises:
+        RuntimeError: shapes that do not fit, an empty output, or an algorithm that cannot run.
+
+    Source: ``torch.nn.functional.conv_transpose2d``.
+    """
     return _conv_transpose(2, input, weight, bias, stride, padding, output_padding, groups, dilation, algorithm)
 
 
@@ -396,10 +437,8 @@ def conv_transpose3d(
     *,
     algorithm: str = "auto",
 ) -> Tensor:
+    """Transposed convolution over [N, C, D, H, W], otherwise as ``conv_transpose2d``.
+
+    Source: ``torch.nn.functional.conv_transpose3d``.
+    """
     return _conv_transpose(3, input, weight, bias, stride, padding, output_padding, groups, dilation, algorithm)
-
-
-for _dims, (_forward, _transposed) in enumerate(
-    [(conv1d, conv_transpose1d), (conv2d, conv_transpose2d), (conv3d, conv_transpose3d)], 1
-):
-    _forward.__doc__, _transposed.__doc__ = _conv_doc(_dims), _conv_transpose_doc(_dims)

@@ -10,7 +10,19 @@ import torch
 from torch import Tensor
 
 from ..autograd.local import local_convolution, local_convolution_input_grad
-from .conv import Ints, Padding, _autocast, _batched, _check_operands, _has_kernel, _integer, _per_axis, _sides
+from .conv import (
+    Ints,
+    Padding,
+    _autocast,
+    _batched,
+    _check_operands,
+    _has_kernel,
+    _integer,
+    _per_axis,
+    _sides,
+    _transposed_window,
+    output_sides,
+)
 
 
 def _spatial(weight: Tensor, dims: int, name: str) -> tuple[list[int], list[int]]:
@@ -52,10 +64,7 @@ def _local_conv(
     sides = _sides(padding, x.shape[2:], kernel, steps, gaps, name)
     x, weight, bias = _autocast(x, weight, bias)
     _check(x, weight, bias, weight.shape[1] * groups, [weight.shape[0], *positions], name)
-    sizes = [
-        (n + sum(pair) - d * (k - 1) - 1) // s + 1
-        for n, pair, k, s, d in zip(x.shape[2:], sides, kernel, steps, gaps, strict=True)
-    ]
+    sizes = output_sides(x.shape[2:], kernel, steps, sides, gaps)
     if sizes != positions:
         raise RuntimeError(
             f"{name}: weight of shape {list(weight.shape)} is for {positions} positions, but input of shape "
@@ -105,34 +114,21 @@ def _local_conv_transpose(
     name = f"local_conv_transpose{dims}d"
     kernel, positions = _spatial(weight, dims, name)
     steps, gaps = _per_axis(stride, dims, "stride", name, 1), _per_axis(dilation, dims, "dilation", name, 1)
-    cut, extra = (
-        _per_axis(padding, dims, "padding", name, 0),
-        _per_axis(output_padding, dims, "output_padding", name, 0),
-    )
+    cut = _per_axis(padding, dims, "padding", name, 0)
+    extra = _per_axis(output_padding, dims, "output_padding", name, 0)
     groups = _integer(groups, "groups", name)
     if groups < 1 or weight.shape[0] % groups:
         raise RuntimeError(f"{name}: groups={groups} does not divide the {weight.shape[0]} input channels")
-    if any(e >= s and e >= d for e, s, d in zip(extra, steps, gaps, strict=True)):
-        raise RuntimeError(
-            f"{name}: output_padding must be smaller than either stride or dilation, got output_padding {extra}, "
-            f"stride {steps}, dilation {gaps}"
-        )
     x, batched = _batched(input, dims, name)
     if list(x.shape[2:]) != positions:
         raise RuntimeError(
             f"{name}: weight of shape {list(weight.shape)} is for inputs of size {positions}, "
             f"got input of shape {list(input.shape)}"
         )
-    size = [
-        (n - 1) * s - 2 * p + d * (k - 1) + e + 1
-        for n, s, p, d, k, e in zip(positions, steps, cut, gaps, kernel, extra, strict=True)
-    ]
-    if any(n < 1 for n in size):
-        raise RuntimeError(f"{name}: input of shape {list(input.shape)} gives an output of spatial size {size}")
+    size, flat = _transposed_window(input, kernel, steps, cut, extra, gaps, name)
     channels = weight.shape[1] * groups
     x, weight, bias = _autocast(x, weight, bias)
     _check(x, weight, bias, weight.shape[0], [channels, *size], name)
-    flat = [side for p, e in zip(cut, extra, strict=True) for side in (p, p - e)]
     if _has_kernel(x, weight, bias):
         out = local_convolution_input_grad(x, weight, [x.shape[0], channels, *size], steps, flat, gaps, groups)
     else:
@@ -162,45 +158,6 @@ def _by_folding(
     return torch.nn.functional.pad(out, [side for pair in reversed(sides) for side in pair])
 
 
-_LOCAL_DOC = """Locally connected layer: a convolution whose filters differ from position to position.
-
-    ``out[n, o, t] = bias[o, t] + Σ_c Σ_k weight[o, c, k, t] · input[n, c, t·stride − padding + k·dilation]``,
-    where an input position off the map reads 0. No unfolded copy of the input is kept, nor made of more than a block of
-    it at a time.
-
-    Args:
-        input: [N, C, {axes}] or [C, {axes}].
-        weight: [O, C/groups, kernel..., positions...]: positions last, so that vectors lie along them.
-        bias: [O, positions...] or None.
-        stride, dilation: one integer or {dims}.
-        padding: as ``conv{dims}d``'s: integers, a pair (before, after) for each axis, ``'valid'`` or ``'same'``.
-        groups: channels are cut into so many independent layers.
-
-    Returns:
-        [N, O, positions...] or [O, positions...], contiguous.
-
-    Raises:
-        RuntimeError: shapes that do not fit, among them an input of another size than the weight's positions are for.
-    """
-
-_LOCAL_TRANSPOSE_DOC = """The transpose of a locally connected layer, its input gradient, run forward.
-
-    ``out[n, c, t·stride − padding + k·dilation] += weight[s, c, k, t] · input[n, s, t]``, plus the bias.
-
-    Args:
-        input: [N, S, {axes}] or [S, {axes}].
-        weight: [S, C/groups, kernel..., {axes}].
-        bias: [C, output...] or None.
-        stride, padding, output_padding, groups, dilation: as ``conv_transpose{dims}d``'s.
-
-    Returns:
-        [N, C, *] (or [C, *]) with sides ``(side − 1)·stride − 2·padding + dilation·(kernel − 1) + output_padding + 1``.
-
-    Raises:
-        RuntimeError: shapes that do not fit.
-    """
-
-
 def local_conv1d(
     input: Tensor,
     weight: Tensor,
@@ -210,6 +167,7 @@ def local_conv1d(
     dilation: Ints = 1,
     groups: int = 1,
 ) -> Tensor:
+    """Locally connected layer over [N, C, W], otherwise as ``local_conv2d``."""
     return _local_conv(1, input, weight, bias, stride, padding, dilation, groups)
 
 
@@ -222,6 +180,26 @@ def local_conv2d(
     dilation: Ints = 1,
     groups: int = 1,
 ) -> Tensor:
+    """Locally connected layer: a convolution whose filters differ from position to position.
+
+    ``out[n, o, t] = bias[o, t] + Σ_c Σ_k weight[o, c, k, t] · input[n, c, t·stride − padding + k·dilation]``,
+    where an input position off the map reads 0. No unfolded copy of the input is kept, nor made of more than a block of
+    it at a time.
+
+    Args:
+        input: [N, C, H, W] or [C, H, W].
+        weight: [O, C/groups, kernel..., positions...]: positions last, so that vectors lie along them.
+        bias: [O, positions...] or None.
+        stride, dilation: one integer or 2.
+        padding: as ``conv2d``'s: integers, a pair (before, after) for each axis, ``'valid'`` or ``'same'``.
+        groups: channels are cut into so many independent layers.
+
+    Returns:
+        [N, O, positions...] or [O, positions...], contiguous.
+
+    Raises:
+        RuntimeError: shapes that do not fit, among them an input of another size than the weight's positions are for.
+    """
     return _local_conv(2, input, weight, bias, stride, padding, dilation, groups)
 
 
@@ -235,6 +213,7 @@ def local_conv_transpose1d(
     groups: int = 1,
     dilation: Ints = 1,
 ) -> Tensor:
+    """Transpose of a locally connected layer over [N, C, W], otherwise as ``local_conv_transpose2d``."""
     return _local_conv_transpose(1, input, weight, bias, stride, padding, output_padding, groups, dilation)
 
 
@@ -248,9 +227,20 @@ def local_conv_transpose2d(
     groups: int = 1,
     dilation: Ints = 1,
 ) -> Tensor:
+    """The transpose of a locally connected layer, its input gradient, run forward.
+
+    ``out[n, c, t·stride − padding + k·dilation] += weight[s, c, k, t] · input[n, s, t]``, plus the bias.
+
+    Args:
+        input: [N, S, H, W] or [S, H, W].
+        weight: [S, C/groups, kernel..., H, W].
+        bias: [C, output...] or None.
+        stride, padding, output_padding, groups, dilation: as ``conv_transpose2d``'s.
+
+    Returns:
+        [N, C, *] (or [C, *]) with sides ``(side − 1)·stride − 2·padding + dilation·(kernel − 1) + output_padding + 1``.
+
+    Raises:
+        RuntimeError: shapes that do not fit.
+    """
     return _local_conv_transpose(2, input, weight, bias, stride, padding, output_padding, groups, dilation)
-
-
-for _dims, _pair in enumerate(((local_conv1d, local_conv_transpose1d), (local_conv2d, local_conv_transpose2d)), 1):
-    for _function, _doc in zip(_pair, (_LOCAL_DOC, _LOCAL_TRANSPOSE_DOC), strict=True):
-        _function.__doc__ = _doc.format(dims=_dims, axes=("W", "H, W")[_dims - 1])

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .conv import Ints, Padding, _per_axis, _sides
+from .conv import Ints, Padding, _per_axis, _sides, output_sides
 
 
 def conv_matrix(
@@ -21,7 +21,8 @@ def conv_matrix(
 
     An output's row has at most ``C/groups · K^dims`` entries; those that would meet padding are left out, so a 1-D
     filter of width 3 on n positions, padded by 1, has ``3n − 2`` in all. A convolution's are shared from row to row, a
-    locally connected layer's are not. Gradients reach `weight` through the values.
+    locally connected layer's are not. Gradients reach `weight` through the values, once: PyTorch's sparse tensors have
+    no second derivatives, nor forward ones.
 
     Args:
         weight: [O, C/groups, kernel...] of a convolution in 1 to 3 dimensions, or of a locally connected layer in 1 or
@@ -52,10 +53,7 @@ def conv_matrix(
     kernel = list(weight.shape[2 : 2 + dims])
     steps, gaps = _per_axis(stride, dims, "stride", name, 1), _per_axis(dilation, dims, "dilation", name, 1)
     sides = _sides(padding, sizes, kernel, steps, gaps, name)
-    outputs = [
-        (n + sum(pair) - d * (k - 1) - 1) // s + 1
-        for n, pair, k, s, d in zip(sizes, sides, kernel, steps, gaps, strict=True)
-    ]
+    outputs = output_sides(sizes, kernel, steps, sides, gaps)
     if any(n < 1 for n in outputs):
         raise RuntimeError(
             f"{name}: kernel {kernel} with dilation {gaps} is larger than input_size={input_size} with padding {sides}"

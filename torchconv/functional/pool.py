@@ -216,6 +216,7 @@ def max_pool1d(
     *,
     activation: str | None = None,
 ) -> Any:
+    """Max pooling over [N, C, W], otherwise as ``max_pool2d``. Source: ``torch.nn.functional.max_pool1d``."""
     return _max_pool(1, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices, activation)
 
 
@@ -230,6 +231,27 @@ def max_pool2d(
     *,
     activation: str | None = None,
 ) -> Any:
+    """Max pooling: ``out[n, c, t] = max over k of input[n, c, t·stride − padding + k·dilation]``.
+
+    The first of equal elements is taken, a NaN is larger than any number, and the padding is never taken.
+
+    Args:
+        input: [N, C, H, W] or [C, H, W].
+        kernel_size, dilation: one integer or 2: the elements of a window along an axis, and how far apart they are.
+        stride: one integer or 2, from a window to the next. Default: kernel_size.
+        padding: one integer or 2, at most half a window: how far the first window starts before the input.
+        ceil_mode: windows may hang over the far edge, if they start in the input or the padding before it.
+        return_indices: also return where in its map each element was, as flat int64 indices.
+
+    Returns:
+        [N, C, *] (or [C, *]) with sides ``⌊(side + 2·padding − dilation·(kernel − 1) − 1)/stride⌋ + 1``, or with
+        ``⌈·⌉`` in ceil mode; with return_indices a pair of such tensors.
+
+    Raises:
+        RuntimeError: an input or a window of the wrong shape, or an output with an empty side.
+
+    Source: ``torch.nn.functional.max_pool2d``.
+    """
     return _max_pool(2, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices, activation)
 
 
@@ -244,6 +266,7 @@ def max_pool3d(
     *,
     activation: str | None = None,
 ) -> Any:
+    """Max pooling over [N, C, D, H, W], otherwise as ``max_pool2d``. Source: ``torch.nn.functional.max_pool3d``."""
     return _max_pool(3, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices, activation)
 
 
@@ -256,6 +279,10 @@ def max_pool1d_with_indices(
     ceil_mode: bool = False,
     return_indices: bool = False,
 ) -> tuple[Tensor, Tensor]:
+    """``max_pool1d`` with ``return_indices=True``, whatever is passed for that.
+
+    Source: ``torch.nn.functional.max_pool1d_with_indices``.
+    """
     return _max_pool(1, input, kernel_size, stride, padding, dilation, ceil_mode, True)
 
 
@@ -268,6 +295,10 @@ def max_pool2d_with_indices(
     ceil_mode: bool = False,
     return_indices: bool = False,
 ) -> tuple[Tensor, Tensor]:
+    """``max_pool2d`` with ``return_indices=True``, whatever is passed for that.
+
+    Source: ``torch.nn.functional.max_pool2d_with_indices``.
+    """
     return _max_pool(2, input, kernel_size, stride, padding, dilation, ceil_mode, True)
 
 
@@ -280,6 +311,10 @@ def max_pool3d_with_indices(
     ceil_mode: bool = False,
     return_indices: bool = False,
 ) -> tuple[Tensor, Tensor]:
+    """``max_pool3d`` with ``return_indices=True``, whatever is passed for that.
+
+    Source: ``torch.nn.functional.max_pool3d_with_indices``.
+    """
     return _max_pool(3, input, kernel_size, stride, padding, dilation, ceil_mode, True)
 
 
@@ -291,6 +326,7 @@ def avg_pool1d(
     ceil_mode: bool = False,
     count_include_pad: bool = True,
 ) -> Tensor:
+    """Mean pooling over [N, C, W], otherwise as ``avg_pool2d``. Source: ``torch.nn.functional.avg_pool1d``."""
     return _avg_pool(1, input, kernel_size, stride, padding, ceil_mode, count_include_pad, None)
 
 
@@ -303,6 +339,27 @@ def avg_pool2d(
     count_include_pad: bool = True,
     divisor_override: int | None = None,
 ) -> Tensor:
+    """Mean pooling: ``out[n, c, t] = (Σ_k input[n, c, t·stride − padding + k]) / divisor``.
+
+    The divisor is the number of elements in the window: with ``count_include_pad`` those in the padding too, though
+    not those hanging over it in ceil mode; or ``divisor_override`` if given (``avg_pool1d`` has none).
+
+    Args:
+        input: [N, C, H, W] or [C, H, W].
+        kernel_size: one integer or 2.
+        stride: one integer or 2, from a window to the next. Default: kernel_size.
+        padding: zeros before and after each axis, one integer or 2, at most half a window.
+        ceil_mode: windows may hang over the far edge, if they start in the input or the padding before it.
+        count_include_pad, divisor_override: see above.
+
+    Returns:
+        [N, C, *] (or [C, *]) with sides ``⌊(side + 2·padding − kernel)/stride⌋ + 1``, or with ``⌈·⌉`` in ceil mode.
+
+    Raises:
+        RuntimeError: an input or a window of the wrong shape, an output with an empty side, or a divisor of 0.
+
+    Source: ``torch.nn.functional.avg_pool2d``.
+    """
     return _avg_pool(2, input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
 
 
@@ -315,103 +372,25 @@ def avg_pool3d(
     count_include_pad: bool = True,
     divisor_override: int | None = None,
 ) -> Tensor:
+    """Mean pooling over [N, C, D, H, W], otherwise as ``avg_pool2d``. Source: ``torch.nn.functional.avg_pool3d``."""
     return _avg_pool(3, input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
 
 
 def adaptive_max_pool1d(input: Tensor, output_size: Sizes, return_indices: bool = False) -> Any:
+    """Max pooling to a given size over [N, C, W], otherwise as ``adaptive_max_pool2d``.
+
+    Source: ``torch.nn.functional.adaptive_max_pool1d``.
+    """
     return _adaptive_max_pool(1, input, output_size, return_indices)
 
 
 def adaptive_max_pool2d(input: Tensor, output_size: Sizes, return_indices: bool = False) -> Any:
-    return _adaptive_max_pool(2, input, output_size, return_indices)
-
-
-def adaptive_max_pool3d(input: Tensor, output_size: Sizes, return_indices: bool = False) -> Any:
-    return _adaptive_max_pool(3, input, output_size, return_indices)
-
-
-def adaptive_avg_pool1d(input: Tensor, output_size: Sizes) -> Tensor:
-    return _adaptive_avg_pool(1, input, output_size)
-
-
-def adaptive_avg_pool2d(input: Tensor, output_size: Sizes) -> Tensor:
-    return _adaptive_avg_pool(2, input, output_size)
-
-
-def adaptive_avg_pool3d(input: Tensor, output_size: Sizes) -> Tensor:
-    return _adaptive_avg_pool(3, input, output_size)
-
-
-def lp_pool1d(
-    input: Tensor, norm_type: float, kernel_size: Ints, stride: Ints | None = None, ceil_mode: bool = False
-) -> Tensor:
-    return _lp_pool(1, input, norm_type, kernel_size, stride, ceil_mode)
-
-
-def lp_pool2d(
-    input: Tensor, norm_type: float, kernel_size: Ints, stride: Ints | None = None, ceil_mode: bool = False
-) -> Tensor:
-    return _lp_pool(2, input, norm_type, kernel_size, stride, ceil_mode)
-
-
-def lp_pool3d(
-    input: Tensor, norm_type: float, kernel_size: Ints, stride: Ints | None = None, ceil_mode: bool = False
-) -> Tensor:
-    return _lp_pool(3, input, norm_type, kernel_size, stride, ceil_mode)
-
-
-# ---- their documentation, the same in one, two and three dimensions ----
-
-_DOCS = {
-    "max_pool{n}d": """Max pooling: ``out[n, c, t] = max over k of input[n, c, t·stride − padding + k·dilation]``.
-
-    The first of equal elements is taken, a NaN is larger than any number, and the padding is never taken.
-
-    Args:
-        input: [N, C, {axes}] or [C, {axes}].
-        kernel_size, dilation: one integer or {n}: the elements of a window along an axis, and how far apart they are.
-        stride: one integer or {n}, from a window to the next. Default: kernel_size.
-        padding: one integer or {n}, at most half a window: how far the first window starts before the input.
-        ceil_mode: windows may hang over the far edge, if they start in the input or the padding before it.
-        return_indices: also return where in its map each element was, as flat int64 indices.
-
-    Returns:
-        [N, C, *] (or [C, *]) with sides ``⌊(side + 2·padding − dilation·(kernel − 1) − 1)/stride⌋ + 1``, or with
-        ``⌈·⌉`` in ceil mode; with return_indices a pair of such tensors.
-
-    Raises:
-        RuntimeError: an input or a window of the wrong shape, or an output with an empty side.
-
-    Source: ``torch.nn.functional.max_pool{n}d``.
-    """,
-    "max_pool{n}d_with_indices": """``max_pool{n}d`` with ``return_indices=True``, whatever is passed for that.""",
-    "avg_pool{n}d": """Mean pooling: ``out[n, c, t] = (Σ_k input[n, c, t·stride − padding + k]) / divisor``.
-
-    The divisor is the number of elements in the window: with ``count_include_pad`` those in the padding too, though
-    not those hanging over it in ceil mode; or ``divisor_override`` if given (in 2 and 3 dimensions).
-
-    Args:
-        input: [N, C, {axes}] or [C, {axes}].
-        kernel_size: one integer or {n}.
-        stride: one integer or {n}, from a window to the next. Default: kernel_size.
-        padding: zeros before and after each axis, one integer or {n}, at most half a window.
-        ceil_mode: windows may hang over the far edge, if they start in the input or the padding before it.
-        count_include_pad, divisor_override: see above.
-
-    Returns:
-        [N, C, *] (or [C, *]) with sides ``⌊(side + 2·padding − kernel)/stride⌋ + 1``, or with ``⌈·⌉`` in ceil mode.
-
-    Raises:
-        RuntimeError: an input or a window of the wrong shape, an output with an empty side, or a divisor of 0.
-
-    Source: ``torch.nn.functional.avg_pool{n}d``.
-    """,
-    "adaptive_max_pool{n}d": """Max pooling to a given size: output o of an axis takes the largest of the elements from
+    """Max pooling to a given size: output o of an axis takes the largest of the elements from
     ``⌊o·side/size⌋`` to ``⌈(o + 1)·side/size⌉``.
 
     Args:
-        input: [N, C, {axes}] or [C, {axes}].
-        output_size: the output's spatial size, one integer or {n}; among several, None keeps the input's.
+        input: [N, C, H, W] or [C, H, W].
+        output_size: the output's spatial size, one integer or 2; among several, None keeps the input's.
         return_indices: also return where in its map each element was, as flat int64 indices.
 
     Returns:
@@ -420,14 +399,34 @@ _DOCS = {
     Raises:
         RuntimeError: an input of the wrong shape, or a negative size.
 
-    Source: ``torch.nn.functional.adaptive_max_pool{n}d``.
-    """,
-    "adaptive_avg_pool{n}d": """Mean pooling to a given size: output o of an axis takes the mean of the elements from
+    Source: ``torch.nn.functional.adaptive_max_pool2d``.
+    """
+    return _adaptive_max_pool(2, input, output_size, return_indices)
+
+
+def adaptive_max_pool3d(input: Tensor, output_size: Sizes, return_indices: bool = False) -> Any:
+    """Max pooling to a given size over [N, C, D, H, W], otherwise as ``adaptive_max_pool2d``.
+
+    Source: ``torch.nn.functional.adaptive_max_pool3d``.
+    """
+    return _adaptive_max_pool(3, input, output_size, return_indices)
+
+
+def adaptive_avg_pool1d(input: Tensor, output_size: Sizes) -> Tensor:
+    """Mean pooling to a given size over [N, C, W], otherwise as ``adaptive_avg_pool2d``.
+
+    Source: ``torch.nn.functional.adaptive_avg_pool1d``.
+    """
+    return _adaptive_avg_pool(1, input, output_size)
+
+
+def adaptive_avg_pool2d(input: Tensor, output_size: Sizes) -> Tensor:
+    """Mean pooling to a given size: output o of an axis takes the mean of the elements from
     ``⌊o·side/size⌋`` to ``⌈(o + 1)·side/size⌉``.
 
     Args:
-        input: [N, C, {axes}] or [C, {axes}].
-        output_size: the output's spatial size, one integer or {n}; among several, None keeps the input's.
+        input: [N, C, H, W] or [C, H, W].
+        output_size: the output's spatial size, one integer or 2; among several, None keeps the input's.
 
     Returns:
         [N, C, *] (or [C, *]) of that size.
@@ -435,18 +434,39 @@ _DOCS = {
     Raises:
         RuntimeError: an input of the wrong shape, or a negative size.
 
-    Source: ``torch.nn.functional.adaptive_avg_pool{n}d``.
-    """,
-    "lp_pool{n}d": """Power-average pooling: ``out[n, c, t] = (Σ_k input[n, c, t·stride + k]^p)^(1/p)``.
+    Source: ``torch.nn.functional.adaptive_avg_pool2d``.
+    """
+    return _adaptive_avg_pool(2, input, output_size)
+
+
+def adaptive_avg_pool3d(input: Tensor, output_size: Sizes) -> Tensor:
+    """Mean pooling to a given size over [N, C, D, H, W], otherwise as ``adaptive_avg_pool2d``.
+
+    Source: ``torch.nn.functional.adaptive_avg_pool3d``.
+    """
+    return _adaptive_avg_pool(3, input, output_size)
+
+
+def lp_pool1d(
+    input: Tensor, norm_type: float, kernel_size: Ints, stride: Ints | None = None, ceil_mode: bool = False
+) -> Tensor:
+    """Power-average pooling over [N, C, W], otherwise as ``lp_pool2d``. Source: ``torch.nn.functional.lp_pool1d``."""
+    return _lp_pool(1, input, norm_type, kernel_size, stride, ceil_mode)
+
+
+def lp_pool2d(
+    input: Tensor, norm_type: float, kernel_size: Ints, stride: Ints | None = None, ceil_mode: bool = False
+) -> Tensor:
+    """Power-average pooling: ``out[n, c, t] = (Σ_k input[n, c, t·stride + k]^p)^(1/p)``.
 
     Where the sum is zero so is the derivative. In ceil mode the sum of a window that hangs over the far edge is scaled
     up to a whole window's number of elements.
 
     Args:
-        input: [N, C, {axes}] or [C, {axes}].
+        input: [N, C, H, W] or [C, H, W].
         norm_type: p; infinity gives the largest absolute value, minus infinity the smallest.
-        kernel_size: one integer or {n}.
-        stride: one integer or {n}, from a window to the next. Default: kernel_size.
+        kernel_size: one integer or 2.
+        stride: one integer or 2, from a window to the next. Default: kernel_size.
         ceil_mode: windows may hang over the far edge.
 
     Returns:
@@ -455,9 +475,16 @@ _DOCS = {
     Raises:
         RuntimeError: an input or a window of the wrong shape, or an output with an empty side.
 
-    Source: ``torch.nn.functional.lp_pool{n}d``.
-    """,
-}
-for _name, _doc in _DOCS.items():
-    for _n, _axes in enumerate(("W", "H, W", "D, H, W"), 1):
-        globals()[_name.format(n=_n)].__doc__ = _doc.format(n=_n, axes=_axes)
+    Source: ``torch.nn.functional.lp_pool2d``.
+    """
+    return _lp_pool(2, input, norm_type, kernel_size, stride, ceil_mode)
+
+
+def lp_pool3d(
+    input: Tensor, norm_type: float, kernel_size: Ints, stride: Ints | None = None, ceil_mode: bool = False
+) -> Tensor:
+    """Power-average pooling over [N, C, D, H, W], otherwise as ``lp_pool2d``.
+
+    Source: ``torch.nn.functional.lp_pool3d``.
+    """
+    return _lp_pool(3, input, norm_type, kernel_size, stride, ceil_mode)

@@ -180,31 +180,6 @@ def _reduced_by_torch(maps: Tensor, count: int, reduce: str) -> Tensor:
     return maps.max(2).values if reduce == "max" else torch.linalg.vector_norm(maps, dim=2)
 
 
-def _doc(dims: int) -> str:
-    axes = ("W", "H, W", "D, H, W")[dims - 1]
-    return f"""Convolution with every filter tried under each of T transforms.
-
-    ``out[n, d·T + t] = bias[d] + Σ_c input[n, c] ⋆ (T_t weight)[d, c]``; with `reduce`, the T maps of a filter become
-    one, without all of them ever being in memory: ``max``, ``mean``, or ``norm`` (``√Σ_t out[t]²``).
-
-    Args:
-        input: [N, C, {axes}] or [C, {axes}].
-        weight: [D, C/groups, kernel...].
-        transforms: a ``torchconv.transforms`` set, or its map for this kernel size.
-        bias: [D], one a filter, or None.
-        stride, dilation, groups, algorithm: as in ``conv{dims}d``.
-        padding: as in ``conv{dims}d``, for filters of the weight's size; where transforms need a larger support, the
-            zeros for it are added, so that the output's size is ``conv{dims}d``'s with the same arguments.
-        reduce: None, "max", "mean" or "norm".
-
-    Returns:
-        [N, D·T, *], or with `reduce` [N, D, *]; without N where the input has none.
-
-    Raises:
-        RuntimeError: shapes that do not fit, or an algorithm that cannot run.
-    """
-
-
 def transform_conv1d(
     input: Tensor,
     weight: Tensor,
@@ -218,6 +193,7 @@ def transform_conv1d(
     reduce: str | None = None,
     algorithm: str = "auto",
 ) -> Tensor:
+    """Convolution over [N, C, W] with filters under T transforms, otherwise as ``transform_conv2d``."""
     return _transform_conv(1, input, weight, transforms, bias, stride, padding, dilation, groups, reduce, algorithm)
 
 
@@ -234,6 +210,27 @@ def transform_conv2d(
     reduce: str | None = None,
     algorithm: str = "auto",
 ) -> Tensor:
+    """Convolution with every filter tried under each of T transforms.
+
+    ``out[n, d·T + t] = bias[d] + Σ_c input[n, c] ⋆ (T_t weight)[d, c]``; with `reduce`, the T maps of a filter become
+    one, without all of them ever being in memory: ``max``, ``mean``, or ``norm`` (``√Σ_t out[t]²``).
+
+    Args:
+        input: [N, C, H, W] or [C, H, W].
+        weight: [D, C/groups, kernel...].
+        transforms: a ``torchconv.transforms`` set, or its map for this kernel size.
+        bias: [D], one a filter, or None.
+        stride, dilation, groups, algorithm: as in ``conv2d``.
+        padding: as in ``conv2d``, for filters of the weight's size; where transforms need a larger support, the
+            zeros for it are added, so that the output's size is ``conv2d``'s with the same arguments.
+        reduce: None, "max", "mean" or "norm".
+
+    Returns:
+        [N, D·T, *], or with `reduce` [N, D, *]; without N where the input has none.
+
+    Raises:
+        RuntimeError: shapes that do not fit, or an algorithm that cannot run.
+    """
     return _transform_conv(2, input, weight, transforms, bias, stride, padding, dilation, groups, reduce, algorithm)
 
 
@@ -250,8 +247,5 @@ def transform_conv3d(
     reduce: str | None = None,
     algorithm: str = "auto",
 ) -> Tensor:
+    """Convolution over [N, C, D, H, W] with filters under T transforms, otherwise as ``transform_conv2d``."""
     return _transform_conv(3, input, weight, transforms, bias, stride, padding, dilation, groups, reduce, algorithm)
-
-
-for _dims, _function in ((1, transform_conv1d), (2, transform_conv2d), (3, transform_conv3d)):
-    _function.__doc__ = _doc(_dims)

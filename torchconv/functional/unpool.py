@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .conv import Ints, _per_axis
+from .conv import Ints, _in_the_format_of, _per_axis
 from .pool import _built_in, _runs_here
 
 
@@ -64,9 +64,7 @@ def _max_unpool(
             raise RuntimeError(f"{name}: found an invalid max index for an output of size {sides}: {error}") from error
         raise
     output = flat.unflatten(-1, sides)
-    if dims == 2 and input.dim() == 4 and input.is_contiguous(memory_format=torch.channels_last):
-        return output if input.is_contiguous() else output.contiguous(memory_format=torch.channels_last)
-    return output
+    return _in_the_format_of(input, output) if dims == 2 else output
 
 
 def max_unpool1d(
@@ -77,6 +75,10 @@ def max_unpool1d(
     padding: Ints = 0,
     output_size: Sequence[int] | None = None,
 ) -> Any:
+    """Partial inverse of max pooling over [N, C, W], otherwise as ``max_unpool2d``.
+
+    Source: ``torch.nn.functional.max_unpool1d``.
+    """
     return _max_unpool(1, input, indices, kernel_size, stride, padding, output_size)
 
 
@@ -88,6 +90,23 @@ def max_unpool2d(
     padding: Ints = 0,
     output_size: Sequence[int] | None = None,
 ) -> Any:
+    """The partial inverse of max pooling: ``out[n, c, indices[n, c, t]] = input[n, c, t]``, and zero elsewhere.
+
+    Args:
+        input: [N, C, H, W] or [C, H, W], what max_pool2d gave.
+        indices: [the same], int64, as max_pool2d gives them with ``return_indices=True``: flat, in the output's map.
+        kernel_size, stride, padding: of that pooling; one integer or 2. Default stride: kernel_size.
+        output_size: that pooling's input size, if windows of several sizes could have given this input.
+
+    Returns:
+        [N, C, *] (or [C, *]) with sides ``(side − 1)·stride − 2·padding + kernel``, or output_size.
+
+    Raises:
+        ValueError: an output_size that no such pooling has for its input.
+        RuntimeError: indices of another shape or dtype, or outside the output.
+
+    Source: ``torch.nn.functional.max_unpool2d``.
+    """
     return _max_unpool(2, input, indices, kernel_size, stride, padding, output_size)
 
 
@@ -99,25 +118,8 @@ def max_unpool3d(
     padding: Ints = 0,
     output_size: Sequence[int] | None = None,
 ) -> Any:
-    return _max_unpool(3, input, indices, kernel_size, stride, padding, output_size)
+    """Partial inverse of max pooling over [N, C, D, H, W], otherwise as ``max_unpool2d``.
 
-
-_DOC = """The partial inverse of max pooling: ``out[n, c, indices[n, c, t]] = input[n, c, t]``, and zero elsewhere.
-
-    Args:
-        input: [N, C, {axes}] or [C, {axes}], what max_pool{n}d gave.
-        indices: [the same], int64, as max_pool{n}d gives them with ``return_indices=True``: flat, in the output's map.
-        kernel_size, stride, padding: of that pooling; one integer or {n}. Default stride: kernel_size.
-        output_size: that pooling's input size, if windows of several sizes could have given this input.
-
-    Returns:
-        [N, C, *] (or [C, *]) with sides ``(side − 1)·stride − 2·padding + kernel``, or output_size.
-
-    Raises:
-        ValueError: an output_size that no such pooling has for its input.
-        RuntimeError: indices of another shape or dtype, or outside the output.
-
-    Source: ``torch.nn.functional.max_unpool{n}d``.
+    Source: ``torch.nn.functional.max_unpool3d``.
     """
-for _n, _axes in enumerate(("W", "H, W", "D, H, W"), 1):
-    globals()[f"max_unpool{_n}d"].__doc__ = _DOC.format(n=_n, axes=_axes)
+    return _max_unpool(3, input, indices, kernel_size, stride, padding, output_size)

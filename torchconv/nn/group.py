@@ -16,12 +16,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._prims_common import suggest_memory_format
 from torch.nn import Parameter, init
 from torch.nn.modules.utils import _ntuple
 
 from .. import functional
-from ..functional.conv import _batched
+from ..functional.conv import _batched, _in_the_format_of
 from ..functional.transform import _every_map, support_margins
 from ..transforms import FilterMap, TransformSet, dihedral, rotations
 from .conv import _Conv
@@ -277,8 +276,7 @@ class GroupBatchNorm2d(torch.nn.BatchNorm2d):
 
     def forward(self, input: Tensor) -> Tensor:
         maps = _by_channel(input, self.order)  # [N, C, |G|, H, W]
-        out = super().forward(maps.flatten(2, 3)).reshape(input.shape)
-        return out.contiguous(memory_format=suggest_memory_format(input))
+        return _in_the_format_of(input, super().forward(maps.flatten(2, 3)).reshape(input.shape))
 
 
 def _by_channel(input: Tensor, order: int) -> Tensor:

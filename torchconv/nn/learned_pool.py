@@ -147,7 +147,7 @@ class BlockPool2d(torch.nn.Module):
         # [N, H_out, W_out, C, kH, kW], a view
         blocks = x.unfold(2, height, down).unfold(3, width, right).permute(0, 2, 3, 1, 4, 5)
         batch, rows, columns = blocks.shape[:3]
-        most = max(self.at_once // math.prod(blocks.shape[2:]), 1)  # rows of blocks at a time
+        most = self._rows_at_once(rows, math.prod(blocks.shape[2:]))
         if most >= rows:  # whole samples
             parts = [self._applied(part) for part in blocks.split(most // rows)]
         else:
@@ -155,6 +155,11 @@ class BlockPool2d(torch.nn.Module):
         out = torch.cat(parts)  # [N·H_out·W_out, D]
         out = out.reshape(batch, rows, columns, out.shape[1]).permute(0, 3, 1, 2)
         return out if input.dim() == 4 else out.squeeze(0)
+
+    def _rows_at_once(self, rows: int, size: int) -> int:
+        """How many rows of blocks, of `size` elements each, to copy at a time: of one sample, or all `rows` of some."""
+        most = max(self.at_once // size, 1)
+        return most - most % rows if most >= rows else most
 
     def _applied(self, part: Tensor) -> Tensor:
         """[N, rows, W_out, C, kH, kW] -> [N·rows·W_out, D]."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import functional
-from ..functional.conv import Ints, Padding, _per_axis, _sides
+from ..functional.conv import Ints, Padding, _per_axis, _sides, output_sides, transposed_sides
 
 _DOC = """{n}-D locally connected layer: a convolution whose filters differ from position to position, plus a bias.
 
@@ -156,12 +156,7 @@ class _Local(_LocallyConnected):
         except RuntimeError as error:
             raise ValueError(str(error)) from None
         self.padding = (padding,) * self._dims if isinstance(padding, int) else padding
-        self.output_size = tuple(
-            (n + sum(pair) - d * (k - 1) - 1) // s + 1
-            for n, pair, k, s, d in zip(
-                self_.input_size, sides, self_.kernel_size, self_.stride, self_.dilation, strict=True
-            )
-        )
+        self.output_size = tuple(output_sides(self_.input_size, self_.kernel_size, self_.stride, sides, self_.dilation))
         if any(n < 1 for n in self.output_size):
             raise ValueError(
                 f"{name}: kernel_size={self_.kernel_size} with dilation={self_.dilation} is larger than "
@@ -198,18 +193,8 @@ class _LocalTranspose(_LocallyConnected):
             self.output_padding = tuple(_per_axis(output_padding, self._dims, "output_padding", name, 0))
         except RuntimeError as error:
             raise ValueError(str(error)) from None
-        self.output_size = tuple(
-            (n - 1) * s - 2 * p + d * (k - 1) + extra + 1
-            for n, s, p, d, k, extra in zip(
-                self_.input_size,
-                self_.stride,
-                self.padding,
-                self_.dilation,
-                self_.kernel_size,
-                self.output_padding,
-                strict=True,
-            )
-        )
+        window = (self_.kernel_size, self_.stride, self.padding, self.output_padding, self_.dilation)
+        self.output_size = tuple(transposed_sides(self_.input_size, *window))
         if any(n < 1 for n in self.output_size):
             raise ValueError(f"{name}: input_size={self_.input_size} gives an output of size {self.output_size}")
         self._make(in_channels, out_channels, self_.input_size, bias, dict(device=device, dtype=dtype))
