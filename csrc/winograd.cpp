@@ -30,7 +30,7 @@ int64_t second_cache() {
 // Sizes that fit the caches of a core, measured: V and M of a block beside its filters' panel.
 constexpr int64_t block_floats = 120 << 10;        // of V and M, of by_block, where the filters stay beside them:
 constexpr int64_t block_filters = 160 << 10;       // at most so many floats of them
-constexpr int64_t large_block_floats = 140 << 10;  // where they do not, and every block reads them from the third cache
+constexpr int64_t large_block_floats = 100 << 10;  // where they do not, and every block reads them from the third cache
 int64_t block_tiles() { return 12 * second_cache(); }  // at least; at most a few times as many
 constexpr int64_t panel_floats = 2 << 20;              // of V, of by_panel, that all threads share
 constexpr int64_t panel_rows = 96 * 64;                // of V and M, over all planes
