@@ -15,116 +15,6 @@ from torch.nn.modules.utils import _ntuple
 from .. import functional
 from ..functional.conv import same_padding
 
-_CONV_DOC = """{n}-D convolution (the field's correlation) of a batch of stacks of maps, plus a bias.
-
-    .. math::
-        y[b, s, i] = bias[s] + \\sum_{{p, k}} w[s, p, k] \\, x[b, p, stride \\cdot i + dilation \\cdot k - padding]
-
-    where :math:`i` and :math:`k` run over the {n} spatial axes and :math:`p` over the input maps of the group of
-    output map :math:`s`; :math:`x` is 0 (or what `padding_mode` says) outside the input.
-
-    Args:
-        in_channels (int): number of input maps.
-        out_channels (int): number of output maps.
-        kernel_size (int or tuple): side of the filter.
-        stride (int or tuple): step between patches. Default: 1
-        padding (int, tuple or str): what is added on both sides of each axis: one number, one for each axis, or for
-            each axis a pair (before, after); 'valid' adds nothing; 'same' adds what makes the output side
-            :math:`\\lceil size / stride \\rceil`, half on each side and the odd one at the end. Default: 0
-        dilation (int or tuple): step between the elements of the filter. Default: 1
-        groups (int): number of blocks that the input maps and the output maps are divided into; output maps see the
-            input maps of their own block only. Default: 1
-        bias (bool): whether each output map has a learned bias. Default: True
-        padding_mode (str): 'zeros', 'reflect', 'replicate' or 'circular'. Default: 'zeros'
-        algorithm (str): 'auto', or the one that all directions must take. Default: 'auto'
-
-    Shape:
-        - Input: (N, C_in, {axes}) or (C_in, {axes})
-        - Output: (N, C_out, {out}) or (C_out, {out}), each side
-          :math:`\\lfloor (size + before + after - dilation (kernel\\_size - 1) - 1) / stride \\rfloor + 1`
-
-    Attributes:
-        weight (Parameter): (out_channels, in_channels / groups, *kernel_size), drawn as torch.nn.Conv{n}d draws it.
-        bias (Parameter or None): (out_channels,)
-
-    Raises:
-        ValueError: a constructor's argument that torch.nn.Conv{n}d refuses, or an unknown algorithm.
-        RuntimeError: an input that torchconv.functional.conv{n}d refuses, or an algorithm that cannot run on it.
-
-    Source: torch.nn.Conv{n}d, whose signature, parameters and results these are.
-    """
-
-_RELU_DOC = """{n}-D convolution followed by a ReLU, as one operator: ``torch.relu`` of torchconv.nn.Conv{n}d.
-
-    .. math::
-        y[b, s, i] = \\max\\Bigl(0, \\;
-            bias[s] + \\sum_{{p, k}} w[s, p, k] \\, x[b, p, stride \\cdot i + dilation \\cdot k - padding]\\Bigr)
-
-    The activation costs no pass over memory of its own, forward; backward, it shares one with the bias's gradient.
-
-    Args:
-        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, algorithm:
-            torchconv.nn.Conv{n}d's.
-
-    Shape:
-        - Input: (N, C_in, {axes}) or (C_in, {axes})
-        - Output: (N, C_out, {out}) or (C_out, {out}), sides as torchconv.nn.Conv{n}d's
-
-    Attributes:
-        weight (Parameter), bias (Parameter or None): torchconv.nn.Conv{n}d's, so that a state_dict of either fits both.
-
-    Raises:
-        ValueError, RuntimeError: where torchconv.nn.Conv{n}d does.
-
-    Source: torch.nn.Conv{n}d and torch.nn.ReLU, whose results these are.
-    """
-
-_TRANSPOSE_DOC = """{n}-D transposed (expanding) convolution of a batch of stacks of maps, plus a bias.
-
-    Every input element adds its multiple of the filter into the output:
-
-    .. math::
-        y[b, s, stride \\cdot i + dilation \\cdot k - padding] \\mathrel{{+}}= w[p, s, k] \\, x[b, p, i]
-
-    which is the derivative of torchconv.nn.Conv{n}d with respect to its input, run forward.
-
-    Args:
-        in_channels (int): number of input maps.
-        out_channels (int): number of output maps.
-        kernel_size (int or tuple): side of the filter.
-        stride (int or tuple): step between the places that neighbouring inputs add to. Default: 1
-        padding (int or tuple): what is cut off both sides of each axis of the output. Default: 0
-        output_padding (int or tuple): what is added to the output's side at its end. Default: 0
-        groups (int): number of blocks that the input maps and the output maps are divided into. Default: 1
-        bias (bool): whether each output map has a learned bias. Default: True
-        dilation (int or tuple): step between the elements of the filter. Default: 1
-        padding_mode (str): 'zeros' only.
-        algorithm (str): 'auto', or the one that all directions must take. Default: 'auto'
-
-    Shape:
-        - Input: (N, C_in, {axes}) or (C_in, {axes})
-        - Output: (N, C_out, {out}) or (C_out, {out}), each side
-          :math:`(size - 1) stride - 2 padding + dilation (kernel\\_size - 1) + output\\_padding + 1`, or the
-          `output_size` given to forward.
-
-    Attributes:
-        weight (Parameter): (in_channels, out_channels / groups, *kernel_size)
-        bias (Parameter or None): (out_channels,)
-
-    Raises:
-        ValueError: an argument that torch.nn.ConvTranspose{n}d refuses, or an unknown algorithm.
-        RuntimeError: an input that torchconv.functional.conv_transpose{n}d refuses, or an algorithm that cannot run.
-
-    Source: torch.nn.ConvTranspose{n}d, whose signature, parameters and results these are.
-    """
-
-
-def document(template: str, n: int, **fields: str) -> str:
-    """The docstring of the layer in n dimensions: `template` with n, the names of the axes and `fields` filled in."""
-    axes = {1: ("L",), 2: ("H", "W"), 3: ("D", "H", "W")}[n]
-    out = ", ".join(f"{axis}_out" for axis in axes)
-    return template.format(n=n, axes=", ".join(axes), out=out, **fields)
-
 
 def algorithms() -> tuple[str, ...]:
     """What a layer's `algorithm` may be."""
@@ -280,45 +170,187 @@ class _ConvTranspose(_Algorithm):
 
 
 class Conv1d(_Conv, torch.nn.Conv1d):
-    __doc__ = document(_CONV_DOC, 1)
+    """1-D convolution (the field's correlation) of a batch of stacks of maps, plus a bias.
+
+    Arguments, attributes and errors are those of Conv2d.
+    The axes are (L), the input (N, C, L) or (C, L).
+
+    Source: torch.nn.Conv1d, whose signature, parameters and results these are.
+    """
+
     _functional = staticmethod(functional.conv1d)
 
 
 class Conv2d(_Conv, torch.nn.Conv2d):
-    __doc__ = document(_CONV_DOC, 2)
+    r"""2-D convolution (the field's correlation) of a batch of stacks of maps, plus a bias.
+
+    .. math::
+        y[b, s, i] = bias[s] + \sum_{p, k} w[s, p, k] \, x[b, p, stride \cdot i + dilation \cdot k - padding]
+
+    where :math:`i` and :math:`k` run over the 2 spatial axes and :math:`p` over the input maps of the group of
+    output map :math:`s`; :math:`x` is 0 (or what `padding_mode` says) outside the input.
+
+    Args:
+        in_channels (int): number of input maps.
+        out_channels (int): number of output maps.
+        kernel_size (int or tuple): side of the filter.
+        stride (int or tuple): step between patches. Default: 1
+        padding (int, tuple or str): what is added on both sides of each axis: one number, one for each axis, or for
+            each axis a pair (before, after); 'valid' adds nothing; 'same' adds what makes the output side
+            :math:`\lceil size / stride \rceil`, half on each side and the odd one at the end. Default: 0
+        dilation (int or tuple): step between the elements of the filter. Default: 1
+        groups (int): number of blocks that the input maps and the output maps are divided into; output maps see the
+            input maps of their own block only. Default: 1
+        bias (bool): whether each output map has a learned bias. Default: True
+        padding_mode (str): 'zeros', 'reflect', 'replicate' or 'circular'. Default: 'zeros'
+        algorithm (str): 'auto', or the one that all directions must take. Default: 'auto'
+
+    Shape:
+        - Input: (N, C_in, H, W) or (C_in, H, W)
+        - Output: (N, C_out, H_out, W_out) or (C_out, H_out, W_out), each side
+          :math:`\lfloor (size + before + after - dilation (kernel\_size - 1) - 1) / stride \rfloor + 1`
+
+    Attributes:
+        weight (Parameter): (out_channels, in_channels / groups, *kernel_size), drawn as torch.nn.Conv2d draws it.
+        bias (Parameter or None): (out_channels,)
+
+    Raises:
+        ValueError: a constructor's argument that torch.nn.Conv2d refuses, or an unknown algorithm.
+        RuntimeError: an input that torchconv.functional.conv2d refuses, or an algorithm that cannot run on it.
+
+    Source: torch.nn.Conv2d, whose signature, parameters and results these are.
+    """
+
     _functional = staticmethod(functional.conv2d)
 
 
 class Conv3d(_Conv, torch.nn.Conv3d):
-    __doc__ = document(_CONV_DOC, 3)
+    """3-D convolution (the field's correlation) of a batch of stacks of maps, plus a bias.
+
+    Arguments, attributes and errors are those of Conv2d.
+    The axes are (D, H, W), the input (N, C, D, H, W) or (C, D, H, W).
+
+    Source: torch.nn.Conv3d, whose signature, parameters and results these are.
+    """
+
     _functional = staticmethod(functional.conv3d)
 
 
 class ConvReLU1d(Conv1d):
-    __doc__ = document(_RELU_DOC, 1)
+    """1-D convolution followed by a ReLU, as one operator: ``torch.relu`` of torchconv.nn.Conv1d.
+
+    Arguments, attributes and errors are those of ConvReLU2d.
+    The axes are (L), the input (N, C, L) or (C, L).
+
+    Source: torch.nn.Conv1d and torch.nn.ReLU, whose results these are.
+    """
+
     _activation = "relu"
 
 
 class ConvReLU2d(Conv2d):
-    __doc__ = document(_RELU_DOC, 2)
+    r"""2-D convolution followed by a ReLU, as one operator: ``torch.relu`` of torchconv.nn.Conv2d.
+
+    .. math::
+        y[b, s, i] = \max\Bigl(0, \;
+            bias[s] + \sum_{p, k} w[s, p, k] \, x[b, p, stride \cdot i + dilation \cdot k - padding]\Bigr)
+
+    The activation costs no pass over memory of its own, forward; backward, it shares one with the bias's gradient.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, algorithm:
+            torchconv.nn.Conv2d's.
+
+    Shape:
+        - Input: (N, C_in, H, W) or (C_in, H, W)
+        - Output: (N, C_out, H_out, W_out) or (C_out, H_out, W_out), sides as torchconv.nn.Conv2d's
+
+    Attributes:
+        weight (Parameter), bias (Parameter or None): torchconv.nn.Conv2d's, so that a state_dict of either fits both.
+
+    Raises:
+        ValueError, RuntimeError: where torchconv.nn.Conv2d does.
+
+    Source: torch.nn.Conv2d and torch.nn.ReLU, whose results these are.
+    """
+
     _activation = "relu"
 
 
 class ConvReLU3d(Conv3d):
-    __doc__ = document(_RELU_DOC, 3)
+    """3-D convolution followed by a ReLU, as one operator: ``torch.relu`` of torchconv.nn.Conv3d.
+
+    Arguments, attributes and errors are those of ConvReLU2d.
+    The axes are (D, H, W), the input (N, C, D, H, W) or (C, D, H, W).
+
+    Source: torch.nn.Conv3d and torch.nn.ReLU, whose results these are.
+    """
+
     _activation = "relu"
 
 
 class ConvTranspose1d(_ConvTranspose, torch.nn.ConvTranspose1d):
-    __doc__ = document(_TRANSPOSE_DOC, 1)
+    """1-D transposed (expanding) convolution of a batch of stacks of maps, plus a bias.
+
+    Arguments, attributes and errors are those of ConvTranspose2d.
+    The axes are (L), the input (N, C, L) or (C, L).
+
+    Source: torch.nn.ConvTranspose1d, whose signature, parameters and results these are.
+    """
+
     _functional = staticmethod(functional.conv_transpose1d)
 
 
 class ConvTranspose2d(_ConvTranspose, torch.nn.ConvTranspose2d):
-    __doc__ = document(_TRANSPOSE_DOC, 2)
+    r"""2-D transposed (expanding) convolution of a batch of stacks of maps, plus a bias.
+
+    Every input element adds its multiple of the filter into the output:
+
+    .. math::
+        y[b, s, stride \cdot i + dilation \cdot k - padding] \mathrel{+}= w[p, s, k] \, x[b, p, i]
+
+    which is the derivative of torchconv.nn.Conv2d with respect to its input, run forward.
+
+    Args:
+        in_channels (int): number of input maps.
+        out_channels (int): number of output maps.
+        kernel_size (int or tuple): side of the filter.
+        stride (int or tuple): step between the places that neighbouring inputs add to. Default: 1
+        padding (int or tuple): what is cut off both sides of each axis of the output. Default: 0
+        output_padding (int or tuple): what is added to the output's side at its end. Default: 0
+        groups (int): number of blocks that the input maps and the output maps are divided into. Default: 1
+        bias (bool): whether each output map has a learned bias. Default: True
+        dilation (int or tuple): step between the elements of the filter. Default: 1
+        padding_mode (str): 'zeros' only.
+        algorithm (str): 'auto', or the one that all directions must take. Default: 'auto'
+
+    Shape:
+        - Input: (N, C_in, H, W) or (C_in, H, W)
+        - Output: (N, C_out, H_out, W_out) or (C_out, H_out, W_out), each side
+          :math:`(size - 1) stride - 2 padding + dilation (kernel\_size - 1) + output\_padding + 1`, or the
+          `output_size` given to forward.
+
+    Attributes:
+        weight (Parameter): (in_channels, out_channels / groups, *kernel_size)
+        bias (Parameter or None): (out_channels,)
+
+    Raises:
+        ValueError: an argument that torch.nn.ConvTranspose2d refuses, or an unknown algorithm.
+        RuntimeError: an input that torchconv.functional.conv_transpose2d refuses, or an algorithm that cannot run.
+
+    Source: torch.nn.ConvTranspose2d, whose signature, parameters and results these are.
+    """
+
     _functional = staticmethod(functional.conv_transpose2d)
 
 
 class ConvTranspose3d(_ConvTranspose, torch.nn.ConvTranspose3d):
-    __doc__ = document(_TRANSPOSE_DOC, 3)
+    """3-D transposed (expanding) convolution of a batch of stacks of maps, plus a bias.
+
+    Arguments, attributes and errors are those of ConvTranspose2d.
+    The axes are (D, H, W), the input (N, C, D, H, W) or (C, D, H, W).
+
+    Source: torch.nn.ConvTranspose3d, whose signature, parameters and results these are.
+    """
+
     _functional = staticmethod(functional.conv_transpose3d)

@@ -35,14 +35,20 @@ class FusedReLU(torch.nn.ReLU):
 
 
 class ReLUMaxPool1d(MaxPool1d):
+    """Max pooling that does the ReLU before it."""
+
     _activation = "relu"
 
 
 class ReLUMaxPool2d(MaxPool2d):
+    """Max pooling that does the ReLU before it."""
+
     _activation = "relu"
 
 
 class ReLUMaxPool3d(MaxPool3d):
+    """Max pooling that does the ReLU before it."""
+
     _activation = "relu"
 
 
@@ -89,15 +95,15 @@ class _FusedNorm:
 
 
 class FusedBatchNorm1d(_FusedNorm, torch.nn.BatchNorm1d):
-    pass
+    """A batch norm that does the ReLU after it, or that the convolution before it does in evaluation."""
 
 
 class FusedBatchNorm2d(_FusedNorm, torch.nn.BatchNorm2d):
-    pass
+    """A batch norm that does the ReLU after it, or that the convolution before it does in evaluation."""
 
 
 class FusedBatchNorm3d(_FusedNorm, torch.nn.BatchNorm3d):
-    pass
+    """A batch norm that does the ReLU after it, or that the convolution before it does in evaluation."""
 
 
 class _ConvBatchNorm:
@@ -117,24 +123,30 @@ class _ConvBatchNorm:
 
 
 class ConvBatchNorm1d(_ConvBatchNorm, Conv1d):
-    pass
+    """A convolution that in evaluation does the batch norm after it."""
 
 
 class ConvBatchNorm2d(_ConvBatchNorm, Conv2d):
-    pass
+    """A convolution that in evaluation does the batch norm after it."""
 
 
 class ConvBatchNorm3d(_ConvBatchNorm, Conv3d):
-    pass
+    """A convolution that in evaluation does the batch norm after it."""
 
 
 class ConvBatchNormReLU1d(ConvBatchNorm1d):
+    """A convolution that in evaluation does the batch norm and the ReLU after it."""
+
     _last = "relu"
 
 
 class ConvBatchNormReLU2d(ConvBatchNorm2d):
+    """A convolution that in evaluation does the batch norm and the ReLU after it."""
+
     _last = "relu"
 
 
 class ConvBatchNormReLU3d(ConvBatchNorm3d):
+    """A convolution that in evaluation does the batch norm and the ReLU after it."""
+
     _last = "relu"

@@ -10,64 +10,6 @@ from torch import Tensor
 from .. import functional
 from ..functional.conv import Ints, Padding, _per_axis, _sides, output_sides, transposed_sides
 
-_DOC = """{n}-D locally connected layer: a convolution whose filters differ from position to position, plus a bias.
-
-    .. math::
-        y[b, s, i] = bias[s, i]
-            + \\sum_{{p, k}} w[s, p, k, i] \\, x[b, p, stride \\cdot i + dilation \\cdot k - padding]
-
-    Each position has filters of its own, so the layer is made for one size of input, and has as many weights as
-    connections: 400,000 units that look at a 200×200 image through fields of 10×10 have 40 million.
-
-    Args:
-        in_channels (int): number of input maps.
-        out_channels (int): number of output maps.
-        input_size (int or tuple): the spatial size of the input.
-        kernel_size (int or tuple): side of the filters.
-        stride (int or tuple): step between patches. Default: 1
-        padding (int, tuple or str): as torchconv.nn.Conv{n}d's: integers, pairs (before, after), 'valid' or 'same'.
-            Default: 0
-        dilation (int or tuple): step between the elements of a filter. Default: 1
-        groups (int): number of blocks that the maps are divided into. Default: 1
-        bias (bool): whether each output map has a learned bias at each position. Default: True
-
-    Shape:
-        - Input: (N, C_in, {axes}) or (C_in, {axes}), of the size given
-        - Output: (N, C_out, {out}) or (C_out, {out}), sides as torchconv.nn.Conv{n}d's, in `output_size`
-
-    Attributes:
-        weight (Parameter): (out_channels, in_channels / groups, *kernel_size, *output_size), positions last, so that
-            vectors lie along them; each filter drawn as a torch.nn.Conv{n}d's is.
-        bias (Parameter or None): (out_channels, *output_size)
-
-    Raises:
-        ValueError: channels that groups does not divide, or a window larger than the padded input.
-        RuntimeError: an input of another size than the layer was made for.
-    """
-
-_TRANSPOSE_DOC = """{n}-D transpose of a locally connected layer: its input gradient, run forward, plus a bias.
-
-    .. math::
-        y[b, s, stride \\cdot i + dilation \\cdot k - padding] \\mathrel{{+}}= w[p, s, k, i] \\, x[b, p, i]
-
-    Args:
-        in_channels, out_channels, kernel_size, stride, padding, output_padding, groups, bias, dilation:
-            torch.nn.ConvTranspose{n}d's.
-        input_size (int or tuple): the spatial size of the input.
-
-    Shape:
-        - Input: (N, C_in, {axes}) or (C_in, {axes}), of the size given
-        - Output: (N, C_out, {out}) or (C_out, {out}), sides as torchconv.nn.ConvTranspose{n}d's, in `output_size`
-
-    Attributes:
-        weight (Parameter): (in_channels, out_channels / groups, *kernel_size, *input_size)
-        bias (Parameter or None): (out_channels, *output_size)
-
-    Raises:
-        ValueError: channels that groups does not divide, or an empty output.
-        RuntimeError: an input of another size than the layer was made for.
-    """
-
 Sizes: TypeAlias = int | Sequence[int]
 
 
@@ -213,26 +155,88 @@ class _LocalTranspose(_LocallyConnected):
         )
 
 
-def _document(template: str, n: int) -> str:
-    axes = ("L",) if n == 1 else ("H", "W")
-    return template.format(n=n, axes=", ".join(axes), out=", ".join(f"{axis}_out" for axis in axes))
-
-
 class LocallyConnected1d(_Local):
-    __doc__ = _document(_DOC, 1)
+    """1-D locally connected layer: a convolution whose filters differ from position to position, plus a bias.
+
+    Arguments, attributes and errors are those of LocallyConnected2d.
+    The axes are (L), the input (N, C, L) or (C, L).
+    """
+
     _functional, _dims = staticmethod(functional.local_conv1d), 1
 
 
 class LocallyConnected2d(_Local):
-    __doc__ = _document(_DOC, 2)
+    r"""2-D locally connected layer: a convolution whose filters differ from position to position, plus a bias.
+
+    .. math::
+        y[b, s, i] = bias[s, i]
+            + \sum_{p, k} w[s, p, k, i] \, x[b, p, stride \cdot i + dilation \cdot k - padding]
+
+    Each position has filters of its own, so the layer is made for one size of input, and has as many weights as
+    connections: 400,000 units that look at a 200×200 image through fields of 10×10 have 40 million.
+
+    Args:
+        in_channels (int): number of input maps.
+        out_channels (int): number of output maps.
+        input_size (int or tuple): the spatial size of the input.
+        kernel_size (int or tuple): side of the filters.
+        stride (int or tuple): step between patches. Default: 1
+        padding (int, tuple or str): as torchconv.nn.Conv2d's: integers, pairs (before, after), 'valid' or 'same'.
+            Default: 0
+        dilation (int or tuple): step between the elements of a filter. Default: 1
+        groups (int): number of blocks that the maps are divided into. Default: 1
+        bias (bool): whether each output map has a learned bias at each position. Default: True
+
+    Shape:
+        - Input: (N, C_in, H, W) or (C_in, H, W), of the size given
+        - Output: (N, C_out, H_out, W_out) or (C_out, H_out, W_out), sides as torchconv.nn.Conv2d's, in `output_size`
+
+    Attributes:
+        weight (Parameter): (out_channels, in_channels / groups, *kernel_size, *output_size), positions last, so that
+            vectors lie along them; each filter drawn as a torch.nn.Conv2d's is.
+        bias (Parameter or None): (out_channels, *output_size)
+
+    Raises:
+        ValueError: channels that groups does not divide, or a window larger than the padded input.
+        RuntimeError: an input of another size than the layer was made for.
+    """
+
     _functional, _dims = staticmethod(functional.local_conv2d), 2
 
 
 class LocallyConnectedTranspose1d(_LocalTranspose):
-    __doc__ = _document(_TRANSPOSE_DOC, 1)
+    """1-D transpose of a locally connected layer: its input gradient, run forward, plus a bias.
+
+    Arguments, attributes and errors are those of LocallyConnectedTranspose2d.
+    The axes are (L), the input (N, C, L) or (C, L).
+    """
+
     _functional, _dims = staticmethod(functional.local_conv_transpose1d), 1
 
 
 class LocallyConnectedTranspose2d(_LocalTranspose):
-    __doc__ = _document(_TRANSPOSE_DOC, 2)
+    r"""2-D transpose of a locally connected layer: its input gradient, run forward, plus a bias.
+
+    .. math::
+        y[b, s, stride \cdot i + dilation \cdot k - padding] \mathrel{+}= w[p, s, k, i] \, x[b, p, i]
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, output_padding, groups, bias, dilation:
+            torch.nn.ConvTranspose2d's.
+        input_size (int or tuple): the spatial size of the input.
+
+    Shape:
+        - Input: (N, C_in, H, W) or (C_in, H, W), of the size given
+        - Output: (N, C_out, H_out, W_out) or (C_out, H_out, W_out), sides as torchconv.nn.ConvTranspose2d's, in
+          `output_size`
+
+    Attributes:
+        weight (Parameter): (in_channels, out_channels / groups, *kernel_size, *input_size)
+        bias (Parameter or None): (out_channels, *output_size)
+
+    Raises:
+        ValueError: channels that groups does not divide, or an empty output.
+        RuntimeError: an input of another size than the layer was made for.
+    """
+
     _functional, _dims = staticmethod(functional.local_conv_transpose2d), 2

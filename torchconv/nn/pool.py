@@ -7,120 +7,6 @@ import torch
 from torch import Tensor
 
 from .. import functional
-from .conv import document
-
-_SHAPE = """
-    Shape:
-        - Input: (N, C, {axes}) or (C, {axes})
-        - Output: (N, C, {out}) or (C, {out}), {side}
-
-    Raises:
-        RuntimeError: an input or a window that torchconv.functional.{function} refuses.
-
-    Source: torch.nn.{name}, whose signature and results these are.
-    """
-
-_WINDOW_SIDE = """each side
-          :math:`\\lfloor (size + 2 padding - dilation (kernel\\_size - 1) - 1) / stride \\rfloor + 1`, or with
-          :math:`\\lceil \\cdot \\rceil` in ceil mode, where a last window that would start past the input and its left
-          padding is left out"""
-
-_UNPOOL_SIDE = """each side :math:`(size - 1) stride - 2 padding + kernel\\_size`, or the output_size given"""
-
-_ADAPTIVE_SIDE = """the output_size asked for"""
-
-_DOCS = {
-    "MaxPool": (
-        "max_pool",
-        """{n}-D max pooling: the largest element of each window, the first of equal ones; NaN is larger than any.
-
-    .. math::
-        y[b, c, i] = \\max_k x[b, c, stride \\cdot i + dilation \\cdot k - padding]
-
-    Args:
-        kernel_size (int or tuple): side of the window.
-        stride (int or tuple): step between windows. Default: kernel_size
-        padding (int or tuple): what is added, as -inf, on both sides of each axis; at most half a window. Default: 0
-        dilation (int or tuple): step between the elements of a window. Default: 1
-        return_indices (bool): also return where in its map each output came from. Default: False
-        ceil_mode (bool): round the output side up. Default: False
-""",
-        _WINDOW_SIDE,
-    ),
-    "MaxUnpool": (
-        "max_unpool",
-        """{n}-D partial inverse of max pooling: each element to where the pooling took it from, and zero elsewhere.
-
-    .. math::
-        y[b, c, indices[b, c, i]] = x[b, c, i]
-
-    Args:
-        kernel_size (int or tuple): side of the pooling's window.
-        stride (int or tuple): its step between windows. Default: kernel_size
-        padding (int or tuple): its padding. Default: 0
-""",
-        _UNPOOL_SIDE,
-    ),
-    "AvgPool": (
-        "avg_pool",
-        """{n}-D mean pooling: the mean of each window of each map.
-
-    .. math::
-        y[b, c, i] = \\frac{{1}}{{K}} \\sum_k x[b, c, stride \\cdot i + k - padding]
-
-    where :math:`K` is the number of elements in the window.
-
-    Args:
-        kernel_size (int or tuple): side of the window.
-        stride (int or tuple): step between windows. Default: kernel_size
-        padding (int or tuple): zeros added on both sides of each axis; at most half a window. Default: 0
-        ceil_mode (bool): round the output side up. Default: False
-        count_include_pad (bool): whether K counts the padding's zeros. Default: True
-        divisor_override (int, in two and three dimensions): take this for K.
-""",
-        _WINDOW_SIDE,
-    ),
-    "LPPool": (
-        "lp_pool",
-        """{n}-D power-average pooling: the p-norm of each window of each map.
-
-    .. math::
-        y[b, c, i] = \\Big( \\sum_k x[b, c, stride \\cdot i + k]^p \\Big)^{{1/p}}
-
-    Args:
-        norm_type (float): the power p; infinity is max pooling of absolute values.
-        kernel_size (int or tuple): side of the window.
-        stride (int or tuple): step between windows. Default: kernel_size
-        ceil_mode (bool): round the output side up. Default: False
-""",
-        _WINDOW_SIDE,
-    ),
-    "AdaptiveMaxPool": (
-        "adaptive_max_pool",
-        """{n}-D max pooling to a given output side: window i runs from floor(i size / out) to ceil((i+1) size / out).
-
-    Args:
-        output_size (int, None or tuple): side of the output; None keeps the input's.
-        return_indices (bool): also return where in its map each output came from. Default: False
-""",
-        _ADAPTIVE_SIDE,
-    ),
-    "AdaptiveAvgPool": (
-        "adaptive_avg_pool",
-        """{n}-D mean pooling to a given output side: window i runs from floor(i size / out) to ceil((i+1) size / out).
-
-    Args:
-        output_size (int, None or tuple): side of the output; None keeps the input's.
-""",
-        _ADAPTIVE_SIDE,
-    ),
-}
-
-
-def _document(family: str, n: int) -> str:
-    function, text, side = _DOCS[family]
-    return document(text + _SHAPE, n, side=side, function=f"{function}{n}d", name=f"{family}{n}d")
-
 
 # What the layers of a family share; stands before torch.nn's class in each of their lists of bases.
 
@@ -166,22 +52,68 @@ class _AdaptiveAvgPool:
 
 
 class MaxPool1d(_MaxPool, torch.nn.MaxPool1d):
-    __doc__ = _document("MaxPool", 1)
+    """1-D max pooling: the largest element of each window, the first of equal ones; NaN is larger than any.
+
+    Arguments, attributes and errors are those of MaxPool2d.
+    The axes are (L), the input (N, C, L) or (C, L).
+
+    Source: torch.nn.MaxPool1d, whose signature and results these are.
+    """
+
     _functional = staticmethod(functional.max_pool1d)
 
 
 class MaxPool2d(_MaxPool, torch.nn.MaxPool2d):
-    __doc__ = _document("MaxPool", 2)
+    r"""2-D max pooling: the largest element of each window, the first of equal ones; NaN is larger than any.
+
+    .. math::
+        y[b, c, i] = \max_k x[b, c, stride \cdot i + dilation \cdot k - padding]
+
+    Args:
+        kernel_size (int or tuple): side of the window.
+        stride (int or tuple): step between windows. Default: kernel_size
+        padding (int or tuple): what is added, as -inf, on both sides of each axis; at most half a window. Default: 0
+        dilation (int or tuple): step between the elements of a window. Default: 1
+        return_indices (bool): also return where in its map each output came from. Default: False
+        ceil_mode (bool): round the output side up. Default: False
+
+    Shape:
+        - Input: (N, C, H, W) or (C, H, W)
+        - Output: (N, C, H_out, W_out) or (C, H_out, W_out), each side
+          :math:`\lfloor (size + 2 padding - dilation (kernel\_size - 1) - 1) / stride \rfloor + 1`, or with
+          :math:`\lceil \cdot \rceil` in ceil mode, where a last window that would start past the input and its left
+          padding is left out
+
+    Raises:
+        RuntimeError: an input or a window that torchconv.functional.max_pool2d refuses.
+
+    Source: torch.nn.MaxPool2d, whose signature and results these are.
+    """
+
     _functional = staticmethod(functional.max_pool2d)
 
 
 class MaxPool3d(_MaxPool, torch.nn.MaxPool3d):
-    __doc__ = _document("MaxPool", 3)
+    """3-D max pooling: the largest element of each window, the first of equal ones; NaN is larger than any.
+
+    Arguments, attributes and errors are those of MaxPool2d.
+    The axes are (D, H, W), the input (N, C, D, H, W) or (C, D, H, W).
+
+    Source: torch.nn.MaxPool3d, whose signature and results these are.
+    """
+
     _functional = staticmethod(functional.max_pool3d)
 
 
 class AvgPool1d(_AvgPool, torch.nn.AvgPool1d):
-    __doc__ = _document("AvgPool", 1)
+    """1-D mean pooling: the mean of each window of each map.
+
+    Arguments, attributes and errors are those of AvgPool2d.
+    The axes are (L), the input (N, C, L) or (C, L).
+
+    Source: torch.nn.AvgPool1d, whose signature and results these are.
+    """
+
     _functional = staticmethod(functional.avg_pool1d)
 
     def forward(self, input: Tensor) -> Tensor:  # torch.nn's has no divisor_override in one dimension
@@ -190,57 +122,185 @@ class AvgPool1d(_AvgPool, torch.nn.AvgPool1d):
 
 
 class AvgPool2d(_AvgPool, torch.nn.AvgPool2d):
-    __doc__ = _document("AvgPool", 2)
+    r"""2-D mean pooling: the mean of each window of each map.
+
+    .. math::
+        y[b, c, i] = \frac{1}{K} \sum_k x[b, c, stride \cdot i + k - padding]
+
+    where :math:`K` is the number of elements in the window.
+
+    Args:
+        kernel_size (int or tuple): side of the window.
+        stride (int or tuple): step between windows. Default: kernel_size
+        padding (int or tuple): zeros added on both sides of each axis; at most half a window. Default: 0
+        ceil_mode (bool): round the output side up. Default: False
+        count_include_pad (bool): whether K counts the padding's zeros. Default: True
+        divisor_override (int, in two and three dimensions): take this for K.
+
+    Shape:
+        - Input: (N, C, H, W) or (C, H, W)
+        - Output: (N, C, H_out, W_out) or (C, H_out, W_out), each side
+          :math:`\lfloor (size + 2 padding - dilation (kernel\_size - 1) - 1) / stride \rfloor + 1`, or with
+          :math:`\lceil \cdot \rceil` in ceil mode, where a last window that would start past the input and its left
+          padding is left out
+
+    Raises:
+        RuntimeError: an input or a window that torchconv.functional.avg_pool2d refuses.
+
+    Source: torch.nn.AvgPool2d, whose signature and results these are.
+    """
+
     _functional = staticmethod(functional.avg_pool2d)
 
 
 class AvgPool3d(_AvgPool, torch.nn.AvgPool3d):
-    __doc__ = _document("AvgPool", 3)
+    """3-D mean pooling: the mean of each window of each map.
+
+    Arguments, attributes and errors are those of AvgPool2d.
+    The axes are (D, H, W), the input (N, C, D, H, W) or (C, D, H, W).
+
+    Source: torch.nn.AvgPool3d, whose signature and results these are.
+    """
+
     _functional = staticmethod(functional.avg_pool3d)
 
 
 class LPPool1d(_LPPool, torch.nn.LPPool1d):
-    __doc__ = _document("LPPool", 1)
+    """1-D power-average pooling: the p-norm of each window of each map.
+
+    Arguments, attributes and errors are those of LPPool2d.
+    The axes are (L), the input (N, C, L) or (C, L).
+
+    Source: torch.nn.LPPool1d, whose signature and results these are.
+    """
+
     _functional = staticmethod(functional.lp_pool1d)
 
 
 class LPPool2d(_LPPool, torch.nn.LPPool2d):
-    __doc__ = _document("LPPool", 2)
+    r"""2-D power-average pooling: the p-norm of each window of each map.
+
+    .. math::
+        y[b, c, i] = \Big( \sum_k x[b, c, stride \cdot i + k]^p \Big)^{1/p}
+
+    Args:
+        norm_type (float): the power p; infinity is max pooling of absolute values.
+        kernel_size (int or tuple): side of the window.
+        stride (int or tuple): step between windows. Default: kernel_size
+        ceil_mode (bool): round the output side up. Default: False
+
+    Shape:
+        - Input: (N, C, H, W) or (C, H, W)
+        - Output: (N, C, H_out, W_out) or (C, H_out, W_out), each side
+          :math:`\lfloor (size + 2 padding - dilation (kernel\_size - 1) - 1) / stride \rfloor + 1`, or with
+          :math:`\lceil \cdot \rceil` in ceil mode, where a last window that would start past the input and its left
+          padding is left out
+
+    Raises:
+        RuntimeError: an input or a window that torchconv.functional.lp_pool2d refuses.
+
+    Source: torch.nn.LPPool2d, whose signature and results these are.
+    """
+
     _functional = staticmethod(functional.lp_pool2d)
 
 
 class LPPool3d(_LPPool, torch.nn.LPPool3d):
-    __doc__ = _document("LPPool", 3)
+    """3-D power-average pooling: the p-norm of each window of each map.
+
+    Arguments, attributes and errors are those of LPPool2d.
+    The axes are (D, H, W), the input (N, C, D, H, W) or (C, D, H, W).
+
+    Source: torch.nn.LPPool3d, whose signature and results these are.
+    """
+
     _functional = staticmethod(functional.lp_pool3d)
 
 
 class AdaptiveMaxPool1d(_AdaptiveMaxPool, torch.nn.AdaptiveMaxPool1d):
-    __doc__ = _document("AdaptiveMaxPool", 1)
+    """1-D max pooling to a given output side: window i runs from floor(i size / out) to ceil((i+1) size / out).
+
+    Arguments, attributes and errors are those of AdaptiveMaxPool2d.
+    The axes are (L), the input (N, C, L) or (C, L).
+
+    Source: torch.nn.AdaptiveMaxPool1d, whose signature and results these are.
+    """
+
     _functional = staticmethod(functional.adaptive_max_pool1d)
 
 
 class AdaptiveMaxPool2d(_AdaptiveMaxPool, torch.nn.AdaptiveMaxPool2d):
-    __doc__ = _document("AdaptiveMaxPool", 2)
+    """2-D max pooling to a given output side: window i runs from floor(i size / out) to ceil((i+1) size / out).
+
+    Args:
+        output_size (int, None or tuple): side of the output; None keeps the input's.
+        return_indices (bool): also return where in its map each output came from. Default: False
+
+    Shape:
+        - Input: (N, C, H, W) or (C, H, W)
+        - Output: (N, C, H_out, W_out) or (C, H_out, W_out), the output_size asked for
+
+    Raises:
+        RuntimeError: an input or a window that torchconv.functional.adaptive_max_pool2d refuses.
+
+    Source: torch.nn.AdaptiveMaxPool2d, whose signature and results these are.
+    """
+
     _functional = staticmethod(functional.adaptive_max_pool2d)
 
 
 class AdaptiveMaxPool3d(_AdaptiveMaxPool, torch.nn.AdaptiveMaxPool3d):
-    __doc__ = _document("AdaptiveMaxPool", 3)
+    """3-D max pooling to a given output side: window i runs from floor(i size / out) to ceil((i+1) size / out).
+
+    Arguments, attributes and errors are those of AdaptiveMaxPool2d.
+    The axes are (D, H, W), the input (N, C, D, H, W) or (C, D, H, W).
+
+    Source: torch.nn.AdaptiveMaxPool3d, whose signature and results these are.
+    """
+
     _functional = staticmethod(functional.adaptive_max_pool3d)
 
 
 class AdaptiveAvgPool1d(_AdaptiveAvgPool, torch.nn.AdaptiveAvgPool1d):
-    __doc__ = _document("AdaptiveAvgPool", 1)
+    """1-D mean pooling to a given output side: window i runs from floor(i size / out) to ceil((i+1) size / out).
+
+    Arguments, attributes and errors are those of AdaptiveAvgPool2d.
+    The axes are (L), the input (N, C, L) or (C, L).
+
+    Source: torch.nn.AdaptiveAvgPool1d, whose signature and results these are.
+    """
+
     _functional = staticmethod(functional.adaptive_avg_pool1d)
 
 
 class AdaptiveAvgPool2d(_AdaptiveAvgPool, torch.nn.AdaptiveAvgPool2d):
-    __doc__ = _document("AdaptiveAvgPool", 2)
+    """2-D mean pooling to a given output side: window i runs from floor(i size / out) to ceil((i+1) size / out).
+
+    Args:
+        output_size (int, None or tuple): side of the output; None keeps the input's.
+
+    Shape:
+        - Input: (N, C, H, W) or (C, H, W)
+        - Output: (N, C, H_out, W_out) or (C, H_out, W_out), the output_size asked for
+
+    Raises:
+        RuntimeError: an input or a window that torchconv.functional.adaptive_avg_pool2d refuses.
+
+    Source: torch.nn.AdaptiveAvgPool2d, whose signature and results these are.
+    """
+
     _functional = staticmethod(functional.adaptive_avg_pool2d)
 
 
 class AdaptiveAvgPool3d(_AdaptiveAvgPool, torch.nn.AdaptiveAvgPool3d):
-    __doc__ = _document("AdaptiveAvgPool", 3)
+    """3-D mean pooling to a given output side: window i runs from floor(i size / out) to ceil((i+1) size / out).
+
+    Arguments, attributes and errors are those of AdaptiveAvgPool2d.
+    The axes are (D, H, W), the input (N, C, D, H, W) or (C, D, H, W).
+
+    Source: torch.nn.AdaptiveAvgPool3d, whose signature and results these are.
+    """
+
     _functional = staticmethod(functional.adaptive_avg_pool3d)
 
 
@@ -258,15 +318,49 @@ class _MaxUnpool:
 
 
 class MaxUnpool1d(_MaxUnpool, torch.nn.MaxUnpool1d):
-    __doc__ = _document("MaxUnpool", 1)
+    """1-D partial inverse of max pooling: each element to where the pooling took it from, and zero elsewhere.
+
+    Arguments, attributes and errors are those of MaxUnpool2d.
+    The axes are (L), the input (N, C, L) or (C, L).
+
+    Source: torch.nn.MaxUnpool1d, whose signature and results these are.
+    """
+
     _functional = staticmethod(functional.max_unpool1d)
 
 
 class MaxUnpool2d(_MaxUnpool, torch.nn.MaxUnpool2d):
-    __doc__ = _document("MaxUnpool", 2)
+    r"""2-D partial inverse of max pooling: each element to where the pooling took it from, and zero elsewhere.
+
+    .. math::
+        y[b, c, indices[b, c, i]] = x[b, c, i]
+
+    Args:
+        kernel_size (int or tuple): side of the pooling's window.
+        stride (int or tuple): its step between windows. Default: kernel_size
+        padding (int or tuple): its padding. Default: 0
+
+    Shape:
+        - Input: (N, C, H, W) or (C, H, W)
+        - Output: (N, C, H_out, W_out) or (C, H_out, W_out), each side
+          :math:`(size - 1) stride - 2 padding + kernel\_size`, or the output_size given
+
+    Raises:
+        RuntimeError: an input or a window that torchconv.functional.max_unpool2d refuses.
+
+    Source: torch.nn.MaxUnpool2d, whose signature and results these are.
+    """
+
     _functional = staticmethod(functional.max_unpool2d)
 
 
 class MaxUnpool3d(_MaxUnpool, torch.nn.MaxUnpool3d):
-    __doc__ = _document("MaxUnpool", 3)
+    """3-D partial inverse of max pooling: each element to where the pooling took it from, and zero elsewhere.
+
+    Arguments, attributes and errors are those of MaxUnpool2d.
+    The axes are (D, H, W), the input (N, C, D, H, W) or (C, D, H, W).
+
+    Source: torch.nn.MaxUnpool3d, whose signature and results these are.
+    """
+
     _functional = staticmethod(functional.max_unpool3d)

@@ -12,46 +12,7 @@ from torch.nn.modules.utils import _ntuple
 
 from ..functional.transform import REDUCTIONS, _transform_conv, support_margins
 from ..transforms import FilterMap, TransformSet
-from .conv import _Conv, document
-
-_DOC = """{n}-D convolution invariant, or equivariant, to more than shifts: each filter is tried under T transforms.
-
-    .. math::
-        z[b, d, t, i] = bias[d]
-            + \\sum_{{p, k}} (T_t w)[d, p, k] \\, x[b, p, stride \\cdot i + dilation \\cdot k - padding]
-
-    Output maps are filter by filter, the transforms of one filter next to each other; with `reduce`, each filter's T
-    maps become one, their maximum, mean or Euclidean norm, and are never all in memory at once. There are only D
-    filters' parameters, whose gradients come back through every transform.
-
-    Args:
-        in_channels (int): number of input maps.
-        filters (int): D, the number of filters.
-        kernel_size (int or tuple): side of the filter, odd or even.
-        transforms (TransformSet): what the filters are tried under, from torchconv.transforms. Where one needs a larger
-            support, all copies have it, with the same centre, and the padding grows with it: the output's size depends
-            on kernel_size alone. Rotated filters keep their size (see TransformSet.support).
-        stride, padding, dilation, groups, padding_mode: torchconv.nn.Conv{n}d's.
-        bias (bool): whether each filter has a learned bias. Default: True
-        reduce (str or None): None, 'max', 'mean' or 'norm'. Default: None
-        learnable (bool): whether the transforms' own numbers (angles in radians, scales, shears, matrices) are learned
-            too; their supports stay those of the set. Default: False
-        algorithm (str): 'auto', or the one that all directions must take. Default: 'auto'
-
-    Shape:
-        - Input: (N, C_in, {axes}) or (C_in, {axes})
-        - Output: (N, D · T, {out}) or (D · T, {out}), with `reduce` D instead of D · T; sides as Conv{n}d's
-
-    Attributes:
-        weight (Parameter): (filters, in_channels / groups, *kernel_size), drawn as torch.nn.Conv{n}d draws it.
-        bias (Parameter or None): (filters,)
-        out_channels (int): number of output maps.
-        angles, scales, shears, matrices (Parameter): numbers of the set's factors, where learnable: (n, 1) or (n, d²)
-
-    Raises:
-        ValueError: an argument that torch.nn.Conv{n}d refuses, or a set that does not fit the filter.
-        RuntimeError: an input that torchconv.functional.conv{n}d refuses, or an algorithm that cannot run on it.
-    """
+from .conv import _Conv
 
 
 class _TransformInvariantConv(torch.nn.modules.conv._ConvNd):
@@ -189,15 +150,63 @@ class _TransformInvariantConv(torch.nn.modules.conv._ConvNd):
 
 
 class TransformInvariantConv1d(_TransformInvariantConv):
-    __doc__ = document(_DOC, 1)
+    """1-D convolution invariant, or equivariant, to more than shifts: each filter is tried under T transforms.
+
+    Arguments, attributes and errors are those of TransformInvariantConv2d.
+    The axes are (L), the input (N, C, L) or (C, L).
+    """
+
     _dims = 1
 
 
 class TransformInvariantConv2d(_TransformInvariantConv):
-    __doc__ = document(_DOC, 2)
+    r"""2-D convolution invariant, or equivariant, to more than shifts: each filter is tried under T transforms.
+
+    .. math::
+        z[b, d, t, i] = bias[d]
+            + \sum_{p, k} (T_t w)[d, p, k] \, x[b, p, stride \cdot i + dilation \cdot k - padding]
+
+    Output maps are filter by filter, the transforms of one filter next to each other; with `reduce`, each filter's T
+    maps become one, their maximum, mean or Euclidean norm, and are never all in memory at once. There are only D
+    filters' parameters, whose gradients come back through every transform.
+
+    Args:
+        in_channels (int): number of input maps.
+        filters (int): D, the number of filters.
+        kernel_size (int or tuple): side of the filter, odd or even.
+        transforms (TransformSet): what the filters are tried under, from torchconv.transforms. Where one needs a larger
+            support, all copies have it, with the same centre, and the padding grows with it: the output's size depends
+            on kernel_size alone. Rotated filters keep their size (see TransformSet.support).
+        stride, padding, dilation, groups, padding_mode: torchconv.nn.Conv2d's.
+        bias (bool): whether each filter has a learned bias. Default: True
+        reduce (str or None): None, 'max', 'mean' or 'norm'. Default: None
+        learnable (bool): whether the transforms' own numbers (angles in radians, scales, shears, matrices) are learned
+            too; their supports stay those of the set. Default: False
+        algorithm (str): 'auto', or the one that all directions must take. Default: 'auto'
+
+    Shape:
+        - Input: (N, C_in, H, W) or (C_in, H, W)
+        - Output: (N, D · T, H_out, W_out) or (D · T, H_out, W_out), with `reduce` D instead of D · T; sides as Conv2d's
+
+    Attributes:
+        weight (Parameter): (filters, in_channels / groups, *kernel_size), drawn as torch.nn.Conv2d draws it.
+        bias (Parameter or None): (filters,)
+        out_channels (int): number of output maps.
+        angles, scales, shears, matrices (Parameter): numbers of the set's factors, where learnable: (n, 1) or (n, d²)
+
+    Raises:
+        ValueError: an argument that torch.nn.Conv2d refuses, or a set that does not fit the filter.
+        RuntimeError: an input that torchconv.functional.conv2d refuses, or an algorithm that cannot run on it.
+    """
+
     _dims = 2
 
 
 class TransformInvariantConv3d(_TransformInvariantConv):
-    __doc__ = document(_DOC, 3)
+    """3-D convolution invariant, or equivariant, to more than shifts: each filter is tried under T transforms.
+
+    Arguments, attributes and errors are those of TransformInvariantConv2d.
+    The axes are (D, H, W), the input (N, C, D, H, W) or (C, D, H, W).
+    """
+
     _dims = 3
