@@ -172,8 +172,19 @@ class _ConvTranspose(_Algorithm):
 class Conv1d(_Conv, torch.nn.Conv1d):
     """1-D convolution (the field's correlation) of a batch of stacks of maps, plus a bias.
 
-    Arguments, attributes and errors are those of Conv2d.
-    The axes are (L), the input (N, C, L) or (C, L).
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype,
+            algorithm: those of Conv2d; a tuple has one number for each of the axes (L).
+
+    Shape:
+        - Input: (N, C, L) or (C, L)
+        - Output: as many axes; sides as Conv2d's
+
+    Attributes:
+        those of Conv2d.
+
+    Raises:
+        ValueError, RuntimeError: where Conv2d does.
 
     Source: torch.nn.Conv1d, whose signature, parameters and results these are.
     """
@@ -227,8 +238,19 @@ class Conv2d(_Conv, torch.nn.Conv2d):
 class Conv3d(_Conv, torch.nn.Conv3d):
     """3-D convolution (the field's correlation) of a batch of stacks of maps, plus a bias.
 
-    Arguments, attributes and errors are those of Conv2d.
-    The axes are (D, H, W), the input (N, C, D, H, W) or (C, D, H, W).
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype,
+            algorithm: those of Conv2d; a tuple has one number for each of the axes (D, H, W).
+
+    Shape:
+        - Input: (N, C, D, H, W) or (C, D, H, W)
+        - Output: as many axes; sides as Conv2d's
+
+    Attributes:
+        those of Conv2d.
+
+    Raises:
+        ValueError, RuntimeError: where Conv2d does.
 
     Source: torch.nn.Conv3d, whose signature, parameters and results these are.
     """
@@ -239,8 +261,19 @@ class Conv3d(_Conv, torch.nn.Conv3d):
 class ConvReLU1d(Conv1d):
     """1-D convolution followed by a ReLU, as one operator: ``torch.relu`` of torchconv.nn.Conv1d.
 
-    Arguments, attributes and errors are those of ConvReLU2d.
-    The axes are (L), the input (N, C, L) or (C, L).
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype,
+            algorithm: those of ConvReLU2d; a tuple has one number for each of the axes (L).
+
+    Shape:
+        - Input: (N, C, L) or (C, L)
+        - Output: as many axes; sides as ConvReLU2d's
+
+    Attributes:
+        those of ConvReLU2d.
+
+    Raises:
+        ValueError, RuntimeError: where ConvReLU2d does.
 
     Source: torch.nn.Conv1d and torch.nn.ReLU, whose results these are.
     """
@@ -280,8 +313,19 @@ class ConvReLU2d(Conv2d):
 class ConvReLU3d(Conv3d):
     """3-D convolution followed by a ReLU, as one operator: ``torch.relu`` of torchconv.nn.Conv3d.
 
-    Arguments, attributes and errors are those of ConvReLU2d.
-    The axes are (D, H, W), the input (N, C, D, H, W) or (C, D, H, W).
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype,
+            algorithm: those of ConvReLU2d; a tuple has one number for each of the axes (D, H, W).
+
+    Shape:
+        - Input: (N, C, D, H, W) or (C, D, H, W)
+        - Output: as many axes; sides as ConvReLU2d's
+
+    Attributes:
+        those of ConvReLU2d.
+
+    Raises:
+        ValueError, RuntimeError: where ConvReLU2d does.
 
     Source: torch.nn.Conv3d and torch.nn.ReLU, whose results these are.
     """
@@ -292,8 +336,19 @@ class ConvReLU3d(Conv3d):
 class ConvTranspose1d(_ConvTranspose, torch.nn.ConvTranspose1d):
     """1-D transposed (expanding) convolution of a batch of stacks of maps, plus a bias.
 
-    Arguments, attributes and errors are those of ConvTranspose2d.
-    The axes are (L), the input (N, C, L) or (C, L).
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, output_padding, groups, bias, dilation, padding_mode,
+            device, dtype, algorithm: those of ConvTranspose2d; a tuple has one number for each of the axes (L).
+
+    Shape:
+        - Input: (N, C, L) or (C, L)
+        - Output: as many axes; sides as ConvTranspose2d's
+
+    Attributes:
+        those of ConvTranspose2d.
+
+    Raises:
+        ValueError, RuntimeError: where ConvTranspose2d does.
 
     Source: torch.nn.ConvTranspose1d, whose signature, parameters and results these are.
     """
@@ -347,8 +402,19 @@ class ConvTranspose2d(_ConvTranspose, torch.nn.ConvTranspose2d):
 class ConvTranspose3d(_ConvTranspose, torch.nn.ConvTranspose3d):
     """3-D transposed (expanding) convolution of a batch of stacks of maps, plus a bias.
 
-    Arguments, attributes and errors are those of ConvTranspose2d.
-    The axes are (D, H, W), the input (N, C, D, H, W) or (C, D, H, W).
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, output_padding, groups, bias, dilation, padding_mode,
+            device, dtype, algorithm: those of ConvTranspose2d; a tuple has one number for each of the axes (D, H, W).
+
+    Shape:
+        - Input: (N, C, D, H, W) or (C, D, H, W)
+        - Output: as many axes; sides as ConvTranspose2d's
+
+    Attributes:
+        those of ConvTranspose2d.
+
+    Raises:
+        ValueError, RuntimeError: where ConvTranspose2d does.
 
     Source: torch.nn.ConvTranspose3d, whose signature, parameters and results these are.
     """

@@ -158,8 +158,19 @@ class _LocalTranspose(_LocallyConnected):
 class LocallyConnected1d(_Local):
     """1-D locally connected layer: a convolution whose filters differ from position to position, plus a bias.
 
-    Arguments, attributes and errors are those of LocallyConnected2d.
-    The axes are (L), the input (N, C, L) or (C, L).
+    Args:
+        in_channels, out_channels, input_size, kernel_size, stride, padding, dilation, groups, bias, device, dtype:
+            those of LocallyConnected2d; a tuple has one number for each of the axes (L).
+
+    Shape:
+        - Input: (N, C, L) or (C, L)
+        - Output: as many axes; sides as LocallyConnected2d's
+
+    Attributes:
+        those of LocallyConnected2d.
+
+    Raises:
+        ValueError, RuntimeError: where LocallyConnected2d does.
     """
 
     _functional, _dims = staticmethod(functional.local_conv1d), 1
@@ -207,8 +218,19 @@ class LocallyConnected2d(_Local):
 class LocallyConnectedTranspose1d(_LocalTranspose):
     """1-D transpose of a locally connected layer: its input gradient, run forward, plus a bias.
 
-    Arguments, attributes and errors are those of LocallyConnectedTranspose2d.
-    The axes are (L), the input (N, C, L) or (C, L).
+    Args:
+        in_channels, out_channels, input_size, kernel_size, stride, padding, output_padding, groups, bias, dilation,
+            device, dtype: those of LocallyConnectedTranspose2d; a tuple has one number for each of the axes (L).
+
+    Shape:
+        - Input: (N, C, L) or (C, L)
+        - Output: as many axes; sides as LocallyConnectedTranspose2d's
+
+    Attributes:
+        those of LocallyConnectedTranspose2d.
+
+    Raises:
+        ValueError, RuntimeError: where LocallyConnectedTranspose2d does.
     """
 
     _functional, _dims = staticmethod(functional.local_conv_transpose1d), 1

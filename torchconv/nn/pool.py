@@ -54,8 +54,16 @@ class _AdaptiveAvgPool:
 class MaxPool1d(_MaxPool, torch.nn.MaxPool1d):
     """1-D max pooling: the largest element of each window, the first of equal ones; NaN is larger than any.
 
-    Arguments, attributes and errors are those of MaxPool2d.
-    The axes are (L), the input (N, C, L) or (C, L).
+    Args:
+        kernel_size, stride, padding, dilation, return_indices, ceil_mode: those of MaxPool2d; a tuple has one number
+            for each of the axes (L).
+
+    Shape:
+        - Input: (N, C, L) or (C, L)
+        - Output: as many axes; sides as MaxPool2d's
+
+    Raises:
+        ValueError, RuntimeError: where MaxPool2d does.
 
     Source: torch.nn.MaxPool1d, whose signature and results these are.
     """
@@ -96,8 +104,16 @@ class MaxPool2d(_MaxPool, torch.nn.MaxPool2d):
 class MaxPool3d(_MaxPool, torch.nn.MaxPool3d):
     """3-D max pooling: the largest element of each window, the first of equal ones; NaN is larger than any.
 
-    Arguments, attributes and errors are those of MaxPool2d.
-    The axes are (D, H, W), the input (N, C, D, H, W) or (C, D, H, W).
+    Args:
+        kernel_size, stride, padding, dilation, return_indices, ceil_mode: those of MaxPool2d; a tuple has one number
+            for each of the axes (D, H, W).
+
+    Shape:
+        - Input: (N, C, D, H, W) or (C, D, H, W)
+        - Output: as many axes; sides as MaxPool2d's
+
+    Raises:
+        ValueError, RuntimeError: where MaxPool2d does.
 
     Source: torch.nn.MaxPool3d, whose signature and results these are.
     """
@@ -108,8 +124,16 @@ class MaxPool3d(_MaxPool, torch.nn.MaxPool3d):
 class AvgPool1d(_AvgPool, torch.nn.AvgPool1d):
     """1-D mean pooling: the mean of each window of each map.
 
-    Arguments, attributes and errors are those of AvgPool2d.
-    The axes are (L), the input (N, C, L) or (C, L).
+    Args:
+        kernel_size, stride, padding, ceil_mode, count_include_pad: those of AvgPool2d; a tuple has one number for each
+            of the axes (L).
+
+    Shape:
+        - Input: (N, C, L) or (C, L)
+        - Output: as many axes; sides as AvgPool2d's
+
+    Raises:
+        ValueError, RuntimeError: where AvgPool2d does.
 
     Source: torch.nn.AvgPool1d, whose signature and results these are.
     """
@@ -156,8 +180,16 @@ class AvgPool2d(_AvgPool, torch.nn.AvgPool2d):
 class AvgPool3d(_AvgPool, torch.nn.AvgPool3d):
     """3-D mean pooling: the mean of each window of each map.
 
-    Arguments, attributes and errors are those of AvgPool2d.
-    The axes are (D, H, W), the input (N, C, D, H, W) or (C, D, H, W).
+    Args:
+        kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override: those of AvgPool2d; a tuple has
+            one number for each of the axes (D, H, W).
+
+    Shape:
+        - Input: (N, C, D, H, W) or (C, D, H, W)
+        - Output: as many axes; sides as AvgPool2d's
+
+    Raises:
+        ValueError, RuntimeError: where AvgPool2d does.
 
     Source: torch.nn.AvgPool3d, whose signature and results these are.
     """
@@ -168,8 +200,15 @@ class AvgPool3d(_AvgPool, torch.nn.AvgPool3d):
 class LPPool1d(_LPPool, torch.nn.LPPool1d):
     """1-D power-average pooling: the p-norm of each window of each map.
 
-    Arguments, attributes and errors are those of LPPool2d.
-    The axes are (L), the input (N, C, L) or (C, L).
+    Args:
+        norm_type, kernel_size, stride, ceil_mode: those of LPPool2d; a tuple has one number for each of the axes (L).
+
+    Shape:
+        - Input: (N, C, L) or (C, L)
+        - Output: as many axes; sides as LPPool2d's
+
+    Raises:
+        ValueError, RuntimeError: where LPPool2d does.
 
     Source: torch.nn.LPPool1d, whose signature and results these are.
     """
@@ -208,8 +247,16 @@ class LPPool2d(_LPPool, torch.nn.LPPool2d):
 class LPPool3d(_LPPool, torch.nn.LPPool3d):
     """3-D power-average pooling: the p-norm of each window of each map.
 
-    Arguments, attributes and errors are those of LPPool2d.
-    The axes are (D, H, W), the input (N, C, D, H, W) or (C, D, H, W).
+    Args:
+        norm_type, kernel_size, stride, ceil_mode: those of LPPool2d; a tuple has one number for each of the axes (D,
+            H, W).
+
+    Shape:
+        - Input: (N, C, D, H, W) or (C, D, H, W)
+        - Output: as many axes; sides as LPPool2d's
+
+    Raises:
+        ValueError, RuntimeError: where LPPool2d does.
 
     Source: torch.nn.LPPool3d, whose signature and results these are.
     """
@@ -220,8 +267,15 @@ class LPPool3d(_LPPool, torch.nn.LPPool3d):
 class AdaptiveMaxPool1d(_AdaptiveMaxPool, torch.nn.AdaptiveMaxPool1d):
     """1-D max pooling to a given output side: window i runs from floor(i size / out) to ceil((i+1) size / out).
 
-    Arguments, attributes and errors are those of AdaptiveMaxPool2d.
-    The axes are (L), the input (N, C, L) or (C, L).
+    Args:
+        output_size, return_indices: those of AdaptiveMaxPool2d; a tuple has one number for each of the axes (L).
+
+    Shape:
+        - Input: (N, C, L) or (C, L)
+        - Output: as many axes; sides as AdaptiveMaxPool2d's
+
+    Raises:
+        ValueError, RuntimeError: where AdaptiveMaxPool2d does.
 
     Source: torch.nn.AdaptiveMaxPool1d, whose signature and results these are.
     """
@@ -252,8 +306,15 @@ class AdaptiveMaxPool2d(_AdaptiveMaxPool, torch.nn.AdaptiveMaxPool2d):
 class AdaptiveMaxPool3d(_AdaptiveMaxPool, torch.nn.AdaptiveMaxPool3d):
     """3-D max pooling to a given output side: window i runs from floor(i size / out) to ceil((i+1) size / out).
 
-    Arguments, attributes and errors are those of AdaptiveMaxPool2d.
-    The axes are (D, H, W), the input (N, C, D, H, W) or (C, D, H, W).
+    Args:
+        output_size, return_indices: those of AdaptiveMaxPool2d; a tuple has one number for each of the axes (D, H, W).
+
+    Shape:
+        - Input: (N, C, D, H, W) or (C, D, H, W)
+        - Output: as many axes; sides as AdaptiveMaxPool2d's
+
+    Raises:
+        ValueError, RuntimeError: where AdaptiveMaxPool2d does.
 
     Source: torch.nn.AdaptiveMaxPool3d, whose signature and results these are.
     """
@@ -264,8 +325,15 @@ class AdaptiveMaxPool3d(_AdaptiveMaxPool, torch.nn.AdaptiveMaxPool3d):
 class AdaptiveAvgPool1d(_AdaptiveAvgPool, torch.nn.AdaptiveAvgPool1d):
     """1-D mean pooling to a given output side: window i runs from floor(i size / out) to ceil((i+1) size / out).
 
-    Arguments, attributes and errors are those of AdaptiveAvgPool2d.
-    The axes are (L), the input (N, C, L) or (C, L).
+    Args:
+        output_size: those of AdaptiveAvgPool2d; a tuple has one number for each of the axes (L).
+
+    Shape:
+        - Input: (N, C, L) or (C, L)
+        - Output: as many axes; sides as AdaptiveAvgPool2d's
+
+    Raises:
+        ValueError, RuntimeError: where AdaptiveAvgPool2d does.
 
     Source: torch.nn.AdaptiveAvgPool1d, whose signature and results these are.
     """
@@ -295,8 +363,15 @@ class AdaptiveAvgPool2d(_AdaptiveAvgPool, torch.nn.AdaptiveAvgPool2d):
 class AdaptiveAvgPool3d(_AdaptiveAvgPool, torch.nn.AdaptiveAvgPool3d):
     """3-D mean pooling to a given output side: window i runs from floor(i size / out) to ceil((i+1) size / out).
 
-    Arguments, attributes and errors are those of AdaptiveAvgPool2d.
-    The axes are (D, H, W), the input (N, C, D, H, W) or (C, D, H, W).
+    Args:
+        output_size: those of AdaptiveAvgPool2d; a tuple has one number for each of the axes (D, H, W).
+
+    Shape:
+        - Input: (N, C, D, H, W) or (C, D, H, W)
+        - Output: as many axes; sides as AdaptiveAvgPool2d's
+
+    Raises:
+        ValueError, RuntimeError: where AdaptiveAvgPool2d does.
 
     Source: torch.nn.AdaptiveAvgPool3d, whose signature and results these are.
     """
@@ -320,8 +395,15 @@ class _MaxUnpool:
 class MaxUnpool1d(_MaxUnpool, torch.nn.MaxUnpool1d):
     """1-D partial inverse of max pooling: each element to where the pooling took it from, and zero elsewhere.
 
-    Arguments, attributes and errors are those of MaxUnpool2d.
-    The axes are (L), the input (N, C, L) or (C, L).
+    Args:
+        kernel_size, stride, padding: those of MaxUnpool2d; a tuple has one number for each of the axes (L).
+
+    Shape:
+        - Input: (N, C, L) or (C, L)
+        - Output: as many axes; sides as MaxUnpool2d's
+
+    Raises:
+        ValueError, RuntimeError: where MaxUnpool2d does.
 
     Source: torch.nn.MaxUnpool1d, whose signature and results these are.
     """
@@ -357,8 +439,15 @@ class MaxUnpool2d(_MaxUnpool, torch.nn.MaxUnpool2d):
 class MaxUnpool3d(_MaxUnpool, torch.nn.MaxUnpool3d):
     """3-D partial inverse of max pooling: each element to where the pooling took it from, and zero elsewhere.
 
-    Arguments, attributes and errors are those of MaxUnpool2d.
-    The axes are (D, H, W), the input (N, C, D, H, W) or (C, D, H, W).
+    Args:
+        kernel_size, stride, padding: those of MaxUnpool2d; a tuple has one number for each of the axes (D, H, W).
+
+    Shape:
+        - Input: (N, C, D, H, W) or (C, D, H, W)
+        - Output: as many axes; sides as MaxUnpool2d's
+
+    Raises:
+        ValueError, RuntimeError: where MaxUnpool2d does.
 
     Source: torch.nn.MaxUnpool3d, whose signature and results these are.
     """

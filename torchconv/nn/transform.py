@@ -152,8 +152,20 @@ class _TransformInvariantConv(torch.nn.modules.conv._ConvNd):
 class TransformInvariantConv1d(_TransformInvariantConv):
     """1-D convolution invariant, or equivariant, to more than shifts: each filter is tried under T transforms.
 
-    Arguments, attributes and errors are those of TransformInvariantConv2d.
-    The axes are (L), the input (N, C, L) or (C, L).
+    Args:
+        in_channels, filters, kernel_size, transforms, stride, padding, dilation, groups, bias, padding_mode, device,
+            dtype, reduce, learnable, algorithm: those of TransformInvariantConv2d; a tuple has one number for each of
+            the axes (L).
+
+    Shape:
+        - Input: (N, C, L) or (C, L)
+        - Output: as many axes; sides as TransformInvariantConv2d's
+
+    Attributes:
+        those of TransformInvariantConv2d.
+
+    Raises:
+        ValueError, RuntimeError: where TransformInvariantConv2d does.
     """
 
     _dims = 1
@@ -205,8 +217,20 @@ class TransformInvariantConv2d(_TransformInvariantConv):
 class TransformInvariantConv3d(_TransformInvariantConv):
     """3-D convolution invariant, or equivariant, to more than shifts: each filter is tried under T transforms.
 
-    Arguments, attributes and errors are those of TransformInvariantConv2d.
-    The axes are (D, H, W), the input (N, C, D, H, W) or (C, D, H, W).
+    Args:
+        in_channels, filters, kernel_size, transforms, stride, padding, dilation, groups, bias, padding_mode, device,
+            dtype, reduce, learnable, algorithm: those of TransformInvariantConv2d; a tuple has one number for each of
+            the axes (D, H, W).
+
+    Shape:
+        - Input: (N, C, D, H, W) or (C, D, H, W)
+        - Output: as many axes; sides as TransformInvariantConv2d's
+
+    Attributes:
+        those of TransformInvariantConv2d.
+
+    Raises:
+        ValueError, RuntimeError: where TransformInvariantConv2d does.
     """
 
     _dims = 3
