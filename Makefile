@@ -1,5 +1,5 @@
 # make train   sets up .venv, builds, and trains LeNet-5 through the operators of this project
-# make test    the same set-up, then the tests
+# make test    the same set-up, then the tests (make test-all: the slow ones too)
 # make help    the rest
 
 PYTHON ?= python3
@@ -26,12 +26,13 @@ done := $(VENV)/.done
 torch := $(done)/$(TORCH)
 
 .DEFAULT_GOAL := help
-.PHONY: help train test lint bench build clean
+.PHONY: help train test test-all lint bench build clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make train    set up $(VENV), build, train LeNet-5 on real digits to 97% or more (TRAIN_ARGS='fit --config ...' for another)"
-	@echo "make test     set up $(VENV), build, run the tests (PYTEST_ARGS='-k conv' to choose)"
+	@echo "make test     set up $(VENV), build, run the tests but the slow ones (PYTEST_ARGS='-k conv' to choose)"
+	@echo "make test-all the tests, then the slow ones, then properties on more examples"
 	@echo "make bench    time the operators against the built-in ones, and check them (BENCH_ARGS='--quick' or others)"
 	@echo "make lint     ruff and mypy"
 	@echo "make build    compile the library in place, against $(TORCH)"
@@ -44,7 +45,11 @@ train: build $(done)/train
 
 # Two processes of two threads each: those that wait should sleep, or they take the cores from those that work.
 test: build $(done)/train $(done)/test
-	OMP_WAIT_POLICY=passive $(python) -m pytest $(PYTEST_ARGS)
+	OMP_WAIT_POLICY=passive $(python) -m pytest -m 'not slow' $(PYTEST_ARGS)
+
+# The rest: what takes long, and the properties again on all of their examples.
+test-all: test
+	TORCHCONV_TESTS=all OMP_WAIT_POLICY=passive $(python) -m pytest -m 'slow or hypothesis' $(PYTEST_ARGS)
 
 lint: $(done)/train $(done)/test
 	$(python) -m ruff check

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from properties import examples
 
 import torchconv.functional as TF
 
@@ -66,21 +67,21 @@ def agree(ours, theirs, configuration) -> None:
         close(mine, other)
 
 
-@settings(max_examples=250)
+@examples(250)
 @given(configurations(transposed=False))
 def test_any_configuration(configuration) -> None:
     dims = len(configuration[1]) - 2
     agree(*CONV[dims - 1], configuration)
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(configurations(transposed=True))
 def test_any_transposed_configuration(configuration) -> None:
     dims = len(configuration[1]) - 2
     agree(*CONV_TRANSPOSE[dims - 1], configuration)
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(st.integers(1, 12), st.integers(1, 6), st.integers(1, 4), st.integers(1, 3))
 def test_same_padding(size: int, kernel: int, stride: int, dilation: int) -> None:
     x, w = torch.randn(1, 2, size).double(), torch.randn(3, 2, kernel).double()
@@ -92,7 +93,7 @@ def test_same_padding(size: int, kernel: int, stride: int, dilation: int) -> Non
         close(y, F.conv1d(x, w, padding="same", dilation=dilation))
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(st.tuples(*[st.integers(0, 4)] * 4), st.integers(1, 3))
 def test_padding_by_side(sides: tuple, stride: int) -> None:
     x, w = torch.randn(2, 2, 6, 5).double(), torch.randn(3, 2, 3, 2).double()

@@ -3,8 +3,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from properties import examples
 from shapes import CASES, case
 
 import torchconv
@@ -48,7 +49,7 @@ def test_it_is_the_locally_connected_layer(c) -> None:
     torch.testing.assert_close(matrix @ x.flatten(), y.flatten())
 
 
-@settings(max_examples=80)
+@examples(80)
 @given(st.data(), st.integers(1, 3), st.booleans())
 def test_property(data, dims, local) -> None:
     """Any window: the product, and the gradients of filters and input, are the operator's."""

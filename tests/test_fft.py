@@ -7,8 +7,9 @@ import math
 
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
+from properties import examples
 from shapes import ConvCase, case
 from test_conv import LAYOUTS, operands
 from torch.autograd import gradcheck, gradgradcheck
@@ -86,7 +87,7 @@ def configurations(draw) -> ConvCase:
     )
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(configurations(), st.sampled_from([torch.float32, torch.float64]), st.sampled_from(list(LAYOUTS)))
 def test_any_configuration(case: ConvCase, dtype: torch.dtype, layout: str) -> None:
     """Values and gradients against the built-in's in float64.

@@ -6,8 +6,9 @@ import pickle
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from properties import examples
 from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
 from torch.func import functional_call, vmap
@@ -163,7 +164,7 @@ def agree(mine, theirs, operands):
         torch.testing.assert_close(a, e, rtol=1e-11, atol=1e-11)
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(
     st.sampled_from([*GROUPS, T.dihedral(2), T.rotations(3), T.reflections()]),
     st.booleans(), st.integers(1, 4), st.integers(1, 3), st.integers(0, 2), st.integers(1, 2), st.integers(1, 2),
@@ -193,7 +194,7 @@ def pooled_by_definition(x, order, reduce):
     return torch.stack(out, 1)
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(
     st.sampled_from([*GROUPS, T.dihedral(2), T.rotations(2), T.rotations(3), T.reflections()]),
     st.sampled_from(["max", "mean", "norm"]), st.integers(0, 3), st.integers(1, 3), st.integers(1, 6), st.booleans(),
@@ -208,7 +209,7 @@ def test_any_pooling(group, reduce, batch, channels, side, last):
         torch.testing.assert_close(pool(x[0]), pool(x)[0])
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(
     st.sampled_from([*GROUPS, T.dihedral(2), T.rotations(2), T.reflections()]),
     st.booleans(), st.integers(1, 5), st.integers(0, 2), st.integers(1, 2), st.integers(1, 2), st.integers(1, 3),

@@ -3,8 +3,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from properties import examples
 from torch.autograd import gradcheck, gradgradcheck
 
 from torchconv import nn
@@ -27,7 +28,7 @@ def test_it_starts_as_mean_pooling(channels, window, memory_format) -> None:
     assert pool.weight.numel() == (channels or 1) * pool.kernel_size[0] * pool.kernel_size[1]
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(
     kernel=st.tuples(st.integers(1, 4), st.integers(1, 4)),
     stride=st.none() | st.tuples(st.integers(1, 4), st.integers(1, 4)),
@@ -82,7 +83,7 @@ def by_hand(pool, x) -> torch.Tensor:
     return torch.stack(rows, -2)
 
 
-@settings(max_examples=30)
+@examples(30)
 @given(
     kernel=st.tuples(st.integers(1, 3), st.integers(1, 3)),
     stride=st.none() | st.tuples(st.integers(1, 3), st.integers(1, 3)),

@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from properties import examples
 from shapes import case
 from torch.autograd import gradcheck, gradgradcheck
 from traced import check_vmap
@@ -113,7 +114,7 @@ def test_against_the_definition(c, dtype) -> None:
 sides = st.integers(1, 3)
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(
     batch=st.sampled_from([1, 2, 3, 5, 9]),
     channels=st.tuples(sides, sides, st.integers(1, 2)),
@@ -130,7 +131,7 @@ def test_property(batch, channels, size, kernel, stride, dilation, padding) -> N
         check(c, torch.float64)
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(
     batch=st.integers(1, 3),
     channels=st.tuples(sides, sides, st.integers(1, 2)),

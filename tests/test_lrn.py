@@ -3,8 +3,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from properties import examples
 from torch.autograd import gradcheck, gradgradcheck
 
 import torchconv
@@ -62,7 +63,7 @@ def test_against_the_built_in(name: str, dtype: torch.dtype) -> None:
             check(x, options)
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(
     shape=st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 6), st.integers(1, 6)),
     size=st.integers(1, 11),

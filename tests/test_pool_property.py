@@ -4,13 +4,14 @@ import math
 
 import torch
 import torch.nn.functional as F
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from pool_cases import assert_same, gradients, integers, layouts
+from properties import examples
 
 import torchconv.functional as ours
 
-FIXED = settings(derandomize=True, deadline=None, max_examples=150)
+FIXED = examples(150)
 
 
 @st.composite

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from properties import examples
 from torch import nn
 
 import torchconv
@@ -47,7 +48,7 @@ def test_counted_by_hand() -> None:
     assert agree(net, net, (1, 64, 48)).field == found.field  # the model's own output
 
 
-@settings(max_examples=25)
+@examples(25)
 @given(
     layers=st.lists(
         st.tuples(st.sampled_from(["conv", "max", "avg"]), st.integers(1, 4), st.integers(1, 3), st.booleans()),

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from properties import examples
 from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
 
@@ -45,7 +46,7 @@ def test_the_same_answers_at_every_position(window, size, stride) -> None:
     assert [name for name, _ in network.named_children()] == [name for name, _ in model.named_children()]
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(st.data(), st.integers(1, 3), st.integers(1, 3), st.booleans())
 def test_property(data, dims, maps, flat) -> None:
     """Any window, stride, map and depth, with and without biases and norms: values, and the weights' gradients."""

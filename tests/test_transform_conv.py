@@ -6,8 +6,9 @@ import re
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from properties import examples
 from transform_cases import OURS, SETS, by_definition, doubles, reduced
 
 import torchconv
@@ -277,7 +278,7 @@ def check_any(transforms, kernel, stride, dilation, padding, groups, reduce, cha
         torch.testing.assert_close(a, e, rtol=1e-9, atol=1e-9)
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(
     sets(), st.tuples(st.integers(1, 5), st.integers(1, 5)), st.integers(1, 2), st.integers(1, 2), st.integers(0, 2),
     st.integers(1, 2), st.sampled_from([None, "max", "mean", "norm"]), st.booleans(),
@@ -286,7 +287,7 @@ def test_any(transforms, kernel, stride, dilation, padding, groups, reduce, chan
     check_any(transforms, kernel, stride, dilation, padding, groups, reduce, channels_last)
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(
     st.sampled_from([1, 3]), st.data(), st.integers(1, 2), st.integers(1, 2), st.integers(0, 2),
     st.integers(1, 2), st.sampled_from([None, "max", "mean", "norm"]), st.booleans(),

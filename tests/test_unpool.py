@@ -3,9 +3,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pool_cases import assert_same, distinct, gradients, layouts
+from properties import examples
 from torch.autograd import gradcheck, gradgradcheck
 
 import torchconv
@@ -41,7 +42,7 @@ def test_values_and_gradients(dims, window, batched, dtype):
             assert_same(mine[1].contiguous(), theirs[1].contiguous())
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(st.data(), st.integers(1, 3), st.booleans())
 def test_property(data, dims, batched):
     """Any pooling's values and places, back to any size that it could have come from, or refused as there."""
