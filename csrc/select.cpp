@@ -24,10 +24,7 @@ Reason refuse_depthwise(const ConvParams& p, Direction) {
   return "";
 }
 
-Reason refuse_winograd(const ConvParams& p, Direction) {
-  if (highest_precision) return "rounds more than direct summation, and the precision asked for is 'highest'";
-  return winograd_refusal(p);
-}
+Reason refuse_winograd(const ConvParams& p, Direction) { return winograd_refusal(p); }
 
 Reason refuse_gemm(const ConvParams&, Direction direction) {
   return direction == Direction::weight_grad ? "has no weight gradient" : "";
@@ -163,18 +160,29 @@ struct Candidate {
   Algorithm algorithm;
   Reason (*refuse)(const ConvParams&, Direction);
   double (*cost)(const ConvParams&, Direction);
+  double least_saving;  // how many times cheaper than another it must be to be taken instead
+  const char* rounds;   // why an output may err by more than a sum of its own products does; null where it may not
 };
 
 // The cheapest that can run is taken. A new algorithm takes its place here, its kernel in kernels/, its call in
 // conv.cpp's run_*.
 constexpr Candidate candidates[] = {
-    {"depthwise", Algorithm::depthwise, refuse_depthwise, cost_depthwise},
-    {"winograd", Algorithm::winograd, refuse_winograd, cost_winograd},
-    {"direct", Algorithm::direct, never, cost_direct},
-    {"fft", Algorithm::fft, never, fft_cost},
-    {"gemm", Algorithm::gemm, refuse_gemm, cost_gemm},
-    {"reference", Algorithm::reference, never, cost_reference},
+    {"depthwise", Algorithm::depthwise, refuse_depthwise, cost_depthwise, 1, nullptr},
+    {"winograd", Algorithm::winograd, refuse_winograd, cost_winograd, 1, "by the largest value of its tile"},
+    {"direct", Algorithm::direct, never, cost_direct, 1, nullptr},
+    {"fft", Algorithm::fft, never, fft_cost, 2, "by the loudest value of its transform"},
+    {"gemm", Algorithm::gemm, refuse_gemm, cost_gemm, 1, nullptr},
+    {"reference", Algorithm::reference, never, cost_reference, 1, nullptr},
 };
+
+// Whether only what sums an output's own products may run.
+bool sums_only(std::string_view asked) { return asked == "highest" || highest_precision; }
+
+Reason refusal(const Candidate& c, const ConvParams& p, Direction direction, bool highest) {
+  if (highest && c.rounds)
+    return c10::str("rounds ", c.rounds, ", more than direct summation, and the precision asked for is 'highest'");
+  return c.refuse(p, direction);
+}
 
 }  // namespace
 
@@ -186,14 +194,16 @@ std::vector<std::string> algorithm_names() {
 
 Choice select(const ConvParams& params, Direction direction, std::string_view asked) {
   const Candidate* best = nullptr;
+  const bool any = asked == "auto" || asked == "highest", highest = sums_only(asked);
   Choice choice{};
   for (const Candidate& c : candidates) {
-    if (asked != "auto" && asked != c.name) continue;
-    const Reason reason = c.refuse(params, direction);
-    TORCH_CHECK(reason.empty() || asked == "auto", "algorithm '", asked, "' cannot run this convolution: ", reason);
+    if (!any && asked != c.name) continue;
+    const Reason reason = refusal(c, params, direction, highest);
+    TORCH_CHECK(reason.empty() || any, "algorithm '", asked, "' cannot run this convolution: ", reason);
     if (!reason.empty()) continue;
     const double cost = c.cost(params, direction);
-    if (!best || cost < choice.cost) best = &c, choice = {c.algorithm, c.name, cost};
+    if (!best || cost * c.least_saving < choice.cost * best->least_saving)
+      best = &c, choice = {c.algorithm, c.name, cost, highest};
   }
   TORCH_CHECK_VALUE(best, "algorithm '", asked, "' is none of auto, ", c10::Join(", ", algorithm_names()));
   return choice;
@@ -206,8 +216,13 @@ std::vector<std::string> refusals(const ConvParams& params, Direction direction,
   };
   for (const Candidate& c : candidates) {
     if (c.algorithm == choice.algorithm || c.algorithm == Algorithm::reference) continue;
-    const Reason reason = c.refuse(params, direction);
-    reasons.push_back(std::string(c.name) + ": " + (reason.empty() ? estimate(c.cost(params, direction)) : reason));
+    Reason reason = refusal(c, params, direction, choice.highest);
+    if (reason.empty()) {
+      const double cost = c.cost(params, direction);
+      reason = estimate(cost);
+      if (cost < choice.cost && c.least_saving > 1) reason += c10::str(", taken only at ", 1 / c.least_saving, ": it rounds ", c.rounds);
+    }
+    reasons.push_back(std::string(c.name) + ": " + reason);
   }
   if (cost_built_in(params, direction) < choice.cost)
     reasons.push_back("built-in: " + estimate(cost_built_in(params, direction)));

@@ -14,10 +14,12 @@ enum class Algorithm { depthwise, winograd, direct, fft, gemm, reference };
 struct Choice {
   Algorithm algorithm;
   const char* name;
-  double cost;  // estimated, of one sample: the multiply-adds that take as long at the processor's peak
+  double cost;   // estimated, of one sample: the multiply-adds that take as long at the processor's peak
+  bool highest;  // whether only direct summation was allowed
 };
 
-// `asked` is "auto" for the cheapest candidate that can run, or a candidate's name; raises where that one cannot.
+// `asked` is "auto" for the cheapest candidate that can run, "highest" for the cheapest of those that sum directly,
+// whatever the process's precision, or a candidate's name; raises where that one cannot.
 Choice select(const ConvParams& params, Direction direction, std::string_view asked);
 
 // "name: reason" for the candidates that were not chosen: why they cannot run, or what they would cost.
@@ -25,7 +27,7 @@ std::vector<std::string> refusals(const ConvParams& params, Direction direction,
 
 std::vector<std::string> algorithm_names();
 
-// "highest" forbids algorithms whose error exceeds direct summation's, "high" allows them.
+// "highest" forbids the algorithms whose error exceeds direct summation's (winograd, fft), "high" allows them; process-wide.
 void set_conv_precision(std::string precision);
 std::string get_conv_precision();
 

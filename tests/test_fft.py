@@ -4,6 +4,7 @@ tests/test_conv.py runs it over the shapes that all algorithms share.
 """
 
 import math
+import re
 
 import pytest
 import torch
@@ -215,25 +216,28 @@ def test_relu_and_no_sample() -> None:
     assert torch.equal(grad, torch.zeros_like(w))
 
 
-def chosen(direction: str, input: list[int], weight: list[int], groups: int = 1, layout: bool = False) -> tuple:
+def chosen(direction: str, input: list[int], weight: list[int], groups: int = 1, algorithm: str = "auto") -> tuple:
     padding = [k // 2 for k in weight[2:] for _ in range(2)]
     ones = [1] * (len(weight) - 2)
-    return ops._explain(direction, input, weight, ones, padding, ones, groups, torch.float32, layout, "auto")
+    return ops._explain(direction, input, weight, ones, padding, ones, groups, torch.float32, False, algorithm)
 
 
 @pytest.mark.parametrize("direction", ["forward", "input_grad", "weight_grad"])
 def test_picked_for_large_kernels_alone(direction: str) -> None:
-    assert chosen(direction, [8, 64, 56, 56], [64, 64, 11, 11])[0] == "fft"
+    assert chosen(direction, [8, 64, 56, 56], [64, 64, 21, 21])[0] == "fft"
     assert chosen(direction, [8, 96, 112, 112], [96, 1, 63, 63], groups=96)[0] == "fft"
     assert chosen(direction, [8, 64, 56, 56], [64, 64, 3, 3])[0] == "winograd"
     assert chosen(direction, [8, 3, 64, 64], [32, 3, 7, 7])[0] == "direct"
     assert chosen(direction, [8, 96, 56, 56], [96, 1, 21, 21], groups=96)[0] == "depthwise"
+    name, refused, *_ = chosen(direction, [8, 64, 56, 56], [64, 64, 11, 11])
+    assert name == "direct"  # it would save, but not the half
+    assert any(re.match(r"fft: estimated at 0.5\d times the cost, taken only at 0.5: it rounds", r) for r in refused)
     assert chosen(direction, [8, 8, 64], [8, 8, 1])[0] == "direct"
 
 
 def test_workspace_does_not_grow_with_the_batch() -> None:
     sizes = {
-        chosen(direction, [batch, 64, 56, 56], [64, 64, 11, 11])[2]
+        chosen(direction, [batch, 64, 56, 56], [64, 64, 11, 11], algorithm="fft")[2]
         for direction in ("forward", "input_grad", "weight_grad")
         for batch in (64, 6400)
     }

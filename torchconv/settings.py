@@ -14,11 +14,13 @@ def cpu_capability() -> str:
 
 
 def set_conv_precision(precision: str) -> None:
-    """How exact a float32 convolution must be, process-wide.
+    """How exact a convolution must be, process-wide.
 
     Args:
-        precision: ``"high"`` (the default) allows every algorithm; ``"highest"`` forbids those whose rounding error
-            exceeds direct summation's (Winograd's family). float64 never uses those.
+        precision: ``"high"`` (the default) allows every algorithm: float64 never takes Winograd's, and FFT is taken
+            only where it is estimated to save half of the time. ``"highest"`` forbids both: every output is then a sum
+            of its own products. Zeros, whole numbers, signs and quiet passages beside loud ones are then as exact as
+            summation makes them; ``"winograd"`` or ``"fft"`` by name is an error.
 
     Raises:
         ValueError: any other value.

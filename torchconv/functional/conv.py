@@ -251,7 +251,7 @@ def _built_in(
 
 
 def _check_algorithm(algorithm: str, x: Tensor, name: str) -> None:
-    if algorithm != "auto":
+    if algorithm not in ("auto", "highest"):
         raise RuntimeError(
             f"{name}: algorithm '{algorithm}' cannot run this convolution: no kernel for {x.dtype} on {x.device.type}"
         )

@@ -1,0 +1,96 @@
+"""What "highest" promises: every output is a sum of its own products, by whatever algorithm, in every direction."""
+
+import pytest
+import torch
+from shapes import case
+from test_conv import DIRECTIONS, LAYOUTS, chosen, operands, run
+
+import torchconv
+import torchconv.functional as TF
+
+ops = torch.ops.torchconv
+SUMS = {"direct", "depthwise"}
+# Convolutions that auto gives to Winograd's algorithm or the Fourier transform.
+WINOGRAD = case("winograd", (1, 64, 12, 13), (64, 64, 3, 3), padding=1)
+FFT = case("fft", (1, 12, 64, 64), (12, 12, 33, 33), padding=16)
+DEPTHWISE_FFT = case("depthwise_fft", (1, 4, 112, 112), (4, 1, 63, 63), padding=31, groups=4)
+FFT_1D = case("fft_1d", (1, 8, 4000), (8, 8, 801), padding=400)
+TAKEN = {"winograd": [WINOGRAD], "fft": [FFT, DEPTHWISE_FFT, FFT_1D]}
+CASES = [c for cases in TAKEN.values() for c in cases]
+
+
+@pytest.fixture
+def highest():
+    """Precision "highest" for the process, put back afterwards."""
+    torchconv.set_conv_precision("highest")
+    yield
+    torchconv.set_conv_precision("high")
+
+
+def test_auto_takes_them() -> None:
+    for algorithm, cases in TAKEN.items():
+        for c in cases:
+            x, w, _, g = operands(c, torch.float32)
+            assert [chosen(c, direction, x, w, g)[0] for direction in DIRECTIONS] == [algorithm] * 3, c
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_highest_in_the_call_sums_directly(case) -> None:
+    """Bitwise what the algorithm chosen gives by name."""
+    for layout in LAYOUTS if case.dims == 2 else ["contiguous"]:
+        x, w, b, g = operands(case, torch.float32, layout)
+        for direction in DIRECTIONS:
+            name, _ = chosen(case, direction, x, w, g, "highest")
+            assert name in SUMS
+            result = run(case, direction, x, w, b, g, "highest")
+            assert torch.equal(result, run(case, direction, x, w, b, g, name))
+            assert not torch.equal(result, run(case, direction, x, w, b, g, "auto"))
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_highest_of_the_process_is_highest_in_the_call(case, highest) -> None:
+    x, w, b, g = operands(case, torch.float32)
+    for direction in DIRECTIONS:
+        name, _ = chosen(case, direction, x, w, g)
+        assert name in SUMS
+        assert torch.equal(run(case, direction, x, w, b, g), run(case, direction, x, w, b, g, "highest"))
+        for forbidden in ("winograd", "fft"):
+            with pytest.raises(RuntimeError, match=f"'{forbidden}' cannot run.* the precision asked for is 'highest'"):
+                run(case, direction, x, w, b, g, forbidden)
+
+
+def test_derivatives_inherit_it() -> None:
+    """The gradients, and theirs, of a call under "highest" are those that the algorithm chosen gives by name."""
+    x, w, _, g = (t.requires_grad_() for t in operands(WINOGRAD, torch.float32))
+
+    def derivatives(algorithm: str) -> list[torch.Tensor]:
+        y = TF.conv2d(x, w, None, 1, 1, algorithm=algorithm)
+        first = torch.autograd.grad(y, (x, w), g, create_graph=True)
+        return [y, *first, *torch.autograd.grad([t.square().sum() for t in first], (x, w, g))]
+
+    assert all(map(torch.equal, derivatives("highest"), derivatives("direct")))
+    y = TF.conv_transpose2d(x, w, None, 1, 1, algorithm="highest")
+    assert torch.equal(y, TF.conv_transpose2d(x, w, None, 1, 1, algorithm="direct"))
+
+
+def test_every_operator_takes_it() -> None:
+    x, w, b, _ = operands(WINOGRAD, torch.float32)
+    window = ([1, 1], [1] * 4, [1, 1], 1)
+    calls = {
+        ops.convolution_relu: (x, w, b),
+        ops.convolution_max: (x, w, b[:16], 4),
+        ops.convolution_norm: (x, w, b[:16], 4),
+    }
+    for operator, operands_ in calls.items():
+        ours, theirs = (operator(*operands_, *window, algorithm) for algorithm in ("highest", "direct"))
+        for one, other in zip(*([t] if isinstance(t, torch.Tensor) else t for t in (ours, theirs)), strict=True):
+            assert torch.equal(one, other), operator
+
+
+def test_where_there_is_no_kernel() -> None:
+    """The built-in operator runs, as under auto; a name alone is refused."""
+    x, w = torch.randn(1, 3, 6, 6).half(), torch.randn(4, 3, 3, 3).half()
+    assert torch.equal(TF.conv2d(x, w, algorithm="highest"), TF.conv2d(x, w))
+    assert torch.equal(TF.conv_transpose2d(x, w[:3], algorithm="highest"), TF.conv_transpose2d(x, w[:3]))
+    with pytest.raises(RuntimeError, match="algorithm 'direct' cannot run"):
+        TF.conv2d(x, w, algorithm="direct")
