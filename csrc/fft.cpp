@@ -13,6 +13,7 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/fft_irfftn.h>
 #include <ATen/ops/fft_rfftn.h>
+#include <ATen/ops/from_blob.h>
 #include <ATen/ops/sub.h>
 #include <ATen/ops/view_as_complex.h>
 #include <ATen/ops/view_as_real.h>
@@ -176,11 +177,20 @@ std::array<int64_t, 3> each(const Axes& axes, int64_t Axis::*field) {
   return {axes[0].*field, axes[1].*field, axes[2].*field};
 }
 
+// Maps [first, first + count) of item `item` of [items, maps, D, H, W], as a tensor of its own: it may be read and written
+// on any thread, where a view of an inference tensor may not.
+at::Tensor maps_of(const at::Tensor& all, int64_t item, int64_t first, int64_t count) {
+  const int64_t map = all.stride(1), offset = item * all.stride(0) + first * map;
+  auto* data = static_cast<char*>(const_cast<void*>(all.const_data_ptr())) + offset * all.element_size();
+  return at::from_blob(data, {count, all.size(2), all.size(3), all.size(4)}, all.options());
+}
+
 // to[i][j] = f(from[i][j]) for maps j of items i, some maps of one item at a time, each on one thread. MKL rounds a map
 // otherwise by how many it is given with and where it stands among them, so no part holds maps of two items.
 template <class F>
-void in_parts(const at::Tensor& from, const at::Tensor& to, F f) {
+void in_parts(const at::Tensor& source, const at::Tensor& to, F f) {
   constexpr int64_t worth_a_task = 1 << 16;
+  const at::Tensor from = source.contiguous();
   const int64_t items = from.size(0), maps = from.size(1);
   const int64_t points = std::max<int64_t>(1, from.numel() / std::max<int64_t>(1, items * maps));
   const int64_t each = std::max<int64_t>(1, worth_a_task / points), parts = blocks_of(maps, each);
@@ -189,7 +199,7 @@ void in_parts(const at::Tensor& from, const at::Tensor& to, F f) {
     const OneThread one;
     for (int64_t i = begin; i < end; ++i) {
       const int64_t first = i % parts * each, count = std::min(maps - first, each);
-      to.select(0, i / parts).narrow(0, first, count).copy_(f(from.select(0, i / parts).narrow(0, first, count)));
+      maps_of(to, i / parts, first, count).copy_(f(maps_of(from, i / parts, first, count)));
     }
   });
 }
