@@ -43,6 +43,7 @@ TORCH_LIBRARY(torchconv, m) {
   m.def("relu_bias_grad(Tensor grad, Tensor output) -> (Tensor, Tensor)");
   m.def("set_conv_precision(str precision) -> ()", torchconv::set_conv_precision);
   m.def("get_conv_precision() -> str", torchconv::get_conv_precision);
+  m.def("_swap_thread_precision(str? precision) -> str?", torchconv::swap_thread_precision);
   m.def("_algorithms() -> str[]", torchconv::algorithm_names);
   m.def(
       "_explain(str direction, int[] input_size, int[] weight_size, int[] stride, int[] padding, int[] dilation,"

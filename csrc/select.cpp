@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <cmath>
+#include <optional>
 
 #include "fft.h"
 #include "kernels/dot_bf16.h"
@@ -12,7 +13,8 @@
 namespace torchconv {
 namespace {
 
-std::atomic<bool> highest_precision{false};
+std::atomic<bool> highest_precision{false};        // the process's
+thread_local std::optional<bool> thread_precision;  // of a thread inside torchconv.precision(): "highest"?
 
 // ---- what can run ----
 
@@ -176,7 +178,7 @@ constexpr Candidate candidates[] = {
 };
 
 // Whether only what sums an output's own products may run.
-bool sums_only(std::string_view asked) { return asked == "highest" || highest_precision; }
+bool sums_only(std::string_view asked) { return asked == "highest" || thread_precision.value_or(highest_precision); }
 
 Reason refusal(const Candidate& c, const ConvParams& p, Direction direction, bool highest) {
   if (highest && c.rounds)
@@ -229,12 +231,26 @@ std::vector<std::string> refusals(const ConvParams& params, Direction direction,
   return reasons;
 }
 
-void set_conv_precision(std::string precision) {
-  TORCH_CHECK_VALUE(precision == "high" || precision == "highest",
-                    "set_conv_precision: expected 'high' or 'highest', got '", precision, "'");
-  highest_precision = precision == "highest";
+namespace {
+
+bool is_highest(const char* caller, std::string_view precision) {
+  TORCH_CHECK_VALUE(precision == "high" || precision == "highest", caller, ": expected 'high' or 'highest', got '",
+                    precision, "'");
+  return precision == "highest";
 }
 
-std::string get_conv_precision() { return highest_precision ? "highest" : "high"; }
+std::string precision_name(bool highest) { return highest ? "highest" : "high"; }
+
+}  // namespace
+
+void set_conv_precision(std::string precision) { highest_precision = is_highest("set_conv_precision", precision); }
+
+std::string get_conv_precision() { return precision_name(thread_precision.value_or(highest_precision)); }
+
+std::optional<std::string> swap_thread_precision(std::optional<std::string> precision) {
+  const std::optional<bool> before = thread_precision;
+  thread_precision = precision ? std::optional(is_highest("precision", *precision)) : std::nullopt;
+  return before ? std::optional(precision_name(*before)) : std::nullopt;
+}
 
 }  // namespace torchconv

@@ -1,6 +1,7 @@
 // Which algorithm runs a convolution. Looks at shapes, layout and dtype; never at the batch or the number of threads,
 // so that a sample's result depends on neither.
 #pragma once
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -27,8 +28,11 @@ std::vector<std::string> refusals(const ConvParams& params, Direction direction,
 
 std::vector<std::string> algorithm_names();
 
-// "highest" forbids the algorithms whose error exceeds direct summation's (winograd, fft), "high" allows them; process-wide.
+// "highest" forbids the algorithms whose error exceeds direct summation's (winograd, fft), "high" allows them:
+// process-wide, and what holds in this thread.
 void set_conv_precision(std::string precision);
 std::string get_conv_precision();
+// Sets what holds in this thread, the process's where there is none, and returns what was set before.
+std::optional<std::string> swap_thread_precision(std::optional<std::string> precision);
 
 }  // namespace torchconv

@@ -1,5 +1,7 @@
 """What "highest" promises: every output is a sum of its own products, by whatever algorithm, in every direction."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from shapes import case
@@ -94,3 +96,29 @@ def test_where_there_is_no_kernel() -> None:
     assert torch.equal(TF.conv_transpose2d(x, w[:3], algorithm="highest"), TF.conv_transpose2d(x, w[:3]))
     with pytest.raises(RuntimeError, match="algorithm 'direct' cannot run"):
         TF.conv2d(x, w, algorithm="direct")
+
+
+def test_of_a_thread_and_of_what_it_calls() -> None:
+    """Nested, left by an exception, as a decorator; other threads keep the process's."""
+    with torchconv.precision("highest"):
+        assert torchconv.get_conv_precision() == "highest"
+        with torchconv.precision("high"):
+            assert torchconv.get_conv_precision() == "high"
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(torchconv.get_conv_precision).result() == "high"
+        with pytest.raises(ZeroDivisionError), torchconv.precision("high"):
+            _ = 1 / 0
+        assert torchconv.get_conv_precision() == "highest"
+    assert torchconv.precision("highest")(torchconv.get_conv_precision)() == "highest"
+    assert torchconv.get_conv_precision() == "high"
+    with pytest.raises(ValueError, match="precision: expected 'high' or 'highest', got 'higher'"):
+        torchconv.precision("higher").__enter__()
+
+
+def test_inside_of_it_what_is_run_sums_directly(highest) -> None:
+    x, w, b, g = operands(WINOGRAD, torch.float32)
+    direct = [run(WINOGRAD, direction, x, w, b, g, "direct") for direction in DIRECTIONS]
+    with torchconv.precision("high"):
+        assert run(WINOGRAD, "forward", x, w, b, g, "winograd").isfinite().all()
+        with torchconv.precision("highest"):
+            assert all(torch.equal(run(WINOGRAD, d, x, w, b, g), y) for d, y in zip(DIRECTIONS, direct, strict=True))

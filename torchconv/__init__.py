@@ -15,7 +15,7 @@ from .explain import explain
 from .functional import conv_matrix
 from .receptive_field import receptive_field
 from .scan import scan
-from .settings import cpu_capability, get_conv_precision, set_conv_precision
+from .settings import cpu_capability, get_conv_precision, precision, set_conv_precision
 
 __all__ = [
     "conv_matrix",
@@ -26,6 +26,7 @@ __all__ = [
     "functional",
     "get_conv_precision",
     "nn",
+    "precision",
     "receptive_field",
     "revert",
     "scan",

@@ -1,5 +1,8 @@
 """What the whole process shares: the instruction set in use and how exact convolution must be."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 
@@ -29,5 +32,26 @@ def set_conv_precision(precision: str) -> None:
 
 
 def get_conv_precision() -> str:
-    """What :func:`set_conv_precision` last set."""
+    """What holds in this thread: :func:`precision`'s inside of one, else what :func:`set_conv_precision` last set."""
     return torch.ops.torchconv.get_conv_precision()
+
+
+@contextmanager
+def precision(precision: str) -> Iterator[None]:
+    """How exact the convolutions must be that the calling thread runs inside; also a decorator.
+
+    Each direction is chosen when it runs: a backward is exact where it is run inside too. Where that is not at hand,
+    ``torchconv.convert(model, precision="highest")`` or ``algorithm="highest"`` bind a layer, or a call, and its
+    backward.
+
+    Args:
+        precision: ``"high"`` or ``"highest"``, see :func:`set_conv_precision`.
+
+    Raises:
+        ValueError: any other value.
+    """
+    before = torch.ops.torchconv._swap_thread_precision(precision)
+    try:
+        yield
+    finally:
+        torch.ops.torchconv._swap_thread_precision(before)
