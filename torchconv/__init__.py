@@ -7,12 +7,13 @@ replaces every stock convolution and pooling layer of a model by one of ours, sh
 
 __version__ = "0.1.0"
 
-from . import _library, ops, ops_transform  # isort: skip  (register the operators: everything below needs them)
+from . import _library, flops, ops, ops_transform  # isort: skip  (register the operators: everything below needs them)
 
 from . import functional, nn, testing, transforms
 from .convert import convert, enabled, revert
 from .explain import explain
 from .functional import conv_matrix
+from .functional._route import disabled
 from .receptive_field import receptive_field
 from .scan import scan
 from .settings import cpu_capability, get_conv_precision, precision, set_conv_precision
@@ -21,6 +22,7 @@ __all__ = [
     "conv_matrix",
     "convert",
     "cpu_capability",
+    "disabled",
     "enabled",
     "explain",
     "functional",

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from . import nn
 from ._classes import OURS, STOCK
-from .functional.conv import KERNEL_DTYPES, _sides
+from .functional._route import KERNEL_DTYPES
+from .functional.conv import _sides
 
 _STOCK = tuple(STOCK)
 # Layers that expand their filters and are then a plain convolution, reduced or not.

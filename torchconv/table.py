@@ -7,7 +7,7 @@ from itertools import product
 
 import torch
 
-from .functional.conv import KERNEL_DTYPES
+from .functional._route import KERNEL_DTYPES
 
 OPERATORS = {
     "`convolution`, `convolution_relu`": "forward",

@@ -1,6 +1,6 @@
 """Convolution with the signatures of torch.nn.functional, plus ``algorithm=`` and padding that may differ by side.
 
-Tensors off the CPU and dtypes with no kernel here go to PyTorch's own operators, in :func:`_built_in`.
+Operands with no kernel here go to PyTorch's own operators, in :func:`_built_in`; which those are says _route.py.
 """
 
 import operator
@@ -9,13 +9,13 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.overrides import has_torch_function_variadic
 
 from ..autograd.conv import convolution, convolution_input_grad, convolution_relu
+from ._route import built_in_wanted, has_kernel, overridden
 
 Ints: TypeAlias = int | Sequence[int]
 Padding: TypeAlias = str | int | Sequence[int] | Sequence[Sequence[int]]
-
-KERNEL_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 
 
 def _integer(value: int, what: str, name: str) -> int:
@@ -158,13 +158,6 @@ def _autocast(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, T
     return cast(x), cast(weight), None if bias is None else cast(bias)
 
 
-def _has_kernel(*tensors: Tensor | None) -> bool:
-    for t in tensors:
-        if t is not None and not (t.is_cpu and t.dtype in KERNEL_DTYPES):
-            return False
-    return True
-
-
 def _batched(input: Tensor, dims: int, name: str) -> tuple[Tensor, bool]:
     """The input with a batch axis, and whether it came with one."""
     axes = input.dim()
@@ -209,6 +202,9 @@ def _conv(
     activation: str | None,
 ) -> Tensor:
     name = f"conv{dims}d"
+    if has_torch_function_variadic(input, weight, bias):
+        args = (input, weight, bias, stride, padding, dilation, groups)
+        return overridden(name, args[:3], *args, algorithm=algorithm, activation=activation)
     if activation not in (None, "relu"):
         raise RuntimeError(f"{name}: activation must be None or 'relu', got {activation!r}")
     if weight.dim() != dims + 2:
@@ -217,15 +213,15 @@ def _conv(
     dilation = _per_axis(dilation, dims, "dilation", name, 1)
     groups = _integer(groups, "groups", name)
     x, batched = _batched(input, dims, name)
-    sides = _sides(padding, x.shape[2:], weight.shape[2:], stride, dilation, name)
     x, w, b = _autocast(x, weight, bias)
-    if _has_kernel(x, w, b):
+    if has_kernel(x, w, b):
+        sides = _sides(padding, x.shape[2:], w.shape[2:], stride, dilation, name)
         _check_operands(x, w, b, [w.shape[0]], name)
         flat = [side for pair in sides for side in pair]
         run = convolution if activation is None else convolution_relu
         out = run(x, w, b, stride, flat, dilation, groups, algorithm)
     else:
-        out = _built_in(dims, x, w, b, stride, sides, dilation, groups, algorithm)
+        out = _built_in(dims, x, w, b, stride, padding, dilation, groups, algorithm)
         out = out if activation is None else out.relu()
     return out if batched else out.squeeze(0)
 
@@ -236,24 +232,29 @@ def _built_in(
     weight: Tensor,
     bias: Tensor | None,
     stride: list[int],
-    sides: list[tuple[int, int]],
+    padding: Padding,
     dilation: list[int],
     groups: int,
     algorithm: str,
 ) -> Tensor:
-    """PyTorch's own convolution, where this package has no kernel: off the CPU, and for other dtypes."""
-    _check_algorithm(algorithm, x, f"conv{dims}d")
+    """PyTorch's own convolution, where this package has no kernel."""
+    name = f"conv{dims}d"
+    _check_algorithm(algorithm, x, name)
+    conv = getattr(torch.nn.functional, name)
+    if padding == "same" and max(stride) == 1:  # as it is: a recorded call then holds for inputs of any size
+        return conv(x, weight, bias, stride, padding, dilation, groups)
+    sides = _sides(padding, x.shape[2:], weight.shape[2:], stride, dilation, name)
     if any(before != after for before, after in sides):
         x = torch.nn.functional.pad(x, [side for pair in reversed(sides) for side in pair])
         sides = [(0, 0)] * dims
-    conv = (torch.conv1d, torch.conv2d, torch.conv3d)[dims - 1]
     return conv(x, weight, bias, stride, [before for before, _ in sides], dilation, groups)
 
 
 def _check_algorithm(algorithm: str, x: Tensor, name: str) -> None:
-    if algorithm not in ("auto", "highest"):
+    if algorithm not in ("auto", "highest") and not built_in_wanted():
         raise RuntimeError(
-            f"{name}: algorithm '{algorithm}' cannot run this convolution: no kernel for {x.dtype} on {x.device.type}"
+            f"{name}: algorithm '{algorithm}' cannot run this convolution: no kernel for "
+            f"{type(x).__name__} of {x.dtype} on {x.device.type}, {x.layout}"
         )
 
 
@@ -270,6 +271,9 @@ def _conv_transpose(
     algorithm: str,
 ) -> Tensor:
     name = f"conv_transpose{dims}d"
+    if has_torch_function_variadic(input, weight, bias):
+        args = (input, weight, bias, stride, padding, output_padding, groups, dilation)
+        return overridden(name, args[:3], *args, algorithm=algorithm)
     if weight.dim() != dims + 2:
         raise RuntimeError(f"{name}: expected a weight of {dims + 2} axes, got shape {list(weight.shape)}")
     stride = _per_axis(stride, dims, "stride", name, 1)
@@ -278,9 +282,9 @@ def _conv_transpose(
     output_padding = _per_axis(output_padding, dims, "output_padding", name, 0)
     groups = _integer(groups, "groups", name)
     x, batched = _batched(input, dims, name)
-    size, flat = _transposed_window(input, weight.shape[2:], stride, padding, output_padding, dilation, name)
     x, w, b = _autocast(x, weight, bias)
-    if _has_kernel(x, w, b):
+    if has_kernel(x, w, b):
+        size, flat = _transposed_window(input, w.shape[2:], stride, padding, output_padding, dilation, name)
         if groups < 1 or x.shape[1] != w.shape[0] or w.shape[0] % groups:
             raise RuntimeError(
                 f"{name}: weight of shape {list(w.shape)} with groups={groups} expects {w.shape[0]} input channels, "
@@ -293,8 +297,7 @@ def _conv_transpose(
             out = out + b.reshape(1, -1, *[1] * dims)
     else:
         _check_algorithm(algorithm, x, name)
-        conv = (torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d)[dims - 1]
-        out = conv(x, w, b, stride, padding, output_padding, groups, dilation)
+        out = getattr(torch.nn.functional, name)(x, w, b, stride, padding, output_padding, groups, dilation)
     return out if batched else out.squeeze(0)
 
 

@@ -1,6 +1,6 @@
 """Locally connected layers: convolutions whose filters differ from position to position.
 
-Tensors off the CPU and dtypes with no kernel here go through torch.nn.functional.unfold and fold.
+Operands with no kernel here (see _route.py) go through torch.nn.functional.unfold and fold.
 """
 
 import math
@@ -8,15 +8,16 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.overrides import has_torch_function_variadic
 
 from ..autograd.local import local_convolution, local_convolution_input_grad
+from ._route import has_kernel, overridden
 from .conv import (
     Ints,
     Padding,
     _autocast,
     _batched,
     _check_operands,
-    _has_kernel,
     _integer,
     _per_axis,
     _sides,
@@ -55,6 +56,9 @@ def _local_conv(
     groups: int,
 ) -> Tensor:
     name = f"local_conv{dims}d"
+    if has_torch_function_variadic(input, weight, bias):
+        args = (input, weight, bias, stride, padding, dilation, groups)
+        return overridden(name, args[:3], *args)
     kernel, positions = _spatial(weight, dims, name)
     steps, gaps = _per_axis(stride, dims, "stride", name, 1), _per_axis(dilation, dims, "dilation", name, 1)
     groups = _integer(groups, "groups", name)
@@ -71,7 +75,7 @@ def _local_conv(
             f"{list(input.shape)} has {sizes} (stride={steps}, padding={sides}, dilation={gaps})"
         )
     window = (steps, [side for pair in sides for side in pair], gaps, groups)
-    if _has_kernel(x, weight, bias):
+    if has_kernel(x, weight, bias):
         out = local_convolution(x, weight, bias, *window)
     else:
         out = _by_unfolding(x, weight, *window).unflatten(-1, positions)
@@ -112,6 +116,9 @@ def _local_conv_transpose(
     dilation: Ints,
 ) -> Tensor:
     name = f"local_conv_transpose{dims}d"
+    if has_torch_function_variadic(input, weight, bias):
+        args = (input, weight, bias, stride, padding, output_padding, groups, dilation)
+        return overridden(name, args[:3], *args)
     kernel, positions = _spatial(weight, dims, name)
     steps, gaps = _per_axis(stride, dims, "stride", name, 1), _per_axis(dilation, dims, "dilation", name, 1)
     cut = _per_axis(padding, dims, "padding", name, 0)
@@ -129,7 +136,7 @@ def _local_conv_transpose(
     channels = weight.shape[1] * groups
     x, weight, bias = _autocast(x, weight, bias)
     _check(x, weight, bias, weight.shape[0], [channels, *size], name)
-    if _has_kernel(x, weight, bias):
+    if has_kernel(x, weight, bias):
         out = local_convolution_input_grad(x, weight, [x.shape[0], channels, *size], steps, flat, gaps, groups)
     else:
         out = _by_folding(x, weight, size, steps, cut, gaps, groups)

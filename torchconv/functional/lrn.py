@@ -4,9 +4,10 @@ import operator
 
 import torch
 from torch import Tensor
+from torch.overrides import has_torch_function_unary
 
 from ..autograd.lrn import local_response_norm as _operator
-from .conv import KERNEL_DTYPES
+from ._route import has_kernel, overridden
 
 
 def local_response_norm(input: Tensor, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Tensor:
@@ -31,7 +32,9 @@ def local_response_norm(input: Tensor, size: int, alpha: float = 1e-4, beta: flo
 
     Source: ``torch.nn.functional.local_response_norm``.
     """
-    if not isinstance(input, Tensor) or input.device.type != "cpu" or input.dtype not in KERNEL_DTYPES:
+    if has_torch_function_unary(input):
+        return overridden("local_response_norm", (input,), input, size, alpha, beta, k)
+    if not isinstance(input, Tensor) or not has_kernel(input):
         return torch.nn.functional.local_response_norm(input, size, alpha, beta, k)
     if input.dim() < 3:
         raise ValueError(

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.overrides import has_torch_function_unary
 
+from ._route import overridden
 from .conv import Ints, Padding, _per_axis, _sides, output_sides
 
 
@@ -39,6 +41,8 @@ def conv_matrix(
     Example: ``conv_matrix(torch.ones(1, 1, 3), 5, padding=1)`` is banded, with 13 entries.
     """
     name = "conv_matrix"
+    if has_torch_function_unary(weight):
+        return overridden(name, (weight,), weight, input_size, stride, padding, dilation, groups)
     axes = None if isinstance(input_size, int) else len(input_size)
     dims = axes or (weight.dim() - 2 if weight.dim() in (3, 5) else 1 if weight.dim() == 4 else 2)
     if axes is None and weight.dim() == 4:

@@ -2,18 +2,17 @@
 
 import torch
 from torch import Tensor
+from torch.overrides import has_torch_function_variadic
 
 from ..autograd.norm import batch_norm as _batch_norm
-from .conv import KERNEL_DTYPES
+from ._route import has_kernel, overridden
 
 
 def _runs_here(input: Tensor, weight: Tensor | None, bias: Tensor | None) -> bool:
-    """Whether there is a kernel: dense tensors on the CPU, parameters of the input's dtype or float32."""
+    """Whether there is a kernel for these: parameters of the input's dtype or float32."""
     dtypes = (input.dtype, torch.float32 if input.dtype == torch.bfloat16 else input.dtype)
     return (
-        input.device.type == "cpu"
-        and input.dtype in KERNEL_DTYPES
-        and input.layout == torch.strided
+        has_kernel(input, weight, bias)
         and 2 <= input.dim() <= 5
         and input.numel() > input.shape[1]  # of one value a channel the built-in says what is wrong
         and all(t is None or (t.dtype in dtypes and t.shape == input.shape[1:2]) for t in (weight, bias))
@@ -56,11 +55,13 @@ def batch_norm(
 
     Source: torch.nn.functional.batch_norm, whose signature and results these are; Ioffe and Szegedy, 2015.
     """
+    operands = (input, running_mean, running_var, weight, bias)
+    if has_torch_function_variadic(*operands):
+        return overridden("batch_norm", operands, *operands, training, momentum, eps, activation=activation)
     if activation not in (None, "relu"):
         raise ValueError(f"batch_norm: activation must be None or 'relu', got {activation!r}")
     if not training or not _runs_here(input, weight, bias):
-        args = (input, running_mean, running_var, weight, bias, training, momentum, eps)
-        out = torch.nn.functional.batch_norm(*args)
+        out = torch.nn.functional.batch_norm(*operands, training, momentum, eps)
         return out if activation is None else out.relu()
     out, mean, var = _batch_norm(input, weight, bias, eps, activation is not None)
     with torch.no_grad():

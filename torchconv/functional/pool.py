@@ -1,6 +1,6 @@
 """Pooling with the signatures of torch.nn.functional.
 
-Tensors off the CPU, dtypes with no kernel here and inputs with an empty axis go to PyTorch's own functions, in
+Inputs with no kernel here (see _route.py) and those with an empty axis go to PyTorch's own functions, in
 :func:`_built_in`.
 """
 
@@ -10,9 +10,11 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.overrides import has_torch_function_unary
 
 from ..autograd.pool import avg_pool, max_pool, max_pool_indices, max_pool_relu
-from .conv import KERNEL_DTYPES, Ints, _batched, _per_axis
+from ._route import has_kernel, overridden
+from .conv import Ints, _batched, _per_axis
 
 # None where an axis keeps the input's size.
 Sizes: TypeAlias = int | Sequence[int | None]
@@ -20,13 +22,7 @@ Sizes: TypeAlias = int | Sequence[int | None]
 
 def _runs_here(input: Tensor, dims: int) -> bool:
     """Whether there is a kernel for this input. One with an empty axis other than the batch's is mostly refused."""
-    return (
-        isinstance(input, Tensor)
-        and input.is_cpu
-        and input.dtype in KERNEL_DTYPES
-        and input.layout == torch.strided
-        and 0 not in input.shape[-dims - 1 :]
-    )
+    return isinstance(input, Tensor) and has_kernel(input) and 0 not in input.shape[-dims - 1 :]
 
 
 def _built_in(name: str, *args: Any) -> Any:
@@ -112,6 +108,9 @@ def _max_pool(
     activation: str | None = None,
 ) -> Any:
     name = f"max_pool{dims}d"
+    if has_torch_function_unary(input):
+        args = (input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
+        return overridden(name, (input,), *args, activation=activation)
     if activation not in (None, "relu") or (activation and return_indices):
         raise ValueError(
             f"{name}: activation must be None, or without return_indices 'relu', got {activation!r} with "
@@ -150,6 +149,9 @@ def _avg_pool(
     divisor_override: int | None,
 ) -> Tensor:
     name = f"avg_pool{dims}d"
+    if has_torch_function_unary(input):
+        args = (input, kernel_size, stride, padding, ceil_mode, count_include_pad)
+        return overridden(name, (input,), *args, *(() if dims == 1 else (divisor_override,)))
     if not _runs_here(input, dims):
         divisor = () if dims == 1 else (divisor_override,)
         stride = () if stride is None else stride
@@ -167,6 +169,8 @@ def _avg_pool(
 
 def _adaptive_max_pool(dims: int, input: Tensor, output_size: Sizes, return_indices: bool) -> Any:
     name = f"adaptive_max_pool{dims}d"
+    if has_torch_function_unary(input):
+        return overridden(name, (input,), input, output_size, return_indices)
     if not _runs_here(input, dims):
         return _built_in(name, input, output_size, return_indices)
     x, batched = _prepare(input, dims, name, any_format=False)
@@ -178,6 +182,8 @@ def _adaptive_max_pool(dims: int, input: Tensor, output_size: Sizes, return_indi
 
 def _adaptive_avg_pool(dims: int, input: Tensor, output_size: Sizes) -> Tensor:
     name = f"adaptive_avg_pool{dims}d"
+    if has_torch_function_unary(input):
+        return overridden(name, (input,), input, output_size)
     if not _runs_here(input, dims):
         return _built_in(name, input, output_size)
     x, batched = _prepare(input, dims, name, any_format=False)
@@ -191,7 +197,10 @@ def _adaptive_avg_pool(dims: int, input: Tensor, output_size: Sizes) -> Tensor:
 def _lp_pool(
     dims: int, input: Tensor, norm_type: float, kernel_size: Ints, stride: Ints | None, ceil_mode: bool
 ) -> Tensor:
-    kernel = _per_axis(kernel_size, dims, "kernel_size", f"lp_pool{dims}d", 1)
+    name = f"lp_pool{dims}d"
+    if has_torch_function_unary(input):
+        return overridden(name, (input,), input, norm_type, kernel_size, stride, ceil_mode)
+    kernel = _per_axis(kernel_size, dims, "kernel_size", name, 1)
     if norm_type == math.inf:
         return _max_pool(dims, input.abs(), kernel, stride, 0, 1, ceil_mode, False)
     if norm_type == -math.inf:

@@ -1,17 +1,19 @@
 """Convolution with filters tried under a set of transforms.
 
-Tensors off the CPU and dtypes with no kernel here take PyTorch's own operators, the maps of all transforms at once.
+Operands with no kernel here (see _route.py) take PyTorch's own operators, the maps of all transforms at once.
 """
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.overrides import has_torch_function_unary, has_torch_function_variadic
 
 from ..autograd.reduced import convolution_max, convolution_norm
 from ..autograd.transform import transform_filters as _transform_filters
 from ..autograd.transform_conv import transform_convolution
 from ..transforms import FilterMap, TransformSet
+from ._route import has_kernel, overridden
 from .conv import (
     Ints,
     Padding,
@@ -19,7 +21,6 @@ from .conv import (
     _batched,
     _built_in,
     _check_operands,
-    _has_kernel,
     _integer,
     _per_axis,
     _sides,
@@ -55,10 +56,12 @@ def transform_filters(weight: Tensor, transforms: TransformSet | FilterMap) -> T
     Raises:
         RuntimeError: a map for filters of another size.
     """
+    if has_torch_function_unary(weight):
+        return overridden("transform_filters", (weight,), weight, transforms)
     fmap = _map_for(weight, transforms)
     pointers, columns = fmap.pointers.to(weight.device), fmap.columns.to(weight.device)
     values = fmap.values.to(weight)
-    if _has_kernel(weight):
+    if has_kernel(weight):
         return _transform_filters(weight, pointers, columns, values, fmap.support)
     taps = weight.flatten(2)[..., columns] * values  # [D, C, entries]
     rows = torch.repeat_interleave(torch.arange(len(pointers) - 1, device=weight.device), pointers.diff())
@@ -88,6 +91,9 @@ def _transform_conv(
 ) -> Tensor:
     """`margins`: whether to pad for what the supports reach beyond the filter; else the input has it already."""
     name = f"transform_conv{dims}d"
+    if margins and has_torch_function_variadic(input, weight, bias):
+        args = (input, weight, transforms, bias, stride, padding, dilation, groups)
+        return overridden(name, (input, weight, bias), *args, reduce=reduce, algorithm=algorithm)
     if reduce not in REDUCTIONS:
         raise RuntimeError(f"{name}: reduce must be one of {REDUCTIONS}, got {reduce!r}")
     if weight.dim() != dims + 2:
@@ -110,7 +116,7 @@ def _transform_conv(
     if reduce == "mean":  # the mean of the maps is the map of the mean filter
         copies, count = copies.unflatten(0, (filters, count)).mean(1), 1
     x, w, b = _autocast(x, copies, bias)
-    if _has_kernel(x, w, b):
+    if has_kernel(x, w, b):
         _check_operands(x, w, b, [filters], name)
         out = _reduced(
             x, w, b, count, stride, [side for pair in sides for side in pair], dilation, groups, reduce, algorithm
@@ -137,7 +143,7 @@ def _every_map(
     """The convolution of x [N, C, *] with the copies of weight [D, C', *], bias [D]: [N, D·T, *]. A map of more axes
     than x has spatial ones takes its first from the weight's channels."""
     dims, filters = x.dim() - 2, weight.shape[0]
-    if _has_kernel(x, weight, bias) and not torch.is_autocast_enabled("cpu"):
+    if has_kernel(x, weight, bias) and not torch.is_autocast_enabled("cpu"):
         _check_operands(x, weight, bias, [filters], name)
         sparse = (fmap.values.to(weight), fmap.pointers, fmap.columns)
         window = (stride, [side for pair in sides for side in pair], dilation, groups, algorithm)
@@ -146,7 +152,7 @@ def _every_map(
     copies = transform_filters(split, fmap)
     x, w, b = _autocast(x, copies.reshape(copies.shape[0], -1, *fmap.support[-dims:]), bias)
     every = None if b is None else b.repeat_interleave(w.shape[0] // filters)
-    if _has_kernel(x, w, b):
+    if has_kernel(x, w, b):
         _check_operands(x, w, b, [filters], name)
         return _convolution(x, w, every, stride, [side for pair in sides for side in pair], dilation, groups, algorithm)
     return _built_in(dims, x, w, every, stride, sides, dilation, groups, algorithm)

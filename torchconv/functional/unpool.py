@@ -9,7 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import has_torch_function_variadic
 
+from ._route import overridden
 from .conv import Ints, _in_the_format_of, _per_axis
 from .pool import _built_in, _runs_here
 
@@ -43,6 +45,8 @@ def _max_unpool(
     output_size: Sequence[int] | None,
 ) -> Any:
     name = f"max_unpool{dims}d"
+    if has_torch_function_variadic(input, indices):
+        return overridden(name, (input, indices), input, indices, kernel_size, stride, padding, output_size)
     if not _runs_here(input, dims):
         return _built_in(name, input, indices, kernel_size, stride, padding, output_size)
     if input.dim() not in (dims + 1, dims + 2):

@@ -14,6 +14,7 @@ from torch.nn.modules.utils import _ntuple
 
 from .. import functional
 from ..functional.conv import same_padding
+from ._layer import Quantizable
 
 
 def algorithms() -> tuple[str, ...]:
@@ -26,7 +27,7 @@ def _is_pairs(padding: Any) -> bool:
     return isinstance(padding, (tuple, list)) and any(isinstance(side, (tuple, list)) for side in padding)
 
 
-class _Algorithm:
+class _Algorithm(Quantizable):
     """A layer's choice of algorithm: an attribute that a layer converted from torch.nn's need not have of its own."""
 
     algorithm: str = "auto"

@@ -23,6 +23,7 @@ from .. import functional
 from ..functional.conv import _batched, _in_the_format_of
 from ..functional.transform import _every_map, support_margins
 from ..transforms import FilterMap, TransformSet, dihedral, rotations
+from ._layer import Layer
 from .conv import _Conv
 
 GROUPS = {"p4": lambda: rotations(4), "p4m": lambda: dihedral(4)}
@@ -66,7 +67,7 @@ def regular_map(group: TransformSet, kernel: tuple[int, ...]) -> FilterMap:
     )
 
 
-class GroupConv2d(torch.nn.Module):
+class GroupConv2d(Layer, torch.nn.Module):
     """Convolution over the plane and a group of its transforms.
 
     .. math::
@@ -229,7 +230,7 @@ class GroupConv2d(torch.nn.Module):
         return ", ".join(parts)
 
 
-class GroupPool2d(torch.nn.Module):
+class GroupPool2d(Layer, torch.nn.Module):
     """Reduces the group axis: (N, C · |G|, H, W) to (N, C, H, W), maps that turn with the picture and no more.
 
     Args:
@@ -259,7 +260,7 @@ class GroupPool2d(torch.nn.Module):
         return f"|G|={self.order}, reduce={self.reduce!r}"
 
 
-class GroupBatchNorm2d(torch.nn.BatchNorm2d):
+class GroupBatchNorm2d(Layer, torch.nn.BatchNorm2d):
     """Batch norm of regular maps (N, C · |G|, H, W): a channel's statistics and parameters are all its elements'.
 
     Args:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .. import functional
 from ..functional.conv import Ints, _per_axis
+from ._layer import Layer
 
 Sizes: TypeAlias = int | Sequence[int]
 
@@ -25,7 +26,7 @@ def _step(stride: Ints | None, kernel: tuple[int, int], name: str) -> tuple[int,
     return kernel if stride is None else _sizes(stride, "stride", name)
 
 
-class LearnedPool2d(torch.nn.Module):
+class LearnedPool2d(Layer, torch.nn.Module):
     """Pooling whose weighting of the window is learned, each map by itself.
 
     .. math::
@@ -92,7 +93,7 @@ class LearnedPool2d(torch.nn.Module):
         return f"{self.channels}, kernel_size={self.kernel_size}, stride={self.stride}{pad}"
 
 
-class BlockPool2d(torch.nn.Module):
+class BlockPool2d(Layer, torch.nn.Module):
     """The same small network applied to every block of the input (network in network).
 
     .. math::

@@ -9,11 +9,12 @@ from torch import Tensor
 
 from .. import functional
 from ..functional.conv import Ints, Padding, _per_axis, _sides, output_sides, transposed_sides
+from ._layer import Layer
 
 Sizes: TypeAlias = int | Sequence[int]
 
 
-class _LocallyConnected(torch.nn.Module):
+class _LocallyConnected(Layer, torch.nn.Module):
     """What the four layers share: sizes checked once, parameters, and the refusal of another input."""
 
     _functional: Callable[..., Tensor]

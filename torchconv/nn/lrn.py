@@ -4,9 +4,10 @@ import torch
 from torch import Tensor
 
 from .. import functional
+from ._layer import Layer
 
 
-class LocalResponseNorm(torch.nn.LocalResponseNorm):
+class LocalResponseNorm(Layer, torch.nn.LocalResponseNorm):
     """Each element over a power of the mean square around it, across channels.
 
     .. math::

@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 
 from .. import functional
+from ._layer import Layer
 
 # What the layers of a family share; stands before torch.nn's class in each of their lists of bases.
 
 
-class _MaxPool:
+class _MaxPool(Layer):
     _functional: Callable[..., Any]
     _activation: str | None = None  # what is done to the result
 
@@ -21,7 +22,7 @@ class _MaxPool:
         return self._functional(input, *window, self.return_indices, activation=self._activation)
 
 
-class _AvgPool:
+class _AvgPool(Layer):
     _functional: Callable[..., Any]
 
     def forward(self: Any, input: Tensor) -> Tensor:
@@ -29,14 +30,14 @@ class _AvgPool:
         return self._functional(input, *window, self.divisor_override)
 
 
-class _LPPool:
+class _LPPool(Layer):
     _functional: Callable[..., Any]
 
     def forward(self: Any, input: Tensor) -> Tensor:
         return self._functional(input, self.norm_type, self.kernel_size, self.stride, self.ceil_mode)
 
 
-class _AdaptiveMaxPool:
+class _AdaptiveMaxPool(Layer):
     _functional: Callable[..., Any]
 
     def forward(self: Any, input: Tensor) -> Any:
@@ -44,7 +45,7 @@ class _AdaptiveMaxPool:
         return self._functional(input, self.output_size, self.return_indices)
 
 
-class _AdaptiveAvgPool:
+class _AdaptiveAvgPool(Layer):
     _functional: Callable[..., Any]
 
     def forward(self: Any, input: Tensor) -> Tensor:
@@ -379,7 +380,7 @@ class AdaptiveAvgPool3d(_AdaptiveAvgPool, torch.nn.AdaptiveAvgPool3d):
     _functional = staticmethod(functional.adaptive_avg_pool3d)
 
 
-class _MaxUnpool:
+class _MaxUnpool(Layer):
     """What the unpooling layers share; stands before torch.nn's class in each of their lists of bases."""
 
     _functional: Callable[..., Any]

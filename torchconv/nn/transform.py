@@ -12,10 +12,11 @@ from torch.nn.modules.utils import _ntuple
 
 from ..functional.transform import REDUCTIONS, _transform_conv, support_margins
 from ..transforms import FilterMap, TransformSet
+from ._layer import Layer
 from .conv import _Conv
 
 
-class _TransformInvariantConv(torch.nn.modules.conv._ConvNd):
+class _TransformInvariantConv(Layer, torch.nn.modules.conv._ConvNd):
     """What the three share. `_ConvNd` checks the arguments and makes and draws the parameters."""
 
     _dims: int
