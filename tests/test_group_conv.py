@@ -251,7 +251,7 @@ def test_compile_export_and_copies():
         assert torch.equal(other(x), net(x))
     layer = GroupConv2d(2, 3, 3, T.rotations(8), lifting=True)
     assert list(layer.state_dict()) == ["weight", "bias"]
-    assert torch.equal(layer.double().values, T.rotations(8).filter_map(3).values)
+    assert torch.equal(layer.double().filter_map().values, T.rotations(8).filter_map(3).values)
     assert "rotate 45°" in repr(layer)
     assert repr(network("p4")[3]) == "GroupConv2d(3, 4, kernel_size=(3, 3), group='p4', padding=1)"
 

@@ -17,13 +17,30 @@ against the first; rotations are counter-clockwise. A set of d×d matrices acts 
 import itertools
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
+from torch.utils._python_dispatch import _disable_current_modes
 
 _SNAP = 1e-9  # distances from a whole number that are rounding
+
+
+@contextmanager
+def constants() -> Iterator[None]:
+    """Where tensors are made that outlive the caller's modes: real ones on the CPU, whatever device is the default, and
+    even under fake tensors, torch.func or inference mode."""
+    with (
+        _disable_current_modes(),
+        temporarily_clear_interpreter_stack(),
+        torch.inference_mode(False),
+        torch.no_grad(),
+        torch.device("cpu"),
+    ):
+        yield
 
 
 class FilterMap(NamedTuple):
@@ -38,6 +55,11 @@ class FilterMap(NamedTuple):
     values: Tensor  # [entries]
     kernel_size: tuple[int, ...]  # of the filter
     support: tuple[int, ...]  # kernel size of the copies, with P taps
+
+    def like(self, weight: Tensor) -> "FilterMap":
+        """The same on the device of `weight`, its values in the dtype of `weight`."""
+        pointers, columns = self.pointers.to(weight.device), self.columns.to(weight.device)
+        return self._replace(pointers=pointers, columns=columns, values=self.values.to(weight))
 
 
 class Correspondence(NamedTuple):
@@ -57,10 +79,10 @@ class Factor:
     values: tuple[tuple[float, ...], ...]  # radians, scales, shears, signs of the axes or entries
     dims: int
 
-    def matrices(self, values: Tensor | None = None) -> Tensor:
-        """[n, d, d] of these values, or of others [n, numbers] in their stead: differentiable."""
+    def matrices(self, values: Tensor | None = None, device: Any = None) -> Tensor:
+        """[n, d, d] of these values, on `device`, or of others [n, numbers] in their stead: differentiable."""
         if values is None:
-            values = torch.tensor(self.values, dtype=torch.float64)
+            values = torch.tensor(self.values, dtype=torch.float64, device=device)
         eye = torch.eye(self.dims, dtype=values.dtype, device=values.device)
         if self.kind == "rotation":
             cos, sin = values[:, 0].cos(), values[:, 0].sin()
@@ -98,6 +120,7 @@ class TransformSet:
     `matrices` go over the transforms in order; equal sets have equal matrices.
     """
 
+    @constants()
     def __init__(self, factors: Sequence[Factor]) -> None:
         self.factors = tuple(factors)
         self.dims = self.factors[0].dims
@@ -133,6 +156,7 @@ class TransformSet:
 
     # ---- the numbers that a learnable set learns ----
 
+    @constants()
     def parameters(self) -> dict[str, Tensor]:
         """The transforms' own numbers by name: angles in radians, scales, shears [n, 1], matrices [n, d²]; float64."""
         out: dict[str, Tensor] = {}
@@ -151,10 +175,11 @@ class TransformSet:
     def matrices_of(self, parameters: dict[str, Tensor]) -> Tensor:
         """[T, d, d] with these numbers in place of the set's own: differentiable."""
         named = {id(factor): parameters.get(name) for name, factor in self._named_factors()}
+        device = next((numbers.device for numbers in parameters.values()), None)
         out = None
         for factor in self.factors:
             given = named.get(id(factor))
-            each = factor.matrices(given)
+            each = factor.matrices(given, device)
             if out is None:
                 out = each
             else:
@@ -164,6 +189,7 @@ class TransformSet:
 
     # ---- the maps between filters ----
 
+    @constants()
     def support(self, kernel_size: int | Sequence[int]) -> tuple[int, ...]:
         """The kernel size that all transformed copies share: it holds the image of the ellipse inscribed in the filter
         under every transform, and has the filter's centre and at least its size. Rotations keep a square filter's."""
@@ -174,6 +200,7 @@ class TransformSet:
         free = len(kernel) - self.dims
         return (*kernel[:free], *(k + g for k, g in zip(kernel[free:], grown, strict=True)))
 
+    @constants()
     def filter_map(self, kernel_size: int | Sequence[int]) -> FilterMap:
         """The map for filters of this size, in float64, exact zeros left out."""
         kernel = _kernel(kernel_size, self.dims)
@@ -237,10 +264,12 @@ class TransformSet:
 
     # ---- as a group ----
 
+    @constants()
     def inverses(self) -> list[int]:
         """The position of each transform's inverse."""
         return [self._find(torch.linalg.inv(matrix), "the inverse of", i) for i, matrix in enumerate(self.matrices)]
 
+    @constants()
     def products(self) -> list[list[int]]:
         """``products()[i][j]``: the position of transform i after transform j.
 

@@ -59,12 +59,12 @@ def transform_filters(weight: Tensor, transforms: TransformSet | FilterMap) -> T
     if has_torch_function_unary(weight):
         return overridden("transform_filters", (weight,), weight, transforms)
     fmap = _map_for(weight, transforms)
-    pointers, columns = fmap.pointers.to(weight.device), fmap.columns.to(weight.device)
-    values = fmap.values.to(weight)
+    pointers, columns, values, *_ = fmap.like(weight)
     if has_kernel(weight):
         return _transform_filters(weight, pointers, columns, values, fmap.support)
     taps = weight.flatten(2)[..., columns] * values  # [D, C, entries]
-    rows = torch.repeat_interleave(torch.arange(len(pointers) - 1, device=weight.device), pointers.diff())
+    rows = torch.arange(len(pointers) - 1, device=weight.device)
+    rows = rows.repeat_interleave(pointers.diff(), output_size=len(columns))  # the size is told: devices wait for none
     out = taps.new_zeros(*taps.shape[:2], len(pointers) - 1).index_add(2, rows, taps)
     return out.unflatten(2, (-1, *fmap.support)).movedim(2, 1).flatten(0, 1)
 

@@ -22,9 +22,10 @@ from torch.nn.modules.utils import _ntuple
 from .. import functional
 from ..functional.conv import _batched, _in_the_format_of
 from ..functional.transform import _every_map, support_margins
-from ..transforms import FilterMap, TransformSet, dihedral, rotations
+from ..transforms import FilterMap, TransformSet, constants, dihedral, rotations
 from ._layer import Layer
 from .conv import _Conv
+from .transform import _Mapped
 
 GROUPS = {"p4": lambda: rotations(4), "p4m": lambda: dihedral(4)}
 
@@ -45,6 +46,7 @@ def group_of(group: str | TransformSet) -> TransformSet:
     return group
 
 
+@constants()
 def regular_map(group: TransformSet, kernel: tuple[int, ...]) -> FilterMap:
     """The map that makes of a filter [|G|, *kernel] on regular maps its |G| transformed copies.
 
@@ -67,7 +69,7 @@ def regular_map(group: TransformSet, kernel: tuple[int, ...]) -> FilterMap:
     )
 
 
-class GroupConv2d(Layer, torch.nn.Module):
+class GroupConv2d(_Mapped):
     """Convolution over the plane and a group of its transforms.
 
     .. math::
@@ -107,9 +109,6 @@ class GroupConv2d(Layer, torch.nn.Module):
     input_field: str
     output_field = "regular"
     algorithm: str = "auto"
-    pointers: Tensor
-    columns: Tensor
-    values: Tensor
 
     def __init__(
         self,
@@ -146,22 +145,13 @@ class GroupConv2d(Layer, torch.nn.Module):
         self.weight = Parameter(torch.empty(out_channels, inputs, *self.kernel_size, **options))
         self.bias = Parameter(torch.empty(out_channels, **options)) if bias else None
         self.reset_parameters()
-        fmap = self._map()
-        self.support = fmap.support[-2:]
-        for name, value in fmap._asdict().items():
-            if isinstance(value, Tensor):
-                self.register_buffer(name, value.to(self.weight.device), persistent=False)
-        self.values = self.values.to(self.weight)
+        self._derive()
+        self.support = self._held.support[-2:]
 
     def _map(self) -> FilterMap:
         if self.lifting:
             return self.group.filter_map(self.kernel_size)
         return regular_map(self.group, self.kernel_size)
-
-    def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        super()._apply(fn, recurse)
-        self.values = self._map().values.to(self.weight)  # rounded once
-        return self
 
     def reset_parameters(self) -> None:
         """Draws the parameters as torch.nn.Conv2d does, with the inputs of all group elements counted."""
@@ -172,15 +162,14 @@ class GroupConv2d(Layer, torch.nn.Module):
 
     def filter_map(self) -> FilterMap:
         """The map from the filters, with the group axis of the input where it has one, to their copies."""
-        axes = () if self.lifting else (self.order,)
-        kernel, support = (*axes, *self.kernel_size), (*axes, *self.support)
-        return FilterMap(self.pointers, self.columns, self.values, kernel, support)
+        return self._map_like(self.weight)
 
     def expanded(self) -> Tensor:
         """The plain convolution's weight: [out_channels · |G|, in_channels/groups (· |G|), *support]."""
-        fmap = self.filter_map()
-        weight = self.weight.reshape(self.out_channels, -1, *fmap.kernel_size)
-        return functional.transform_filters(weight, fmap).reshape(self.convolution_size)
+        weight = self.weight
+        fmap = self._map_like(weight)
+        split = weight.reshape(self.out_channels, -1, *fmap.kernel_size)
+        return functional.transform_filters(split, fmap).reshape(self.convolution_size)
 
     def forward(self, input: Tensor) -> Tensor:
         sides = self._sides(input.shape[-2:])
@@ -189,7 +178,8 @@ class GroupConv2d(Layer, torch.nn.Module):
             input, sides = torch.nn.functional.pad(input, amounts, mode=self.padding_mode), [(0, 0)] * 2
         x, batched = _batched(input, 2, "GroupConv2d")
         window = (list(self.stride), sides, list(self.dilation), self.groups, self.algorithm)
-        out = _every_map("GroupConv2d", x, self.weight, self.filter_map(), self.bias, *window)
+        weight = self.weight
+        out = _every_map("GroupConv2d", x, weight, self._map_like(weight), self.bias, *window)
         return out if batched else out.squeeze(0)
 
     def _sides(self, size: Any) -> list[tuple[int, int]]:

@@ -11,19 +11,69 @@ from torch.nn.functional import pad
 from torch.nn.modules.utils import _ntuple
 
 from ..functional.transform import REDUCTIONS, _transform_conv, support_margins
-from ..transforms import FilterMap, TransformSet
+from ..transforms import FilterMap, TransformSet, constants
 from ._layer import Layer
 from .conv import _Conv
 
 
-class _TransformInvariantConv(Layer, torch.nn.modules.conv._ConvNd):
+class _Mapped(Layer, torch.nn.Module):
+    """A layer whose filters go through a map that follows from its arguments.
+
+    The map is no buffer, since whatever averages, casts, empties or loads buffers would have it too. It is derived from
+    the arguments where a layer is made, copied or unpickled, in float64 on the CPU; and `_held` the way the weight is,
+    as far as changes of that are announced. Neither is written to.
+    """
+
+    _exact: FilterMap | None
+    _held: FilterMap
+
+    def _map(self) -> FilterMap | None:
+        """The exact map; None where it is learned."""
+        raise NotImplementedError
+
+    def _derive(self) -> None:
+        self._exact = self._map()
+        self._hold()
+
+    def _hold(self) -> None:
+        like = next(self.parameters(), None)  # the weight may be computed of others
+        if self._exact is not None and like is not None:
+            with constants():
+                self._held = self._exact.like(like)
+
+    def _map_like(self, weight: Tensor) -> FilterMap:
+        """The map the way `weight` is: `_held`, or what a replica or another weight needs, rounded once either way."""
+        held = self._held
+        if held.values.dtype == weight.dtype and held.values.device == weight.device:
+            return held
+        assert self._exact is not None
+        return self._exact.like(weight)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        super()._apply(fn, recurse)
+        self._hold()
+        return self
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        super()._load_from_state_dict(*args)
+        self._hold()  # assigned parameters may be of another dtype, or on another device
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in ("_exact", "_held")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for name in FilterMap._fields:  # buffers once
+            self._buffers.pop(name, None)
+        self._derive()
+
+
+class _TransformInvariantConv(_Mapped, torch.nn.modules.conv._ConvNd):
     """What the three share. `_ConvNd` checks the arguments and makes and draws the parameters."""
 
     _dims: int
     algorithm: str = "auto"
-    pointers: Tensor
-    columns: Tensor
-    values: Tensor
+    learnable: bool = False
 
     def __init__(
         self,
@@ -76,32 +126,29 @@ class _TransformInvariantConv(Layer, torch.nn.modules.conv._ConvNd):
         self.out_channels = filters * (len(transforms) if reduce is None else 1)
         _Conv._choose(self, algorithm)  # type: ignore[arg-type]
         self.support = transforms.support(kernel)
-        if learnable:
-            self._names = list(transforms.parameters())
-            for name, value in transforms.parameters().items():
-                self.register_parameter(name, Parameter(value.to(self.weight)))
-        else:
-            for name, value in transforms.filter_map(kernel)._asdict().items():
-                if isinstance(value, Tensor):
-                    self.register_buffer(name, value.to(self.weight.device), persistent=False)
-            self._exact()
+        numbers = transforms.parameters() if learnable else {}
+        self._names = list(numbers)
+        for name, value in numbers.items():
+            self.register_parameter(name, Parameter(value.to(self.weight)))
+        self._derive()
 
-    def _exact(self) -> None:
-        """The map's values in the weight's dtype, rounded once."""
-        if not self.learnable:
-            self.values = self.transforms.filter_map(self.kernel_size).values.to(self.weight)
+    def reset_parameters(self) -> None:
+        """Draws weight and bias as torch.nn's convolutions do; the transforms' own numbers begin as the set's."""
+        super().reset_parameters()
+        if self.learnable:
+            with torch.no_grad():
+                for name, value in self.transforms.parameters().items():
+                    getattr(self, name).copy_(value)
 
-    def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        super()._apply(fn, recurse)
-        self._exact()
-        return self
+    def _map(self) -> FilterMap | None:
+        return None if self.learnable else self.transforms.filter_map(self.kernel_size)
 
     def filter_map(self) -> FilterMap:
-        """The map from the filters to their transformed copies."""
+        """The map from the filters to their transformed copies, in the weight's dtype and on its device."""
         if self.learnable:
             numbers = {name: getattr(self, name) for name in self._names}
             return self.transforms.learnable_map(self.kernel_size, self.support, numbers)
-        return FilterMap(self.pointers, self.columns, self.values, self.kernel_size, self.support)
+        return self._map_like(self.weight)
 
     @property
     def convolution_size(self) -> tuple[int, ...]:
@@ -116,13 +163,14 @@ class _TransformInvariantConv(Layer, torch.nn.modules.conv._ConvNd):
 
     def forward(self, input: Tensor) -> Tensor:
         padding: Any = self._given_padding
+        weight = self.weight
         if self.padding_mode != "zeros":
             input, padding = pad(input, self._pad_amounts(input.shape[-self._dims :]), mode=self.padding_mode), 0
         return _transform_conv(
             self._dims,
             input,
-            self.weight,
-            self.filter_map(),
+            weight,
+            self.filter_map() if self.learnable else self._map_like(weight),
             self.bias,
             self.stride,
             padding,
