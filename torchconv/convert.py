@@ -134,8 +134,8 @@ def _converted(module: torch.nn.Module) -> type | None:
     stock = next((base for base in cls.__mro__ if base in STOCK), None)
     if stock is None:
         return None
-    if isinstance(module, LazyModuleMixin):
-        raise Refusal("lazy: convert it after its first input")
+    if isinstance(module, LazyModuleMixin) and module.cls_to_become is not getattr(stock, "cls_to_become", None):
+        raise Refusal("lazy, and becomes another class: convert it after its first input")
     for method in ("forward", "_conv_forward"):
         if method in vars(module):
             raise Refusal(f"its {method} was replaced on the instance")

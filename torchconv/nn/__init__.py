@@ -19,6 +19,14 @@ from .conv import (
     ConvTranspose3d,
 )
 from .group import GroupBatchNorm2d, GroupConv2d, GroupPool2d
+from .lazy import (
+    LazyConv1d,
+    LazyConv2d,
+    LazyConv3d,
+    LazyConvTranspose1d,
+    LazyConvTranspose2d,
+    LazyConvTranspose3d,
+)
 from .learned_pool import BlockPool2d, LearnedPool2d
 from .local import (
     LocallyConnected1d,
@@ -77,6 +85,12 @@ __all__ = [
     "LPPool1d",
     "LPPool2d",
     "LPPool3d",
+    "LazyConv1d",
+    "LazyConv2d",
+    "LazyConv3d",
+    "LazyConvTranspose1d",
+    "LazyConvTranspose2d",
+    "LazyConvTranspose3d",
     "LearnedPool2d",
     "LocalResponseNorm",
     "LocallyConnected1d",

@@ -65,7 +65,6 @@ class _Conv(_Algorithm):
         *,
         algorithm: str = "auto",
     ) -> None:
-        self_: Any = self  # torch.nn's class comes after this one, which mypy cannot know
         # torch.nn refuses 'same' with a stride, so it is told the stride afterwards: nothing it builds depends on it.
         first_stride = 1 if padding == "same" else stride
         super().__init__(
@@ -81,9 +80,13 @@ class _Conv(_Algorithm):
             device,
             dtype,
         )
-        self_.stride = _ntuple(len(self_.kernel_size))(stride)
+        self._settle(stride, padding, algorithm)
+
+    def _settle(self: Any, stride: Any, padding: Any, algorithm: str) -> None:
+        """What torch.nn's constructor was not told."""
+        self.stride = _ntuple(len(self.kernel_size))(stride)
         if _is_pairs(padding):
-            self_._reversed_padding_repeated_twice = [side for pair in reversed(padding) for side in pair]
+            self._reversed_padding_repeated_twice = [side for pair in reversed(padding) for side in pair]
         self._choose(algorithm)
 
     def _pad_amounts(self: Any, size: Sequence[int]) -> list[int]:
