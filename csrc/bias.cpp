@@ -3,6 +3,7 @@
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
+#include "checked.h"
 #include "conv.h"
 #include "dispatch.h"
 #include "kernels/kernels.h"
@@ -32,6 +33,7 @@ void run_bias_grad(bool channels_last, const at::Tensor& grad, const at::Tensor*
 // The layout that the gradient of an output like this is read in.
 at::MemoryFormat gradient_format(const at::Tensor& like) {
   TORCH_CHECK(like.dim() >= 3 && like.dim() <= 5, "bias gradient: expected 3 to 5 axes, got shape ", like.sizes());
+  check_sizes("bias gradient", "gradient", like.sizes());
   if (like.dim() == 3 || !answers_channels_last(like, like)) return at::MemoryFormat::Contiguous;
   return like.dim() == 4 ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::ChannelsLast3d;
 }
@@ -47,9 +49,10 @@ at::Tensor convolution_bias_grad(const at::Tensor& grad) {
 }
 
 std::tuple<at::Tensor, at::Tensor> relu_bias_grad(const at::Tensor& grad, const at::Tensor& output) {
-  TORCH_CHECK(grad.sizes() == output.sizes() && grad.scalar_type() == output.scalar_type(),
-              "relu_bias_grad: the gradient is ", grad.scalar_type(), " of shape ", grad.sizes(), " but the output is ",
-              output.scalar_type(), " of shape ", output.sizes());
+  TORCH_CHECK(grad.sizes() == output.sizes() && grad.scalar_type() == output.scalar_type() &&
+                  grad.device() == output.device(),
+              "relu_bias_grad: the gradient is ", grad.scalar_type(), " of shape ", grad.sizes(), " on ", grad.device(),
+              " but the output is ", output.scalar_type(), " of shape ", output.sizes(), " on ", output.device());
   const at::MemoryFormat format = gradient_format(output);
   const at::Tensor gy = grad.contiguous(format), y = output.contiguous(format);
   at::Tensor masked = at::empty(grad.sizes(), grad.options().memory_format(format));

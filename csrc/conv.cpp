@@ -119,10 +119,9 @@ void run_weight_grad(const ConvParams& p, Algorithm algorithm, const at::Tensor&
 
 // ---- operators ----
 
-void check_same_dtype(const ConvParams& p, const at::Tensor& a, const char* a_name, const at::Tensor& b,
-                      const char* b_name) {
-  TORCH_CHECK(a.scalar_type() == b.scalar_type(), "conv", p.dims, "d: ", a_name, " is ", a.scalar_type(), " but ",
-              b_name, " is ", b.scalar_type());
+// The algorithm that runs: without products there is only the definition to follow.
+Algorithm running(const ConvParams& p, const Choice& choice) {
+  return p.batch > 0 && p.in_channels > 0 ? choice.algorithm : Algorithm::reference;
 }
 
 template <bool RELU>
@@ -131,10 +130,10 @@ at::Tensor convolution(const at::Tensor& input, const at::Tensor& weight, const 
                        std::string_view algorithm) {
   const ConvParams p = conv_params(input.sizes(), weight.sizes(), {stride, padding, dilation, groups},
                                    input.scalar_type(), answers_channels_last(input, weight));
-  check_same_dtype(p, input, "input", weight, "weight");
+  check_alike(p, input, "input", weight, "weight");
   const bool has_bias = bias.has_value() && bias->defined();
   if (has_bias) {
-    check_same_dtype(p, input, "input", *bias, "bias");
+    check_alike(p, input, "input", *bias, "bias");
     TORCH_CHECK(bias->dim() == 1 && bias->size(0) == p.out_channels, "conv", p.dims, "d: weight of shape ",
                 weight.sizes(), " expects a bias of shape [", p.out_channels, "], got ", bias->sizes());
   }
@@ -145,7 +144,7 @@ at::Tensor convolution(const at::Tensor& input, const at::Tensor& weight, const 
   if (y.numel() > 0)
     for_dtype("convolution", p.dtype, [&](auto t) {
       using T = decltype(t);
-      run_forward<T>(p, choice.algorithm, x, weight, b, RELU, y);
+      run_forward<T>(p, running(p, choice), x, weight, b, RELU, y);
     });
   return y;
 }
@@ -161,14 +160,14 @@ at::Tensor convolution_input_grad(const at::Tensor& grad, const at::Tensor& weig
                                   int64_t groups, std::string_view algorithm) {
   const ConvParams p = conv_params(input_size, weight.sizes(), {stride, padding, dilation, groups}, grad.scalar_type(),
                                    answers_channels_last(grad, weight));
-  check_same_dtype(p, grad, "output gradient", weight, "weight");
+  check_alike(p, grad, "output gradient", weight, "weight");
   check_grad(p, grad);
   const Choice choice = select(p, Direction::input_grad, algorithm);
   const at::Tensor gy = grad.contiguous(p.memory_format());
   at::Tensor gx = at::empty(p.input_sizes(), grad.options().memory_format(p.memory_format()));
   if (gx.numel() > 0)
     for_dtype("convolution", p.dtype,
-              [&](auto t) { run_input_grad<decltype(t)>(p, choice.algorithm, gy, weight, gx); });
+              [&](auto t) { run_input_grad<decltype(t)>(p, running(p, choice), gy, weight, gx); });
   return gx;
 }
 
@@ -177,13 +176,13 @@ at::Tensor convolution_weight_grad(const at::Tensor& grad, const at::Tensor& inp
                                    int64_t groups, std::string_view algorithm, at::MemoryFormat memory_format) {
   const ConvParams p = conv_params(input.sizes(), weight_size, {stride, padding, dilation, groups}, grad.scalar_type(),
                                    answers_channels_last(input, grad));
-  check_same_dtype(p, grad, "output gradient", input, "input");
+  check_alike(p, grad, "output gradient", input, "input");
   check_grad(p, grad);
   const Choice choice = select(p, Direction::weight_grad, algorithm);
   const at::Tensor x = input.contiguous(p.memory_format()), gy = grad.contiguous(p.memory_format());
   at::Tensor gw = at::empty(weight_size, grad.options().memory_format(memory_format));
   if (gw.numel() > 0)
-    for_dtype("convolution", p.dtype, [&](auto t) { run_weight_grad<decltype(t)>(p, choice.algorithm, gy, x, gw); });
+    for_dtype("convolution", p.dtype, [&](auto t) { run_weight_grad<decltype(t)>(p, running(p, choice), gy, x, gw); });
   return gw;
 }
 
@@ -208,11 +207,23 @@ int64_t workspace(const ConvParams& p, Direction direction, Algorithm algorithm)
         gathers.push_back(forward_gather(p, none, none, none));
       else
         gathers = input_grad_gathers(p, none, none, none);
-      bytes = algorithm == Algorithm::winograd ? winograd_workspace<T>(gathers.front().gather, p.channels_last, false)
-                                               : gather_workspace<T>(gathers, p.channels_last, algorithm);
+      if (algorithm != Algorithm::winograd) bytes = gather_workspace<T>(gathers, p.channels_last, algorithm);
+      for (const TappedGather& g : gathers)
+        if (algorithm == Algorithm::winograd && g.gather.tap_count > 0)
+          bytes = std::max(bytes, winograd_workspace<T>(g.gather, p.channels_last, false));
     }
   });
   return bytes;
+}
+
+// Plans grow with the sides and the taps, and here no tensor in memory bounds those.
+void check_explained(const ConvParams& p, at::IntArrayRef input_size, at::IntArrayRef weight_size) {
+  constexpr int64_t most_elements = int64_t{1} << 32, most_taps = 1 << 24;
+  const auto volume = [](const std::array<int64_t, 3>& sides) { return sides[0] * sides[1] * sides[2]; };
+  TORCH_CHECK(p.in_channels * volume(p.input) <= most_elements && p.out_channels * volume(p.output) <= most_elements &&
+                  p.out_channels * p.in_per_group() * p.taps() <= most_elements && p.taps() <= most_taps,
+              "explain: more than 2^32 elements in a tensor of one sample, or 2^24 taps: input of shape ", input_size,
+              ", weight of shape ", weight_size);
 }
 
 std::tuple<std::string, std::vector<std::string>, int64_t, double> explain(
@@ -225,8 +236,9 @@ std::tuple<std::string, std::vector<std::string>, int64_t, double> explain(
                       : direction == "input_grad" ? Direction::input_grad
                                                   : Direction::weight_grad;
   const ConvParams p = conv_params(input_size, weight_size, {stride, padding, dilation, groups}, dtype, channels_last);
+  check_explained(p, input_size, weight_size);
   const Choice choice = select(p, d, algorithm);
-  return {choice.name, refusals(p, d, choice), workspace(p, d, choice.algorithm), choice.cost};
+  return {choice.name, refusals(p, d, choice), workspace(p, d, running(p, choice)), choice.cost};
 }
 
 }  // namespace

@@ -7,8 +7,9 @@
 namespace torchconv {
 
 View view(const at::Tensor& t) {
-  View v{t.stride(0), t.stride(1), {0, 0, 0}};
-  for (int64_t a = 2; a < t.dim(); ++a) v.s[3 - t.dim() + a] = t.stride(a);
+  const int64_t lifted = 5 - t.dim(), map = t.size(2) * t.stride(2);
+  View v{t.stride(0), t.stride(1), {map, map, map}};  // an axis put in front is stepped over a map at a time
+  for (int64_t a = lifted; a < 3; ++a) v.s[a] = t.stride(2 + a - lifted);
   return v;
 }
 
@@ -32,7 +33,7 @@ void set_taps(TappedGather& to, const AxisTaps& axes, const View& weight) {
             {a0.k * weight.s[0] + a1.k * weight.s[1] + a2.k * weight.s[2], {a0.offset, a1.offset, a2.offset}});
   to.gather.taps = taps->data(), to.gather.tap_count = static_cast<int64_t>(taps->size());
   to.taps = std::move(taps);
-  for (int a = 0; a < 3; ++a) to.gather.grid[a] = static_cast<int64_t>(axes[a].size());
+  for (int a = 0; a < 3; ++a) to.gather.grid[a] = to.gather.tap_count > 0 ? static_cast<int64_t>(axes[a].size()) : 0;
 }
 
 // x̄ of ȳ at the input positions i ≡ residue (mod stride): there i = residue + t · stride, and tap k sees ȳ at

@@ -3,8 +3,14 @@
 #include <c10/util/Exception.h>
 #include <c10/util/irange.h>
 
+#include "checked.h"
+#include "dispatch.h"
+
 namespace torchconv {
 namespace {
+
+// No coordinate is farther from the map's first element than this, so that kernels may add and subtract a few of them.
+constexpr int64_t farthest = int64_t{1} << 60;
 
 // One number an axis, lifted to three axes by leading `fill`s.
 std::array<int64_t, 3> lift(at::IntArrayRef values, int64_t fill) {
@@ -27,6 +33,24 @@ void check_window(const std::string& name, int64_t dims, const Window& w, at::In
   TORCH_CHECK(w.groups >= 1, name, ": groups must be at least 1, got ", w.groups);
 }
 
+// The output's side along axis a. Where there is one output or one tap, the step from it to the next is never taken:
+// it becomes one that fits the map.
+void fit_axis(ConvParams& p, int64_t a, at::IntArrayRef input_size, at::IntArrayRef weight_size, const Window& w,
+              const std::string& name) {
+  TORCH_CHECK(p.input[a] > 0, name, ": input of shape ", input_size, " has an empty spatial axis");
+  const Checked span = Checked(p.dilation[a]) * (p.kernel[a] - 1) + 1;
+  const Checked padded = Checked(p.input[a]) + p.before[a] + p.after[a];
+  const auto near = [](Checked c) { return c.fits && c.value <= farthest && c.value >= -farthest; };
+  TORCH_CHECK(near(span) && near(padded) && near(p.before[a]) && near(p.after[a]), name,
+              ": sides beyond 2^60: kernel of shape ", weight_size.slice(2), ", dilation ", w.dilation,
+              ", input of shape ", input_size, ", padding ", w.padding);
+  TORCH_CHECK(padded.value >= span.value, name, ": kernel of shape ", weight_size.slice(2), " with dilation ",
+              w.dilation, " is larger than the padded input: input of shape ", input_size, ", padding ", w.padding);
+  p.output[a] = (padded.value - span.value) / p.stride[a] + 1;
+  if (p.output[a] == 1) p.stride[a] = std::min(p.stride[a], p.input[a]);
+  if (p.kernel[a] == 1) p.dilation[a] = 1;
+}
+
 }  // namespace
 
 ConvParams conv_params(at::IntArrayRef input_size, at::IntArrayRef weight_size, const Window& w, at::ScalarType dtype,
@@ -40,6 +64,9 @@ ConvParams conv_params(at::IntArrayRef input_size, at::IntArrayRef weight_size, 
   TORCH_CHECK(weight_size[0] % w.groups == 0, name, ": weight of shape ", weight_size, " has ", weight_size[0],
               " output channels, which groups=", w.groups, " does not divide");
   TORCH_CHECK(weight_size[0] > 0, name, ": weight of shape ", weight_size, " has no output channel");
+  for_dtype(name, dtype, [](auto) {});
+  check_sizes(name, "input", input_size);
+  check_sizes(name, "weight", weight_size);
   TORCH_CHECK(input_size[1] == weight_size[1] * w.groups, name, ": weight of shape ", weight_size,
               " with groups=", w.groups, " expects ", weight_size[1] * w.groups, " input channels, got input of shape ",
               input_size);
@@ -60,14 +87,8 @@ ConvParams conv_params(at::IntArrayRef input_size, at::IntArrayRef weight_size, 
     p.before[3 - dims + a] = w.padding[2 * a];
     p.after[3 - dims + a] = w.padding[2 * a + 1];
   }
-  for (const auto a : c10::irange(3)) {
-    const int64_t span = p.dilation[a] * (p.kernel[a] - 1) + 1;
-    const int64_t padded = p.input[a] + p.before[a] + p.after[a];
-    TORCH_CHECK(p.input[a] > 0, name, ": input of shape ", input_size, " has an empty spatial axis");
-    TORCH_CHECK(padded >= span, name, ": kernel of shape ", weight_size.slice(2), " with dilation ", w.dilation,
-                " is larger than the padded input: input of shape ", input_size, ", padding ", w.padding);
-    p.output[a] = (padded - span) / p.stride[a] + 1;
-  }
+  for (const auto a : c10::irange(3)) fit_axis(p, a, input_size, weight_size, w, name);
+  check_sizes(name, "output", p.output_sizes());
   return p;
 }
 
@@ -85,8 +106,16 @@ at::MemoryFormat ConvParams::memory_format() const {
   return dims == 3 ? at::MemoryFormat::ChannelsLast3d : at::MemoryFormat::ChannelsLast;
 }
 
+void check_alike(const ConvParams& p, const at::Tensor& a, const char* a_name, const at::Tensor& b,
+                 const char* b_name) {
+  TORCH_CHECK(a.scalar_type() == b.scalar_type(), "conv", p.dims, "d: ", a_name, " is ", a.scalar_type(), " but ",
+              b_name, " is ", b.scalar_type());
+  TORCH_CHECK(a.device() == b.device(), "conv", p.dims, "d: ", a_name, " is on ", a.device(), " but ", b_name,
+              " is on ", b.device());
+}
+
 bool answers_channels_last(const at::Tensor& activation, const at::Tensor& other) {
-  if (activation.size(0) == 0) return false;  // as the built-in: an empty batch comes back contiguous
+  if (activation.dim() == 0 || activation.size(0) == 0) return false;  // as the built-in: an empty batch comes back contiguous
   const auto wants = [](const at::Tensor& t) {
     const auto format = t.suggest_memory_format();
     return format == at::MemoryFormat::ChannelsLast || format == at::MemoryFormat::ChannelsLast3d;

@@ -42,6 +42,9 @@ struct Window {
 ConvParams conv_params(at::IntArrayRef input_size, at::IntArrayRef weight_size, const Window& window,
                        at::ScalarType dtype, bool channels_last);
 
+// Raises unless both operands are of one dtype and on one device.
+void check_alike(const ConvParams& p, const at::Tensor& a, const char* a_name, const at::Tensor& b, const char* b_name);
+
 // Whether PyTorch would answer with a channels-last result: an operand is channels-last and the batch is not empty.
 bool answers_channels_last(const at::Tensor& activation, const at::Tensor& other);
 

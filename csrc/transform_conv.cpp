@@ -15,6 +15,7 @@
 #include "conv.h"
 #include "dispatch.h"
 #include "kernels/kernels.h"
+#include "select.h"
 
 namespace torchconv {
 namespace {
@@ -73,10 +74,20 @@ int64_t filters_of(const at::Tensor& weight, int64_t transforms) {
   return weight.size(0) / transforms;
 }
 
-void check_tensor(const Reduced& r, const char* what, const at::Tensor& t, at::ScalarType dtype) {
-  TORCH_CHECK(t.sizes() == at::IntArrayRef(r.reduced_sizes()) && t.scalar_type() == dtype, "conv", r.conv.dims,
-              "d: expected ", what, " of shape ", at::IntArrayRef(r.reduced_sizes()), " and dtype ", dtype, ", got ",
-              t.sizes(), " and ", t.scalar_type());
+// Raises where an operand is unlike the activation or the algorithm cannot run, be there samples or none.
+void check_operands(const Reduced& r, const char* name, const at::Tensor& activation, const char* other_name,
+                    const at::Tensor& other, Direction direction, std::string_view algorithm) {
+  check_alike(r.conv, activation, name, other, other_name);
+  select(r.conv, direction, algorithm);
+}
+
+// Raises unless t is a reduced map of this dtype, on the device of `like`.
+void check_tensor(const Reduced& r, const char* what, const at::Tensor& t, at::ScalarType dtype,
+                  const at::Tensor& like) {
+  TORCH_CHECK(t.sizes() == at::IntArrayRef(r.reduced_sizes()) && t.scalar_type() == dtype && t.device() == like.device(),
+              "conv", r.conv.dims, "d: expected ", what, " of shape ", at::IntArrayRef(r.reduced_sizes()),
+              " and dtype ", dtype, " on ", like.device(), ", got ", t.sizes(), ", ", t.scalar_type(), " and ",
+              t.device());
 }
 
 // Calls run(first, count) for each chunk of samples.
@@ -100,8 +111,9 @@ at::Tensor chunk_maps(const Reduced& r, const at::Tensor& x, const at::Tensor& w
 }
 
 // The bias of all D·T maps, arranged.
-std::optional<at::Tensor> bias_of(const Reduced& r, const std::optional<at::Tensor>& bias) {
+std::optional<at::Tensor> bias_of(const Reduced& r, const at::Tensor& input, const std::optional<at::Tensor>& bias) {
   if (!bias.has_value() || !bias->defined()) return std::nullopt;
+  check_alike(r.conv, input, "input", *bias, "bias");
   TORCH_CHECK(bias->dim() == 1 && bias->size(0) == r.filters, "conv", r.conv.dims, "d: ", r.filters,
               " filters expect a bias of shape [", r.filters, "], got ", bias->sizes());
   return r.arranged(bias->repeat_interleave(r.transforms));
@@ -119,8 +131,9 @@ std::tuple<at::Tensor, at::Tensor> convolution_max(const at::Tensor& input, cons
   const Reduced r =
       reduced(input.sizes(), weight.sizes(), filters_of(weight, transforms), {stride, padding, dilation, groups},
               input.scalar_type(), answers_channels_last(input, weight));
+  check_operands(r, "input", input, "weight", weight, Direction::forward, algorithm);
   const at::Tensor x = input.contiguous(r.conv.memory_format()), w = r.arranged(weight);
-  const auto b = bias_of(r, bias);
+  const auto b = bias_of(r, input, bias);
   at::Tensor y = like(input, r.reduced_sizes(), r);
   at::Tensor winners = at::empty(y.sizes(), y.options().dtype(at::kByte).memory_format(r.conv.memory_format()));
   for_chunks(r, [&](int64_t first, int64_t count) {
@@ -143,7 +156,8 @@ at::Tensor convolution_select(const at::Tensor& input, const at::Tensor& weight,
   TORCH_CHECK(winners.dim() > 1, "expected winners [N, filters, *], got shape ", winners.sizes());
   const Reduced r = reduced(input.sizes(), weight.sizes(), winners.size(1), {stride, padding, dilation, groups},
                             input.scalar_type(), answers_channels_last(input, weight));
-  check_tensor(r, "winners", winners, at::kByte);
+  check_operands(r, "input", input, "weight", weight, Direction::forward, algorithm);
+  check_tensor(r, "winners", winners, at::kByte, input);
   const at::Tensor x = input.contiguous(r.conv.memory_format()), w = r.arranged(weight);
   const at::Tensor which = winners.contiguous(r.conv.memory_format());
   at::Tensor y = like(input, r.reduced_sizes(), r);
@@ -202,8 +216,9 @@ at::Tensor convolution_select_input_grad(const at::Tensor& grad, const at::Tenso
   TORCH_CHECK(grad.dim() > 1, "expected a gradient [N, filters, *], got shape ", grad.sizes());
   const Reduced r = reduced(input_size, weight.sizes(), grad.size(1), {stride, padding, dilation, groups},
                             grad.scalar_type(), answers_channels_last(grad, weight));
-  check_tensor(r, "a gradient", grad, weight.scalar_type());
-  check_tensor(r, "winners", winners, at::kByte);
+  check_operands(r, "a gradient", grad, "weight", weight, Direction::input_grad, algorithm);
+  check_tensor(r, "a gradient", grad, weight.scalar_type(), weight);
+  check_tensor(r, "winners", winners, at::kByte, weight);
   const auto format = r.conv.memory_format();
   const at::Tensor gy = grad.contiguous(format), which = winners.contiguous(format), w = r.arranged(weight);
   at::Tensor gx = like(grad, input_size, r);
@@ -221,8 +236,9 @@ at::Tensor convolution_select_weight_grad(const at::Tensor& grad, const at::Tens
   TORCH_CHECK(grad.dim() > 1, "expected a gradient [N, filters, *], got shape ", grad.sizes());
   const Reduced r = reduced(input.sizes(), weight_size, grad.size(1), {stride, padding, dilation, groups},
                             grad.scalar_type(), answers_channels_last(input, grad));
-  check_tensor(r, "a gradient", grad, input.scalar_type());
-  check_tensor(r, "winners", winners, at::kByte);
+  check_operands(r, "a gradient", grad, "input", input, Direction::weight_grad, algorithm);
+  check_tensor(r, "a gradient", grad, input.scalar_type(), input);
+  check_tensor(r, "winners", winners, at::kByte, input);
   const auto format = r.conv.memory_format();
   const at::Tensor gy = grad.contiguous(format), which = winners.contiguous(format), x = input.contiguous(format);
   WeightSum sum;
@@ -239,8 +255,9 @@ at::Tensor convolution_norm(const at::Tensor& input, const at::Tensor& weight, c
   const Reduced r =
       reduced(input.sizes(), weight.sizes(), filters_of(weight, transforms), {stride, padding, dilation, groups},
               input.scalar_type(), answers_channels_last(input, weight));
+  check_operands(r, "input", input, "weight", weight, Direction::forward, algorithm);
   const at::Tensor x = input.contiguous(r.conv.memory_format()), w = r.arranged(weight);
-  const auto b = bias_of(r, bias);
+  const auto b = bias_of(r, input, bias);
   at::Tensor y = like(input, r.reduced_sizes(), r);
   for_chunks(r, [&](int64_t first, int64_t count) {
     const at::Tensor z = chunk_maps(r, x.narrow(0, first, count), w, b, algorithm), to = y.narrow(0, first, count);
@@ -262,12 +279,15 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> convolution_norm_grad(
   TORCH_CHECK(output.dim() > 1, "expected an output [N, filters, *], got shape ", output.sizes());
   const Reduced r = reduced(input.sizes(), weight.sizes(), output.size(1), {stride, padding, dilation, groups},
                             input.scalar_type(), answers_channels_last(input, weight));
-  check_tensor(r, "a gradient", grad, input.scalar_type());
-  check_tensor(r, "an output", output, input.scalar_type());
+  check_operands(r, "input", input, "weight", weight, Direction::forward, algorithm);
+  if (to_input) select(r.conv, Direction::input_grad, algorithm);
+  if (to_weight) select(r.conv, Direction::weight_grad, algorithm);
+  check_tensor(r, "a gradient", grad, input.scalar_type(), input);
+  check_tensor(r, "an output", output, input.scalar_type(), input);
   const auto format = r.conv.memory_format();
   const at::Tensor x = input.contiguous(format), gy = grad.contiguous(format), y = output.contiguous(format);
   const at::Tensor w = r.arranged(weight);
-  const auto b = bias_of(r, bias);
+  const auto b = bias_of(r, input, bias);
   at::Tensor gx = to_input ? like(input, input.sizes(), r) : at::empty({0}, input.options());
   at::Tensor gb = at::zeros({to_bias ? r.filters : 0}, input.options().dtype(at::kDouble));
   WeightSum sum;

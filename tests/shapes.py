@@ -52,6 +52,23 @@ def case(name, input, weight, stride=1, padding=0, dilation=1, groups=1) -> Conv
     return ConvCase(name, input, weight, per_axis(stride), pairs, per_axis(dilation), groups)
 
 
+# Around every vector of 2 to 16 elements: one to four whole ones, one element less and one more.
+VECTOR_LENGTHS = sorted({v * whole + beside for v in (2, 4, 8, 16) for whole in range(1, 5) for beside in (-1, 0, 1)})
+
+
+def along(c: ConvCase, dims: int) -> ConvCase:
+    """The 2-D case `c` in 1-D, without its first axis, or in 3-D, with a short one in front; and its name for that."""
+    if dims == 1:
+        return ConvCase(
+            f"1d_{c.name}", (*c.input[:2], c.input[3]), (*c.weight[:2], c.weight[3]),
+            c.stride[1:], c.padding[1:], c.dilation[1:], c.groups,
+        )  # fmt: skip
+    return ConvCase(
+        f"3d_{c.name}", (*c.input[:2], 3, *c.input[2:]), (*c.weight[:2], 2, *c.weight[2:]),
+        (min(2, c.stride[0]), *c.stride), ((1, 0), *c.padding), (min(2, c.dilation[0]), *c.dilation), c.groups,
+    )  # fmt: skip
+
+
 CASES_2D = [
     case("plain", (2, 3, 9, 11), (5, 3, 3, 3), padding=1),
     case("equal", (2, 16, 8, 12), (12, 16, 3, 3), padding=1),  # 192 positions, one panel of 12

@@ -5,7 +5,7 @@ import re
 
 import pytest
 import torch
-from shapes import CASES, ConvCase, case
+from shapes import CASES, VECTOR_LENGTHS, ConvCase, case
 
 import torchconv.functional as TF
 from torchconv.ops import activation_format
@@ -147,15 +147,22 @@ def test_auto_never_needs_the_reference() -> None:
 
 def drawn_case(generator: random.Random) -> ConvCase:
     """A convolution of any dimension, window, grouping and size up to some 10⁸ multiply-adds."""
-    dims = generator.choices((1, 2, 3), (1, 6, 1))[0]
+    dims = generator.choices((1, 2, 3), (3, 6, 2))[0]
     groups = generator.choice((1, 1, 1, 2, 5))
+    depthwise = generator.random() < 0.2
     per_axis = lambda *choices: tuple(generator.choice(choices) for _ in range(dims))  # noqa: E731
     kernel, stride, dilation = per_axis(1, 2, 3, 3, 3, 5, 7), per_axis(1, 1, 1, 2, 3), per_axis(1, 1, 1, 2)
     padding = tuple((generator.randint(0, k), generator.randint(0, k)) for k in kernel)
     sides = tuple(
         (k - 1) * d + generator.randint(1, (120, 24, 9)[dims - 1]) for k, d in zip(kernel, dilation, strict=True)
     )
+    if generator.random() < 0.5:  # around whole vectors
+        length = generator.choice([n for n in VECTOR_LENGTHS if n <= (66, 33, 9)[dims - 1]])
+        sides = (*sides[:-1], (kernel[-1] - 1) * dilation[-1] + length)
+        padding, stride = (*padding[:-1], (0, 0)), (*stride[:-1], 1)
     c, o = (groups * generator.choice((1, 2, 3, 7, 16, 24, 33, 65)) for _ in range(2))
+    if depthwise:
+        groups, o = c, c * generator.choice((1, 1, 2))
     name = f"drawn_{c}x{sides}_{o}x{kernel}"
     weight = (o, c // groups, *kernel)
     return case(name, (generator.randint(1, 3), c, *sides), weight, stride, padding, dilation, groups)

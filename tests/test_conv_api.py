@@ -5,6 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from properties import examples
+from shapes import VECTOR_LENGTHS
 
 import torchconv.functional as TF
 
@@ -27,11 +28,14 @@ def close(ours: torch.Tensor, theirs: torch.Tensor) -> None:
 @st.composite
 def configurations(draw, transposed: bool):
     dims = draw(st.integers(1, 3))
-    axis = lambda low, high: st.lists(st.integers(low, high), min_size=dims, max_size=dims).map(tuple)  # noqa: E731
+    every = lambda side: st.lists(side, min_size=dims, max_size=dims).map(tuple)  # noqa: E731
+    axis = lambda low, high: every(st.integers(low, high))  # noqa: E731
     groups = draw(st.integers(1, 4))
-    inside, outside = groups * draw(st.integers(1, 5)), groups * draw(st.integers(1, 9))
-    size, kernel = draw(axis(1, (60, 9, 5)[dims - 1])), draw(axis(1, 4))
-    options = dict(stride=draw(axis(1, 3)), padding=draw(axis(0, 3)), dilation=draw(axis(1, 3)), groups=groups)
+    inside, outside = groups * draw(st.sampled_from((1, 1, 2, 3, 5))), groups * draw(st.integers(1, 9))
+    most = (66, 9, 5)[dims - 1]
+    sides = st.one_of(st.integers(1, most), st.sampled_from([n for n in VECTOR_LENGTHS if n <= most]))
+    size, kernel = draw(every(sides)), draw(axis(1, 4))
+    options = dict(stride=draw(axis(1, 5)), padding=draw(axis(0, 3)), dilation=draw(axis(1, 3)), groups=groups)
     batch = draw(st.sampled_from([(), (1,), (2,), (5,)]))
     if transposed:
         options["output_padding"] = draw(axis(0, 2))
@@ -117,13 +121,18 @@ def test_empty_batch_and_zero_channels() -> None:
     y.sum().backward()
     assert x.grad.shape == x.shape
     assert not w.grad.any()
-    # No input map: the sum over none is 0, so the bias everywhere. (The built-in answers with no output map at all.)
-    x, w = torch.randn(2, 0, 6, 6, requires_grad=True), torch.randn(4, 0, 3, 3, requires_grad=True)
-    y = TF.conv2d(x, w, b * 2)
-    assert torch.equal(y, torch.full((2, 4, 4, 4), 2.0))
-    y.sum().backward()
-    assert x.grad.shape == x.shape
-    assert w.grad.shape == w.shape
+    # No input map: the built-in answers with no output map either.
+    for ours, theirs in CONV:
+        dims = CONV.index((ours, theirs)) + 1
+        x, w, b = torch.randn(2, 0, *[6] * dims), torch.randn(4, 0, *[3] * dims), torch.ones(4)
+        operands = [t.requires_grad_() for t in (x, w, b)]
+        y, expected = ours(*operands), theirs(*operands)
+        assert y.shape == expected.shape == (2, 0, *[4] * dims)
+        assert ours(*operands, activation="relu").shape == y.shape
+        for mine, other in zip(
+            torch.autograd.grad(y.sum(), operands), torch.autograd.grad(expected.sum(), operands), strict=True
+        ):
+            assert torch.equal(mine, other)
 
 
 def operands():

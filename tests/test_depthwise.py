@@ -10,10 +10,11 @@ import math
 
 import pytest
 import torch
-from shapes import ConvCase, case
+from shapes import VECTOR_LENGTHS, ConvCase, case
 from test_conv import BOUNDS, DIRECTIONS, LAYOUTS, bound, exact, operands, relative_error, run
 
 import torchconv.functional as TF
+import torchconv.transforms as T
 from torchconv.nn import Conv2d, DepthwiseSeparableConv2d
 
 F = torch.nn.functional
@@ -63,6 +64,13 @@ WIDTHS = [
     depthwise(f"{width}_wide_k{k}_s{s}", 16, (4, width), (k, k), *window(k, s), n=1)
     for width in range(1, 36)
     for k, s in ((3, 1), (3, 2), (7, 1))
+] + [
+    depthwise(
+        f"{dims}d_{width}_wide_k{k}_s{s}_m{m}", 16, (2, 3, width)[3 - dims :], (k,) * dims, *window(k, s), n=1, m=m
+    )
+    for width in VECTOR_LENGTHS
+    for dims in (1, 3)
+    for k, s, m in ((3, 1, 1), (3, 2, 1), (5, 1, 2))
 ]
 PAIRS = [
     depthwise(f"{height}x{width}_s{stride}", 33, (stride * height, stride * width), (3, 3), *window(3, stride))
@@ -153,6 +161,30 @@ def test_relu_and_bias(layout: str, dtype: torch.dtype) -> None:
         y = TF.conv2d(*arguments, algorithm="depthwise", activation="relu")
         assert torch.equal(y, TF.conv2d(*arguments, algorithm="depthwise").relu())
         assert (y == 0).any()
+
+
+@pytest.mark.parametrize("dtype", BOUNDS)
+@pytest.mark.parametrize("length", [4, 8, 16, 31, 32, 48, 64])
+def test_one_axis_by_every_way_to_it(length: int, dtype: torch.dtype) -> None:
+    """Rows of whole vectors: the layer, fused, transposed, several filters a map, filters in vmap, transforms."""
+    x, w, b = torch.randn(2, 8, length).to(dtype), torch.randn(8, 1, 3).to(dtype), torch.randn(8).to(dtype)
+    options = dict(padding=1, groups=8)
+    several, wide = torch.randn(4, 8, 1, 3).to(dtype), torch.randn(24, 1, 3).to(dtype)
+    tolerance = dict(rtol=0, atol=2**-5 if dtype == torch.bfloat16 else 1e-5)  # of sums of four numbers of about 1
+
+    def check(result: torch.Tensor, expected: torch.Tensor) -> None:
+        torch.testing.assert_close(result.double(), expected, **tolerance)
+
+    of = lambda *tensors: [t.double() for t in tensors]  # noqa: E731
+    check(TF.conv1d(x, w, b, **options), F.conv1d(*of(x, w, b), **options))
+    check(TF.conv1d(x, w, b, **options, activation="relu"), F.conv1d(*of(x, w, b), **options).relu())
+    check(TF.conv_transpose1d(x, w, b, **options), F.conv_transpose1d(*of(x, w, b), **options))
+    check(TF.conv1d(x, wide, **options), F.conv1d(*of(x, wide), **options))
+    each = torch.func.vmap(lambda w: TF.conv1d(x, w, **options))(several)
+    check(each, torch.stack([F.conv1d(*of(x, w), **options) for w in several]))
+    flips = T.reflections(dims=1)
+    turned = TF.transform_conv1d(x, w, flips, **options)
+    check(turned, F.conv1d(x.double(), TF.transform_filters(w.double(), flips), **options))
 
 
 def test_empty_batch() -> None:

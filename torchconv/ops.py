@@ -18,6 +18,19 @@ def _empty(size: Sequence[int], like: Tensor, memory_format: torch.memory_format
     return torch.empty(size, dtype=like.dtype, device=like.device, memory_format=memory_format)
 
 
+def check_alike(name: str, winners: Tensor | None = None, **operands: Tensor | None) -> None:
+    """Raises, as the kernels do, unless all operands are of the first one's dtype and device, and winners on that."""
+    (what, first), *others = ((what, t) for what, t in operands.items() if t is not None)
+    for other, t in others:
+        if t.dtype != first.dtype:
+            raise RuntimeError(f"{name}: {what} is {first.dtype} but {other} is {t.dtype}")
+    if winners is not None:
+        others.append(("winners", winners))
+    for other, t in others:
+        if t.device != first.device:
+            raise RuntimeError(f"{name}: {what} is on {first.device} but {other} is on {t.device}")
+
+
 # ---- convolution ----
 
 
@@ -41,11 +54,28 @@ def convolution_output_size(
     padding: Sequence[int],
     dilation: Sequence[int],
 ) -> list[int]:
-    """[N, O, *] with sides ``⌊(size + before + after − dilation·(kernel − 1) − 1) / stride⌋ + 1``."""
+    """[N, O, *] with sides ``⌊(size + before + after − dilation·(kernel − 1) − 1) / stride⌋ + 1``.
+
+    Raises where a side that is known would be less than 1 or more than can be counted.
+    """
+    dims = len(weight_size) - 2
+    for what, values, length in (
+        ("input", input_size, dims + 2),
+        ("stride", stride, dims),
+        ("padding", padding, 2 * dims),
+        ("dilation", dilation, dims),
+    ):
+        if len(values) != length:
+            raise RuntimeError(f"conv{dims}d: {what} needs {length} numbers, got {list(values)}")
     sides = [
         (size + padding[2 * a] + padding[2 * a + 1] - dilation[a] * (weight_size[2 + a] - 1) - 1) // stride[a] + 1
         for a, size in enumerate(input_size[2:])
     ]
+    if any(type(side) is int and not 1 <= side < 2**63 for side in sides):
+        raise RuntimeError(
+            f"conv{dims}d: input of shape {list(input_size)} and weight of shape {list(weight_size)} with stride "
+            f"{list(stride)}, padding {list(padding)}, dilation {list(dilation)} give an output of sides {sides}"
+        )
     return [input_size[0], weight_size[0], *sides]
 
 
@@ -61,6 +91,7 @@ def _(
     groups: int,
     algorithm: str,
 ) -> Tensor:
+    check_alike("convolution", input=input, weight=weight, bias=bias)
     torch._check(
         input.shape[1] == weight.shape[1] * groups,
         lambda: (
@@ -83,6 +114,7 @@ def _(
     groups: int,
     algorithm: str,
 ) -> Tensor:
+    check_alike("convolution_input_grad", grad=grad, weight=weight)
     return _empty(input_size, grad, activation_format(grad, weight))
 
 
@@ -98,6 +130,7 @@ def _(
     algorithm: str,
     memory_format: torch.memory_format,
 ) -> Tensor:
+    check_alike("convolution_weight_grad", grad=grad, input=input)
     return _empty(weight_size, grad, memory_format)
 
 
@@ -108,6 +141,7 @@ def _(grad: Tensor) -> Tensor:
 
 @register_fake("torchconv::relu_bias_grad")
 def _(grad: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
+    check_alike("relu_bias_grad", grad=grad, output=output)
     return _empty(grad.shape, grad, activation_format(output, output)), grad.new_empty(grad.shape[1])
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.library import register_fake
 
-from .ops import _empty, activation_format, convolution_output_size
+from .ops import _empty, activation_format, check_alike, convolution_output_size
 
 
 @register_fake("torchconv::transform_filters")
@@ -47,6 +47,7 @@ def _(
     groups: int,
     algorithm: str,
 ) -> tuple[Tensor, Tensor]:
+    check_alike("convolution_max", input=input, weight=weight, bias=bias)
     values = _reduced(input, weight, weight.shape[0] // transforms, stride, padding, dilation)
     return values, torch.empty_like(values, dtype=torch.uint8)
 
@@ -63,6 +64,7 @@ def _(
     groups: int,
     algorithm: str,
 ) -> Tensor:
+    check_alike("convolution_norm", input=input, weight=weight, bias=bias)
     return _reduced(input, weight, weight.shape[0] // transforms, stride, padding, dilation)
 
 
@@ -77,6 +79,7 @@ def _(
     groups: int,
     algorithm: str,
 ) -> Tensor:
+    check_alike("convolution_select", winners, input=input, weight=weight)
     return _reduced(input, weight, winners.shape[1], stride, padding, dilation)
 
 
@@ -92,6 +95,7 @@ def _(
     groups: int,
     algorithm: str,
 ) -> Tensor:
+    check_alike("convolution_select_input_grad", winners, grad=grad, weight=weight)
     return _empty(input_size, grad, activation_format(grad, weight))
 
 
@@ -107,6 +111,7 @@ def _(
     groups: int,
     algorithm: str,
 ) -> Tensor:
+    check_alike("convolution_select_weight_grad", winners, grad=grad, input=input)
     return grad.new_empty(weight_size)
 
 
@@ -126,6 +131,7 @@ def _(
     groups: int,
     algorithm: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    check_alike("convolution_norm_grad", input=input, grad=grad, output=output, weight=weight, bias=bias)
     of_input = _empty(input.shape, input, activation_format(input, weight)) if to_input else input.new_empty(0)
     of_weight = input.new_empty(weight.shape) if to_weight else input.new_empty(0)
     return of_input, of_weight, input.new_empty(output.shape[1] if to_bias else 0)

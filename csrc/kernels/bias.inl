@@ -11,6 +11,12 @@ inline T let_through(T output, T grad) {
   return widen(output) <= 0 ? T{} : grad;
 }
 
+// p + by, where there is a p.
+template <bool MASKED, class P>
+inline P* moved(P* p, int64_t by) {
+  return MASKED ? p + by : p;
+}
+
 // Σ of grad[0, length), in bias_lanes sums side by side.
 constexpr int64_t bias_lanes = 16;
 template <class T, bool MASKED>
@@ -59,11 +65,11 @@ void sum_rows(int64_t rows, int64_t width, int64_t pitch, int64_t run, const T* 
 template <class T, bool MASKED>
 void sum_pixels(const BiasGrad& b, int64_t begin, int64_t end, const T* grad, const T* output, T* masked,
                 double* sums) {
-  const int64_t together = 64 / at_least(1, b.channels), rows = (end - begin) / together;
+  const int64_t together = at_least(1, 64 / at_least(1, b.channels)), rows = (end - begin) / together;
   if (together > 1) {
     const int64_t at = begin * b.channels, width = together * b.channels;
     double wide[64] = {};
-    sum_rows<T, MASKED>(rows, width, width, 1, grad + at, output + at, masked + at, wide);
+    sum_rows<T, MASKED>(rows, width, width, 1, grad + at, moved<MASKED>(output, at), moved<MASKED>(masked, at), wide);
     for (int64_t i = 0; i < width; ++i) sums[i % b.channels] += wide[i];
     begin += rows * together;
   }
@@ -71,7 +77,7 @@ void sum_pixels(const BiasGrad& b, int64_t begin, int64_t end, const T* grad, co
     for (int64_t c = 0; c < b.channels; c += bias_row) {
       const int64_t at = p * b.channels + c;
       sum_rows<T, MASKED>(at_most(bias_run, end - p), at_most(bias_row, b.channels - c), b.channels, 1, grad + at,
-                          output + at, masked + at, sums + c);
+                          moved<MASKED>(output, at), moved<MASKED>(masked, at), sums + c);
     }
 }
 
@@ -83,14 +89,16 @@ void sum_maps(const BiasGrad& b, int64_t begin, int64_t end, const T* grad, cons
   if (together >= 4) {
     for (int64_t c = 0; c < b.channels; c += together) {
       const int64_t at = begin * sample + c * b.positions, width = at_most(together, b.channels - c) * b.positions;
-      sum_rows<T, MASKED>(end - begin, width, sample, b.positions, grad + at, output + at, masked + at, sums + c);
+      sum_rows<T, MASKED>(end - begin, width, sample, b.positions, grad + at, moved<MASKED>(output, at),
+                          moved<MASKED>(masked, at), sums + c);
     }
     return;
   }
   for (int64_t row = begin * b.channels; row < end * b.channels; ++row)
     for (int64_t p = 0, at = row * b.positions; p < b.positions; p += longest, at += longest)
       sums[row % b.channels] +=
-          sum_run<T, MASKED>(at_most(longest, b.positions - p), grad + at, output + at, masked + at);
+          sum_run<T, MASKED>(at_most(longest, b.positions - p), grad + at, moved<MASKED>(output, at),
+                             moved<MASKED>(masked, at));
 }
 
 template <class T, bool MASKED>

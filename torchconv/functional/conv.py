@@ -17,6 +17,8 @@ from ._route import built_in_wanted, has_kernel, overridden
 Ints: TypeAlias = int | Sequence[int]
 Padding: TypeAlias = str | int | Sequence[int] | Sequence[Sequence[int]]
 
+LARGEST = 2**63 - 1  # that an operator takes
+
 
 def _integer(value: int, what: str, name: str) -> int:
     if isinstance(value, (int, torch.SymInt)):
@@ -30,11 +32,11 @@ def _integer(value: int, what: str, name: str) -> int:
 def _plain(value: Any, dims: int, least: int) -> list[int] | None:
     """`value` as one integer an axis where it is an int or a tuple of them, `least` or more; most calls end here."""
     if type(value) is int:
-        return [value] * dims if value >= least else None
+        return [value] * dims if least <= value <= LARGEST else None
     if type(value) is not tuple or len(value) != dims:
         return None
     for v in value:
-        if type(v) is not int or v < least:
+        if type(v) is not int or not least <= v <= LARGEST:
             return None
     return list(value)
 
@@ -51,7 +53,13 @@ def _per_axis(value: Ints, dims: int, what: str, name: str, least: int) -> list[
         raise RuntimeError(f"{name}: {what} must be one integer or {dims} of them, got {value}")
     if any(v < least for v in values):
         raise RuntimeError(f"{name}: {what} must be at least {least}, got {value}")
+    _check_fits(values, what, name)
     return values
+
+
+def _check_fits(values: Sequence[int], what: str, name: str) -> None:
+    if any(type(v) is int and v > LARGEST for v in values):
+        raise RuntimeError(f"{name}: {what} must be at most 2^63 - 1, got {list(values)}")
 
 
 def same_padding(
@@ -111,6 +119,7 @@ def _transposed_window(
             f"output_padding {output_padding}, stride {stride}, dilation {dilation}"
         )
     size = transposed_sides(input.shape[-len(kernel) :], kernel, stride, padding, output_padding, dilation)
+    _check_fits(size, "the output's side", name)
     if any(n < 1 for n in size):
         raise RuntimeError(f"{name}: input of shape {list(input.shape)} gives an output of spatial size {size}")
     return size, [side for p, extra in zip(padding, output_padding, strict=True) for side in (p, p - extra)]
@@ -127,7 +136,9 @@ def _sides(
     if padding == "valid":
         return [(0, 0)] * dims
     if padding == "same":
-        return same_padding(size, kernel, stride, dilation)
+        same = same_padding(size, kernel, stride, dilation)
+        _check_fits([side for pair in same for side in pair], "padding", name)
+        return same
     if isinstance(padding, str):
         raise RuntimeError(f"{name}: padding must be 'same', 'valid' or integers, got '{padding}'")
     if isinstance(padding, (tuple, list)) and any(isinstance(p, (tuple, list)) for p in padding):
@@ -135,6 +146,7 @@ def _sides(
         if len(pairs) != dims or any(len(p) != 2 for p in pairs):
             raise RuntimeError(f"{name}: padding by side must be {dims} pairs (before, after), got {padding}")
         flat = [_integer(v, "padding", name) for pair in pairs for v in pair]
+        _check_fits(flat, "padding", name)
         if any(v < 0 for v in flat):
             raise RuntimeError(f"{name}: negative padding is not supported, got {padding}")
         return list(zip(flat[::2], flat[1::2], strict=True))
@@ -214,7 +226,7 @@ def _conv(
     groups = _integer(groups, "groups", name)
     x, batched = _batched(input, dims, name)
     x, w, b = _autocast(x, weight, bias)
-    if has_kernel(x, w, b):
+    if has_kernel(x, w, b) and w.shape[1] != 0:
         sides = _sides(padding, x.shape[2:], w.shape[2:], stride, dilation, name)
         _check_operands(x, w, b, [w.shape[0]], name)
         flat = [side for pair in sides for side in pair]
@@ -237,7 +249,7 @@ def _built_in(
     groups: int,
     algorithm: str,
 ) -> Tensor:
-    """PyTorch's own convolution, where this package has no kernel."""
+    """PyTorch's own convolution, where this package has no kernel, or there is no map to convolve."""
     name = f"conv{dims}d"
     _check_algorithm(algorithm, x, name)
     conv = getattr(torch.nn.functional, name)
@@ -252,10 +264,10 @@ def _built_in(
 
 def _check_algorithm(algorithm: str, x: Tensor, name: str) -> None:
     if algorithm not in ("auto", "highest") and not built_in_wanted():
-        raise RuntimeError(
-            f"{name}: algorithm '{algorithm}' cannot run this convolution: no kernel for "
-            f"{type(x).__name__} of {x.dtype} on {x.device.type}, {x.layout}"
-        )
+        why = f"no kernel for {type(x).__name__} of {x.dtype} on {x.device.type}, {x.layout}"
+        if has_kernel(x):
+            why = "there is no map to convolve"
+        raise RuntimeError(f"{name}: algorithm '{algorithm}' cannot run this convolution: {why}")
 
 
 def _conv_transpose(
@@ -283,7 +295,7 @@ def _conv_transpose(
     groups = _integer(groups, "groups", name)
     x, batched = _batched(input, dims, name)
     x, w, b = _autocast(x, weight, bias)
-    if has_kernel(x, w, b):
+    if has_kernel(x, w, b) and w.shape[0] != 0 and w.shape[1] != 0:
         size, flat = _transposed_window(input, w.shape[2:], stride, padding, output_padding, dilation, name)
         if groups < 1 or x.shape[1] != w.shape[0] or w.shape[0] % groups:
             raise RuntimeError(
