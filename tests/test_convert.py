@@ -79,14 +79,15 @@ def picture(*shape):
     return torch.linspace(-1, 1, torch.Size(shape).numel(), dtype=torch.float64).reshape(shape).sin()
 
 
-def run(model, x):
-    """The outputs, and the gradients of a fixed projection of them by the input and every parameter."""
+def run(model, x, parameters=None):
+    """The outputs, and the gradients of a fixed projection of them by the input and the parameters, by default all."""
+    parameters = list(model.parameters()) if parameters is None else parameters
     torch.manual_seed(1)  # dropout
     x = x.clone().requires_grad_()
     outputs = model(x)
     outputs = [y for y in (outputs if isinstance(outputs, tuple) else (outputs,)) if y is not None]
     loss = sum((y * torch.arange(y.numel()).view_as(y).cos().to(y.dtype)).sum() for y in outputs)
-    return [*outputs, *torch.autograd.grad(loss, [x, *model.parameters()], allow_unused=True)]
+    return [*outputs, *torch.autograd.grad(loss, [x, *parameters], allow_unused=True)]
 
 
 def errors(results, exact):

@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from . import functional, nn
 from ._classes import OURS, STOCK, Refusal, original_class, own_class, rebased, recast
-from .fuse import FOLLOWERS, join, separate
+from .fuse import join, original_container
 from .nn.conv import algorithms
 
 _OURS = tuple(OURS)
@@ -48,24 +48,22 @@ def convert(model: _Model, *, fuse: bool = False, report: list[LeftAlone] | None
     class overrides `forward` or `_conv_forward`. Converting twice is converting once; `revert` undoes it. Calls of
     torch.nn.functional inside a forward are not layers: see `enabled`.
 
-    With `fuse`, layers also do what their neighbours would, which saves passes over memory and what is kept for the
+    With `fuse`, neighbouring layers are run as one operator, which saves passes over memory and what is kept for the
     backward. Outputs and gradients stay what they were, up to rounding:
 
     - a convolution does the ReLU after it, in training too (and then holds the gradients before and after the ReLU's
       mask at once), and in evaluation the batch norm after it and a ReLU after that;
-    - in training such a batch norm does that ReLU, and keeps its input and no output;
-    - a max pooling does the ReLU before it, on the pooled map, and then keeps the pooled map and a byte for each of its
-      elements.
+    - in training a batch norm does the ReLU after it, and keeps its input and no output;
+    - a max pooling does the ReLU before it, on the pooled map, and then keeps two bytes for each of its elements.
 
-    The layers that others do stay in the model, with their parameters, statistics and names, and hand on what they are
-    given. Joined are torch.nn.ReLU and torch.nn.BatchNorm1d to 3d that alone take a convolution's output, and
-    MaxPool1d to 3d that alone take a ReLU's, by the model's torch.fx graphs, or by torch.nn.Sequential in models that
-    torch.fx cannot trace. Layers that are called several times are not, nor is what a hook sees. Revert before
-    exchanging a layer that is fused.
+    Every layer stays what it is, and right when called alone: fusing is done by the modules that run layers one after
+    the other, a torch.nn.Sequential and modules whose forward calls one layer on another's output, and these get a
+    class derived from theirs. They look at the layers at each call, so a model may be edited as before: what is
+    replaced, removed, sliced, hooked, parametrized or derived from is run as it is then.
 
     Args:
         model: any module.
-        fuse: whether layers do their neighbours' work.
+        fuse: whether neighbouring layers are run as one.
         report: a list to which each layer that could not be converted or fused is added, with the reason. Without one,
             a warning names those not converted.
 
@@ -85,13 +83,11 @@ def convert(model: _Model, *, fuse: bool = False, report: list[LeftAlone] | None
 
 def revert(model: _Model, *, report: list[LeftAlone] | None = None) -> _Model:
     """Undoes `convert`: every torchconv.nn layer in `model` gets torch.nn's class, or the one derived from it, back,
-    and so do the batch norms and ReLUs that others did.
+    and so do the modules that ran layers fused.
 
     Layers that were made as torchconv.nn's are changed too, unless torch.nn has nothing like them (padding='same' with
     a stride, padding with unequal sides). Arguments, result and errors are those of `convert`.
     """
-    if isinstance(model, torch.nn.Module):
-        separate(model)
     return _change(model, _reverted, "reverted to torch.nn", report)
 
 
@@ -149,8 +145,9 @@ def _converted(module: torch.nn.Module) -> type | None:
 
 def _reverted(module: torch.nn.Module) -> type | None:
     """The class that revert gives `module`, or None if it is no concern of revert's."""
-    if isinstance(module, FOLLOWERS):
-        raise Refusal("the layer that does it is not in the model")
+    container = original_container(module)
+    if container is not None:
+        return rebased(type(module), container) if parametrize.is_parametrized(module) else container
     if not isinstance(module, _OURS):
         return None
     original = original_class(module)

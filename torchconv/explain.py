@@ -12,8 +12,10 @@ from torch import Tensor
 
 from . import nn
 from ._classes import OURS, STOCK
+from ._watch import Watch
 from .functional._route import KERNEL_DTYPES
 from .functional.conv import _sides
+from .fuse import plan
 
 _STOCK = tuple(STOCK)
 # Layers that expand their filters and are then a plain convolution, reduced or not.
@@ -142,7 +144,8 @@ def explain(model: torch.nn.Module, /, *example_inputs: Any, **example_keywords:
 
     Returns:
         A table to print, or to iterate over: a `Row` for each layer called, in the order of the calls, and direction
-        ("forward", "input_grad", "weight_grad").
+        ("forward", "input_grad", "weight_grad"). Layers that are run as one share rows, under the name of the
+        convolution or pooling among them.
 
     Raises:
         TypeError: `model` is not a torch.nn.Module.
@@ -151,7 +154,7 @@ def explain(model: torch.nn.Module, /, *example_inputs: Any, **example_keywords:
     if not isinstance(model, torch.nn.Module):
         raise TypeError(f"explain takes a torch.nn.Module, got {type(model).__name__}")
     model = getattr(model, "_orig_mod", model)
-    watch = _Watch()
+    watch = Watch(_rows)
     modules = dict(model.named_modules())
     flags = {name: module.training for name, module in modules.items()}
     gpus = {p.device.index for p in model.parameters() if p.device.type == "cuda"}
@@ -166,47 +169,12 @@ def explain(model: torch.nn.Module, /, *example_inputs: Any, **example_keywords:
             if isinstance(module, _WATCHED):
                 # Nearest to the layer of all its hooks: other people's may change what goes in and what comes out.
                 stack.callback(module.register_forward_pre_hook(watch.enters).remove)
-                after = module.register_forward_hook(watch.leaver(name), with_kwargs=True, prepend=True)
+                after = module.register_forward_hook(watch.leaver(name, module), with_kwargs=True, prepend=True)
                 stack.callback(after.remove)
+        stack.callback(setattr, plan, "observer", plan.observer)
+        plan.observer = watch
         model(*example_inputs, **example_keywords)
     return Explanation(watch.rows)
-
-
-@dataclass
-class _Call:
-    """A call of a layer that is running."""
-
-    first: int  # where its rows belong, before those of the layers in it
-    own: set[int]  # addresses of its parameters and buffers
-    kept: dict[tuple[int, torch.Size], int] = field(default_factory=dict)  # by address and shape, each tensor once
-
-
-class _Watch:
-    """Follows one run of the model through hooks and gathers the rows."""
-
-    def __init__(self) -> None:
-        self.rows: list[Row] = []
-        self.calls: dict[str, int] = {}
-        self.running: list[_Call] = []  # the innermost last
-
-    def enters(self, module: torch.nn.Module, args: Any) -> None:
-        own = {t.data_ptr() for t in (*module.parameters(), *module.buffers())}
-        self.running.append(_Call(len(self.rows), own))
-
-    def saves(self, tensor: Tensor) -> Tensor:
-        if self.running and tensor.data_ptr() not in self.running[-1].own:
-            self.running[-1].kept[tensor.data_ptr(), tensor.shape] = tensor.numel() * tensor.element_size()
-        return tensor
-
-    def leaver(self, name: str) -> Any:
-        def leaves(module: torch.nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
-            call = self.running.pop()
-            self.calls[name] = self.calls.get(name, 0) + 1
-            title = name if self.calls[name] == 1 else f"{name}#{self.calls[name]}"
-            given = args[0] if args else kwargs["input"]
-            self.rows[call.first : call.first] = _rows(title, module, given, output, sum(call.kept.values()))
-
-        return leaves
 
 
 def _rows(name: str, module: Any, given: Any, output: Any, kept: int) -> list[Row]:

@@ -71,29 +71,29 @@ class MaxPool(Function):
 
 
 class MaxPoolReLU(Function):
-    """(max(0, values), positions) of MaxPool's operands. Keeps the values too: where they are 0 nothing passes."""
+    """(max(0, values), positions) of MaxPool's operands. Keeps where the values are 0, for nothing passes there."""
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
         MaxPool.setup_context(ctx, inputs, output)
-        ctx.save_for_backward(output[1], output[0])
-        ctx.save_for_forward(output[1], output[0])
+        # Not the values: they may be changed in place, as those of a pooling without a ReLU may.
+        blocked = output[0].detach() <= 0
+        ctx.save_for_backward(output[1], blocked)
+        ctx.save_for_forward(output[1], blocked)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, _: Any) -> tuple:
         if grad is None:
             return (None,) * 6
-        positions, values = ctx.saved_tensors
-        passed = torch.ops.aten.threshold_backward(grad, values.detach(), 0)
-        return max_pool_scatter(passed, positions, ctx.input_size, *ctx.window), *(None,) * 5
+        positions, blocked = ctx.saved_tensors
+        return max_pool_scatter(grad.masked_fill(blocked, 0), positions, ctx.input_size, *ctx.window), *(None,) * 5
 
     @staticmethod
     def jvp(ctx: Any, input: Tensor | None, *_: Any) -> tuple[Tensor | None, None]:
         if input is None:
             return None, None
-        positions, values = ctx.saved_tensors
-        taken = max_pool_gather(input, positions, *ctx.window)
-        return torch.ops.aten.threshold_backward(taken, values.detach(), 0), None
+        positions, blocked = ctx.saved_tensors
+        return max_pool_gather(input, positions, *ctx.window).masked_fill(blocked, 0), None
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple:

@@ -1,0 +1,229 @@
+"""Which layers of a sequence are run as one: the patterns, and what keeps a layer to itself.
+
+`run(layers, x)` is ``layers[-1](... layers[0](x))``. At each call it asks each layer for its kind, as it is then: of
+exactly a class that is known, with nothing attached that would see, or change, what goes in or comes out. The plan for
+a row of kinds is worked out once for all sequences that have it, so nothing is kept in a module, copied or pickled.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache, partial
+from typing import Any, Protocol, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+from torch.nn.modules import module as _torch_module
+from torch.nn.utils import parametrize
+
+from .. import nn
+from ..functional._route import has_kernel
+from . import runners
+
+# ---- kinds of layers ----
+
+
+def relu_in_place(x: Tensor) -> Tensor:
+    return torch.nn.functional.relu(x, inplace=True)
+
+
+KINDS: dict[type, str] = {torch.nn.ReLU: "relu", torch.nn.Identity: "identity"}
+for _n in (1, 2, 3):
+    KINDS[getattr(nn, f"Conv{_n}d")] = f"conv{_n}"
+    KINDS[getattr(nn, f"MaxPool{_n}d")] = f"pool{_n}"
+    KINDS[getattr(torch.nn, f"BatchNorm{_n}d")] = f"norm{_n}"
+FUNCTIONS = (
+    (torch.nn.functional.relu, "relu"), (torch.relu, "relu"), (relu_in_place, "relu_"), (torch.relu_, "relu_")
+)  # fmt: skip
+
+# ---- patterns ----
+
+Runner: TypeAlias = Callable[..., Tensor]
+# What runs some of the layers, and their places among the layers. Without a runner a layer is called.
+Step: TypeAlias = tuple[Runner | None, tuple[int, ...]]
+
+
+def _patterns() -> Iterator[tuple[tuple[str, ...], tuple[tuple[Runner | None, int], ...]]]:
+    """Kinds that follow each other, and how they are run: a runner, and of how many of them, one after the other."""
+    for n in (1, 2, 3):
+        conv, norm, pool = f"conv{n}", f"norm{n}", f"pool{n}"
+        for relu in ("relu", "relu_"):  # in place: on what a layer of the pattern made, and nobody else can see
+            yield (conv, relu, pool), ((None, 1), (runners.relu_pool, 2))  # for less than the convolution does it
+            yield (conv, norm, relu), ((runners.conv_norm, 3),)
+            yield (conv, relu), ((runners.conv_relu, 2),)
+            yield (norm, relu), ((runners.norm_relu, 2),)
+        yield (conv, norm), ((runners.conv_norm, 2),)
+        yield ("relu", pool), ((runners.relu_pool, 2),)
+
+
+PATTERNS = dict(sorted(_patterns(), key=lambda pattern: -len(pattern[0])))  # the longest first
+
+
+def plan(kinds: tuple[str | None, ...]) -> tuple[Step, ...]:
+    """The steps in which layers of these kinds are run; None is a layer to be called."""
+    places = [i for i, kind in enumerate(kinds) if kind != "identity"]  # which gives what it is given
+    row = [kinds[i] for i in places]
+    steps: list[Step] = []
+    at = 0
+    while at < len(row):
+        found: Sequence[tuple[Runner | None, int]] = ((None, 1),)
+        for pattern, how in PATTERNS.items():
+            if tuple(row[at : at + len(pattern)]) == pattern:
+                found = how
+                break
+        for runner, count in found:
+            steps.append((runner, tuple(places[at : at + count])))
+            at += count
+    return tuple(steps)
+
+
+_known_plan = lru_cache(maxsize=4096)(plan)
+
+
+# ---- guards ----
+
+
+class Observer(Protocol):
+    """What explain is told of a step that is run as one, in place of the calls of hooks that it put on the layers."""
+
+    hooks: set[Any]  # those hooks
+
+    def ran(self, layers: Sequence[Any], run: Callable[[], Tensor], x: Tensor) -> Tensor: ...
+
+
+observer: Observer | None = None
+
+
+def attached(layer: Any) -> str | None:
+    """What of a layer, beside its class, would see or change what it does; None if nothing."""
+    hooks = layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks
+    if any(hooks) and (observer is None or any(not observer.hooks.issuperset(some.values()) for some in hooks)):
+        return "a hook is on it"
+    if "forward" in layer.__dict__ or "_conv_forward" in layer.__dict__:
+        return "its forward was replaced on the instance"
+    return None if layer._compiled_call_impl is None else "it is compiled"
+
+
+def kind_of(layer: Any) -> str | None:
+    """The kind of a layer as it is now; None if it is to be called, whatever it is."""
+    kind = KINDS.get(layer.__class__)
+    if kind is None:
+        return _uncommon_kind(layer)
+    if (
+        layer._forward_hooks
+        or layer._forward_pre_hooks
+        or layer._backward_hooks
+        or layer._backward_pre_hooks
+        or layer._compiled_call_impl is not None
+        or "forward" in layer.__dict__
+        or "_conv_forward" in layer.__dict__
+    ) and attached(layer):
+        return None
+    return _as_set(layer, kind)
+
+
+def _as_set(layer: Any, kind: str) -> str | None:
+    """The kind, where it depends on how a layer is set."""
+    if kind == "relu" and layer.inplace:
+        return "relu_"
+    if kind[:4] == "pool" and layer.return_indices:  # of windows without a positive element they would be others
+        return None
+    return kind
+
+
+def _uncommon_kind(layer: Any) -> str | None:
+    if isinstance(layer, Module):
+        kind = KINDS.get(layer.__class__.__bases__[0]) if parametrize.is_parametrized(layer) else None
+        return None if kind is None or attached(layer) else _as_set(layer, kind)
+    for function, kind in FUNCTIONS:
+        if layer is function:
+            return kind
+    return None
+
+
+_CALL = Module.__call__
+
+
+def _watched() -> bool:
+    """Whether somebody sees every layer, or every function, that is called: then all are."""
+    return bool(
+        _torch_module._global_forward_hooks
+        or _torch_module._global_forward_pre_hooks
+        or _torch_module._global_backward_hooks
+        or _torch_module._global_backward_pre_hooks
+        or Module.__call__ is not _CALL
+        or torch._C._len_torch_function_stack()
+    )
+
+
+def _takes(x: Any) -> bool:
+    """Whether runners take `x`: a plain tensor that there are kernels for. Tracers and subclasses see the layers."""
+    return type(x) in _PLAIN and has_kernel(x)
+
+
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
+# ---- running ----
+
+
+def run(layers: Sequence[Any], x: Any) -> Any:
+    """What the last of `layers` gives for what the one before it gives, and so on, for `x`."""
+    if torch.compiler.is_dynamo_compiling():  # which looks at the layers itself, and again when they change
+        steps = plan(tuple([kind_of(x) if isinstance(x, Module) else _uncommon_kind(x) for x in layers]))
+    elif _watched():
+        steps = _known_plan((None,) * len(layers))
+    else:
+        steps = _known_plan(tuple([kind_of(layer) for layer in layers]))
+    for runner, places in steps:
+        if runner is None or not _takes(x):
+            for i in places:
+                x = layers[i](x)
+        elif observer is None:
+            x = runner(x, *[layers[i] for i in places])
+        else:
+            some = [layers[i] for i in places]
+            x = observer.ran(some, partial(runner, x, *some), x)
+    return x
+
+
+def in_place(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` with ``inplace=True``."""
+    return relu_in_place if function is torch.nn.functional.relu else partial(function, inplace=True)
+
+
+# ---- what is said of it ----
+
+
+def name_of(layer: Any) -> str:
+    """The class of a layer, or the name of a function."""
+    return type(layer).__name__ if isinstance(layer, Module) else getattr(layer, "__name__", repr(layer))
+
+
+def fuses(layers: Iterable[Any]) -> bool:
+    """Whether any of the layers would be run as one, as they are now."""
+    return any(runner is not None for runner, _ in plan(tuple(map(kind_of, layers))))
+
+
+def kept_apart(layers: Sequence[Any]) -> Iterator[tuple[Any, Any, str]]:
+    """Layers that only what is attached to them, or a class derived from theirs, keeps from being run with the ones
+    that follow: the layer, the one that follows, and why."""
+    kinds = tuple(map(kind_of, layers))
+    loose = tuple(kind or _resembles(layer) for kind, layer in zip(kinds, layers, strict=True))
+    fused = {places for runner, places in plan(kinds) if runner is not None}
+    for runner, places in plan(loose):
+        if runner is not None and places not in fused:
+            first, *_, second = (layers[i] for i in places)
+            bad = next((layers[i] for i in places if kinds[i] is None), None)
+            if bad is not None:
+                yield first, second, attached(bad) or f"its class derives from {KINDS_NAMES[_resembles(bad)]}"
+
+
+def _resembles(layer: Any) -> str | None:
+    if not isinstance(layer, Module):
+        return None
+    return next((_as_set(layer, kind) for cls, kind in KINDS.items() if isinstance(layer, cls)), None)
+
+
+KINDS_NAMES: dict[str | None, str] = {
+    kind: f"{cls.__module__.partition('.')[0]}.nn.{cls.__name__}" for cls, kind in KINDS.items()
+}
