@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from suite import slow
 
 from benchmarks import __main__ as command
 from benchmarks import escnn, measure, steps, summary
@@ -210,6 +211,7 @@ def test_vgg_has_batch_norm():
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="not Linux")
+@slow
 def test_memory_of_a_step_in_a_process_of_its_own():
     held = steps.peak_memory("lenet5", "torchconv", LAYOUTS[0], 64, 1, torch.float32)
     assert held is not None

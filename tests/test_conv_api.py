@@ -4,8 +4,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from properties import examples
 from shapes import VECTOR_LENGTHS
+from suite import examples
 
 import torchconv.functional as TF
 

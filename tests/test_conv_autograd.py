@@ -6,6 +6,7 @@ import weakref
 import pytest
 import torch
 from shapes import CASES, ConvCase, case
+from suite import first_quick
 from torch.autograd import gradcheck, gradgradcheck
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vmap
 from traced import check_compiled, check_vmap
@@ -55,7 +56,7 @@ def three_corners(case: ConvCase) -> dict:
     }
 
 
-@pytest.mark.parametrize("case", SMALL, ids=str)
+@pytest.mark.parametrize("case", first_quick(SMALL), ids=str)
 @pytest.mark.parametrize("operator", ["convolution", "input_grad", "weight_grad", "bias_grad"])
 def test_gradcheck(case: ConvCase, operator: str) -> None:
     function, inputs = three_corners(case)[operator]
@@ -203,7 +204,7 @@ def test_third_order() -> None:
         torch.testing.assert_close(mine, theirs)
 
 
-@pytest.mark.parametrize("case", SMALL, ids=str)
+@pytest.mark.parametrize("case", first_quick(SMALL), ids=str)
 def test_opcheck(case: ConvCase) -> None:
     x, w, b, g = doubles(case.input, case.weight, case.weight[:1], case.output)
     calls = {
@@ -243,7 +244,9 @@ class Net(torch.nn.Module):
         return TF.conv_transpose2d(x, transposed, stride=2, output_padding=1)
 
 
-@pytest.mark.parametrize(("backend", "dynamic"), [("inductor", False), ("aot_eager", False), ("aot_eager", True)])
+@pytest.mark.parametrize(
+    ("backend", "dynamic"), first_quick([("aot_eager", False), ("aot_eager", True), ("inductor", False)])
+)
 def test_compile(backend: str, dynamic: bool) -> None:
     net = Net()
     compiled = torch.compile(net, fullgraph=True, backend=backend, dynamic=dynamic)

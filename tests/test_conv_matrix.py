@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from properties import examples
 from shapes import CASES, case
+from suite import examples
 
 import torchconv
 from torchconv import functional as ours

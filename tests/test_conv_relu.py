@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from shapes import CASES, ConvCase
+from suite import first_quick
 from test_conv import LAYOUTS, chosen, operands
 from test_conv_autograd import EVERY_MODE, SMALL, doubles, window
 from torch.autograd import gradcheck, gradgradcheck
@@ -103,7 +104,7 @@ def test_bitwise_for_any_number_of_threads(shape: tuple, layout: str, threads) -
             assert torch.equal(mine, expected)
 
 
-@pytest.mark.parametrize("case", SMALL, ids=str)
+@pytest.mark.parametrize("case", first_quick(SMALL), ids=str)
 def test_gradcheck(case: ConvCase) -> None:
     x, w, b, g = doubles(case.input, case.weight, case.weight[:1], case.output)
     output = torch.randn_like(g).relu()
@@ -118,7 +119,7 @@ def test_gradcheck(case: ConvCase) -> None:
         )
 
 
-@pytest.mark.parametrize("case", SMALL, ids=str)
+@pytest.mark.parametrize("case", first_quick(SMALL), ids=str)
 def test_opcheck(case: ConvCase) -> None:
     x, w, b, g = doubles(case.input, case.weight, case.weight[:1], case.output)
     torch.library.opcheck(ops.convolution_relu.default, (x, w, b, *window(case)))
@@ -223,7 +224,9 @@ class Net(torch.nn.Module):
         return self.second(self.first(x))
 
 
-@pytest.mark.parametrize(("backend", "dynamic"), [("inductor", False), ("aot_eager", False), ("aot_eager", True)])
+@pytest.mark.parametrize(
+    ("backend", "dynamic"), first_quick([("aot_eager", False), ("aot_eager", True), ("inductor", False)])
+)
 def test_compile(backend: str, dynamic: bool) -> None:
     torch._dynamo.reset()
     net = Net()

@@ -12,8 +12,8 @@ import test_conv
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from properties import examples
 from shapes import ConvCase, case
+from suite import examples, first_quick
 from test_conv import DIRECTIONS, LAYOUTS, exact, operands, run
 from torch.autograd import gradcheck, gradgradcheck
 from traced import check_compiled, check_vmap
@@ -194,15 +194,15 @@ def three_corners(case: ConvCase) -> dict:
     }
 
 
-@pytest.mark.parametrize("operator", ["forward", "input_grad", "weight_grad"])
-@pytest.mark.parametrize("case", SMALL, ids=str)
+@pytest.mark.parametrize("operator", first_quick(["forward", "input_grad", "weight_grad"]))
+@pytest.mark.parametrize("case", first_quick(SMALL), ids=str)
 def test_gradcheck(case: ConvCase, operator: str) -> None:
     function, inputs = three_corners(case)[operator]
     assert gradcheck(function, inputs, check_forward_ad=True, check_batched_grad=True, check_batched_forward_grad=True)
     assert gradgradcheck(function, inputs, check_fwd_over_rev=True, check_batched_grad=True)
 
 
-@pytest.mark.parametrize("case", SMALL, ids=str)
+@pytest.mark.parametrize("case", first_quick(SMALL), ids=str)
 def test_opcheck(case: ConvCase) -> None:
     x, w, b, g = (t.requires_grad_() for t in operands(case, torch.float64, "contiguous"))
     rest = (case.stride, case.flat_padding, case.dilation, case.groups, "fft")

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from properties import examples
+from suite import examples
 from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
 from torch.func import functional_call, vmap

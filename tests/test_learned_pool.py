@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from properties import examples
+from suite import examples
 from torch.autograd import gradcheck, gradgradcheck
 
 from torchconv import nn

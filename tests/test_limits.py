@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from shapes import case
+from suite import slow
 from test_conv import DIRECTIONS, LAYOUTS, bound, chosen, exact, operands, relative_error, run
 
 import torchconv.functional as TF
@@ -30,6 +31,7 @@ def available_memory() -> int:
     return free
 
 
+@slow
 @pytest.mark.parametrize(("algorithm", "layout"), [("direct", "contiguous"), ("winograd", "channels_last")])
 def test_more_elements_than_32_bits_count(algorithm: str, layout: str) -> None:
     """An output of 64 maps of 5,800 × 5,800: 2,152,960,000 elements, 4.3 GB."""
@@ -82,6 +84,7 @@ def call_often(calls: int, first: int) -> None:
             print(trimmed_resident_memory())
 
 
+@slow
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="reads memory through glibc and /proc")
 def test_resident_memory_is_flat() -> None:
     """2,000 calls of all three directions and the bias gradient, in a process of their own.

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from properties import examples
+from suite import examples, slow
 from torch.autograd import gradcheck, gradgradcheck
 
 import torchconv
@@ -149,6 +149,7 @@ def test_torch_func() -> None:
         torch.testing.assert_close(jacobian(function)(x[0]), expected, rtol=1e-12, atol=1e-13)
 
 
+@slow
 def test_opcheck() -> None:
     for x in layouts(torch.randn(2, 4, 3, 3, dtype=torch.float64)):
         grad = torch.randn_like(x).requires_grad_()

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from suite import slow
 from test_conv_autograd import EVERY_MODE
 from torch.autograd import gradcheck, gradgradcheck
 from torch.func import grad, jvp, vmap
@@ -153,6 +154,7 @@ def test_gradients(relu, parts) -> None:
     assert gradgradcheck(f, args, check_fwd_over_rev=True)
 
 
+@slow
 def test_operators_under_opcheck() -> None:
     for layout in LAYOUTS:
         x, w, b, g = operands((3, 5, 4, 4), torch.float32, layout)

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from pool_cases import CHANNELS_LAST, distinct, layouts
+from suite import first_quick
 from torch.autograd import gradcheck, gradgradcheck
 
 import torchconv.functional as ours
@@ -171,7 +172,7 @@ def _operator_samples():
             yield "avg_pool_spread", (g, size, *mean, True, 3, memory_format)
 
 
-@pytest.mark.parametrize("name", OPERATORS)
+@pytest.mark.parametrize("name", first_quick(OPERATORS))
 def test_opcheck(name):
     samples = [args for operator, args in _operator_samples() if operator == name]
     assert samples
@@ -200,7 +201,7 @@ class Pools(torch.nn.Module):
         )
 
 
-@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+@pytest.mark.parametrize("backend", first_quick(["aot_eager", "inductor"]))
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 def test_compile(backend, layout):
     torch._dynamo.reset()

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from pool_cases import assert_same, gradients, integers, layouts
-from properties import examples
+from suite import examples
 
 import torchconv.functional as ours
 

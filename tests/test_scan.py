@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from properties import examples
+from suite import examples
 from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
 

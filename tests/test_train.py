@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from suite import slow
 from torch import nn
 
 from train.__main__ import main
@@ -152,6 +153,7 @@ def test_schedules() -> None:
     assert [one_cycle(p) for p in (0, 0.3, 0.65, 1)] == pytest.approx([0.04, 1, 0.5, 0])
 
 
+@slow
 def test_default_run(train: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """`python -m train fit` alone learns the digits, and ends with what it says it ends with."""
     assert train("fit") == 0

@@ -4,6 +4,7 @@ from functools import partial
 
 import pytest
 import torch
+from suite import first_quick
 from torch.autograd import gradcheck, gradgradcheck
 from torch.func import functional_call, grad, jacfwd, jacrev, vmap
 from traced import check_compiled, check_vmap
@@ -223,7 +224,9 @@ class Net(torch.nn.Module):
 
 @pytest.mark.parametrize(
     ("backend", "dynamic", "learnable"),
-    [("inductor", False, True), ("aot_eager", False, False), ("aot_eager", True, False), ("aot_eager", True, True)],
+    first_quick(
+        [("aot_eager", True, True), ("inductor", False, True), ("aot_eager", False, False), ("aot_eager", True, False)]
+    ),
 )
 def test_compile(backend, dynamic, learnable):
     net = Net(learnable)

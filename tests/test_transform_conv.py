@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from properties import examples
+from suite import examples
 from transform_cases import OURS, SETS, by_definition, doubles, reduced
 
 import torchconv

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from pool_cases import assert_same, distinct, gradients, layouts
-from properties import examples
+from suite import examples
 from torch.autograd import gradcheck, gradgradcheck
 
 import torchconv
