@@ -16,16 +16,20 @@ constexpr int64_t kMostReaching = 16;
 constexpr int64_t kStripPixels = 512;
 
 void check_numbers(const PoolWindow& w, int64_t dims) {
+  const bool adaptive = w.adaptive();
+  const int64_t length = w.kernel_size.empty() ? 0 : dims;
   const auto expect = [&](at::IntArrayRef values, const char* what, int64_t least) {
-    TORCH_CHECK(static_cast<int64_t>(values.size()) == (w.adaptive() ? 0 : dims), w.name, ": ", what, " needs ",
-                w.adaptive() ? 0 : dims, " numbers, got ", values);
+    TORCH_CHECK(static_cast<int64_t>(values.size()) == length, w.name, ": ", what, " needs ", length, " numbers, got ",
+                values);
     for (const int64_t v : values)
-      TORCH_CHECK(v >= least && v <= kLargestAxis, w.name, ": ", what, " must be at least ", least, ", got ", values);
+      TORCH_CHECK(adaptive || (v >= least && v <= kLargestAxis), w.name, ": ", what, " must be at least ", least,
+                  ", got ", values);
   };
   expect(w.kernel_size, "kernel_size", 1);
   expect(w.stride, "stride", 1);
   expect(w.padding, "padding", 0);
   expect(w.dilation, "dilation", 1);
+  if (adaptive) return;
   for (size_t a = 0; a < w.kernel_size.size(); ++a)
     TORCH_CHECK(2 * w.padding[a] <= (w.kernel_size[a] - 1) * w.dilation[a] + 1, w.name,
                 ": padding must be at most half the window, got padding=", w.padding, ", kernel_size=", w.kernel_size,

@@ -2,6 +2,7 @@
 #pragma once
 #include <ATen/core/Tensor.h>
 
+#include <algorithm>
 #include <array>
 #include <optional>
 #include <string>
@@ -11,12 +12,13 @@
 
 namespace torchconv {
 
-// The windows as an operator receives them: one number an axis, or all empty for adaptive windows, where output o of an
-// axis sees the inputs floor(o * input / output) to ceil((o + 1) * input / output).
+// The windows as an operator receives them: one number an axis. A kernel_size of zeros stands for adaptive windows, where
+// output o of an axis sees the inputs floor(o * input / output) to ceil((o + 1) * input / output); the other numbers are
+// then not looked at. So do empty lists, but AOTInductor's packages make None of those.
 struct PoolWindow {
   std::string name;  // of the operator, for messages
   at::IntArrayRef kernel_size, stride, padding, dilation;
-  bool adaptive() const { return kernel_size.empty(); }
+  bool adaptive() const { return std::all_of(kernel_size.begin(), kernel_size.end(), [](int64_t k) { return k == 0; }); }
 };
 
 // How a sum becomes a mean.

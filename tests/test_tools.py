@@ -358,6 +358,21 @@ def test_export_is_portable_where_disabled(strict):
         assert_close(program.module()(torch.cat([x, x])), net(torch.cat([x, x])))
 
 
+@pytest.mark.slow
+def test_aotinductor_package(tmp_path):
+    """Also of adaptive poolings, whose windows are no numbers."""
+    _, net, x = pair()
+    net = torch.nn.Sequential(*net[:4], torch.nn.AdaptiveMaxPool2d(2), torch.nn.AdaptiveAvgPool2d(1))
+    ours = torchconv.convert(copy.deepcopy(net), fuse=False)
+    options = {"aot_inductor.compile_wrapper_opt_level": "O0"}
+    program = torch.export.export(ours, (x,))
+    assert len(operators(program.graph)) == 4
+    path = torch._inductor.aoti_compile_and_package(
+        program, package_path=str(tmp_path / "model.pt2"), inductor_configs=options
+    )
+    assert_close(torch._inductor.aoti_load_package(path)(x), net(x))
+
+
 # ---- quantization ----
 
 

@@ -153,10 +153,10 @@ def position_dtype(
 ) -> torch.dtype:
     """The narrowest integer that holds a position in a window: a byte up to 256 elements."""
     # Of adaptive windows none is wider than this, and where output divides input (and is not 1) all are one narrower.
-    widest = kernel_size or [
+    adaptive = [
         (n + out - 2) // out + 1 if out > 0 else 1 for n, out in zip(input_spatial, output_spatial, strict=True)
     ]
-    window = math.prod(widest)
+    window = math.prod(kernel_size if any(kernel_size) else adaptive)
     if window <= 256:
         return torch.uint8
     return torch.int16 if window <= 32768 else torch.int32

@@ -12,7 +12,7 @@
 
 Max pooling saves neither its input nor its output, only the positions: a byte each. A window is
 ``(kernel_size, stride, padding, dilation)``, and for a mean ``(kernel_size, stride, padding)``: one number an axis, or
-none where it is adaptive.
+a kernel_size of zeros where it is adaptive.
 """
 
 from collections.abc import Sequence

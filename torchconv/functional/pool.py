@@ -177,7 +177,7 @@ def _adaptive_max_pool(dims: int, input: Tensor, output_size: Sizes, return_indi
     size = _adaptive_size(output_size, input, dims, name)
     if 0 in size:
         return _built_in(name, input, output_size, return_indices)
-    return _max_result(x, batched, ((), (), (), ()), size, return_indices)
+    return _max_result(x, batched, [[0] * dims] * 4, size, return_indices)
 
 
 def _adaptive_avg_pool(dims: int, input: Tensor, output_size: Sizes) -> Tensor:
@@ -190,7 +190,7 @@ def _adaptive_avg_pool(dims: int, input: Tensor, output_size: Sizes) -> Tensor:
     size = _adaptive_size(output_size, input, dims, name)
     if 0 in size:
         return _built_in(name, input, output_size)
-    out = avg_pool(x, (), (), (), size, True, None)
+    out = avg_pool(x, *[[0] * dims] * 3, size, True, None)
     return out if batched else out.squeeze(0)
 
 
