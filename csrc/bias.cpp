@@ -49,10 +49,11 @@ at::Tensor convolution_bias_grad(const at::Tensor& grad) {
 }
 
 std::tuple<at::Tensor, at::Tensor> relu_bias_grad(const at::Tensor& grad, const at::Tensor& output) {
-  TORCH_CHECK(grad.sizes() == output.sizes() && grad.scalar_type() == output.scalar_type() &&
-                  grad.device() == output.device(),
-              "relu_bias_grad: the gradient is ", grad.scalar_type(), " of shape ", grad.sizes(), " on ", grad.device(),
-              " but the output is ", output.scalar_type(), " of shape ", output.sizes(), " on ", output.device());
+  TORCH_CHECK(grad.sizes() == output.sizes() && grad.scalar_type() == output.scalar_type(),
+              "relu_bias_grad: the gradient is ", grad.scalar_type(), " of shape ", grad.sizes(), " but the output is ",
+              output.scalar_type(), " of shape ", output.sizes());
+  TORCH_CHECK(grad.device() == output.device(), "relu_bias_grad: the gradient is on ", grad.device(),
+              " but the output is on ", output.device());
   const at::MemoryFormat format = gradient_format(output);
   const at::Tensor gy = grad.contiguous(format), y = output.contiguous(format);
   at::Tensor masked = at::empty(grad.sizes(), grad.options().memory_format(format));

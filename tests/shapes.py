@@ -64,7 +64,7 @@ def along(c: ConvCase, dims: int) -> ConvCase:
             c.stride[1:], c.padding[1:], c.dilation[1:], c.groups,
         )  # fmt: skip
     return ConvCase(
-        f"3d_{c.name}", (*c.input[:2], 3, *c.input[2:]), (*c.weight[:2], 2, *c.weight[2:]),
+        f"3d_{c.name}", (*c.input[:2], 2, *c.input[2:]), (*c.weight[:2], 2, *c.weight[2:]),
         (min(2, c.stride[0]), *c.stride), ((1, 0), *c.padding), (min(2, c.dilation[0]), *c.dilation), c.groups,
     )  # fmt: skip
 
@@ -135,6 +135,7 @@ CASES_3D = [
     case("3d_depthwise", (2, 5, 4, 5, 6), (10, 1, 3, 3, 3), stride=(1, 2, 1), padding=1, groups=5),
 ]
 CASES = CASES_2D + CASES_1D + CASES_3D
+ALONG = [along(c, dims) for dims in (1, 3) for c in CASES_2D]  # the names of two dimensions, in one and three
 
 # Every map is tiled exactly: maps of 1 to 9 a side have tiles of 1, 2, 3 and 4 outputs, alone and after others.
 WINOGRAD_CASES = [

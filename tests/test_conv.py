@@ -5,7 +5,7 @@ import re
 
 import pytest
 import torch
-from shapes import CASES, VECTOR_LENGTHS, ConvCase, case
+from shapes import ALONG, CASES, VECTOR_LENGTHS, ConvCase, case
 
 import torchconv.functional as TF
 from torchconv.ops import activation_format
@@ -120,6 +120,23 @@ def test_against_float64(case: ConvCase, algorithm: str) -> None:
                 assert result.shape == expected.shape
                 error = relative_error(result, expected)
                 assert error <= bound(name, dtype, direction), (dtype, layout, direction, error)
+
+
+@pytest.mark.parametrize(
+    "c", [pytest.param(c, marks=pytest.mark.slow if c.dims == 3 and c.groups == 1 else ()) for c in ALONG], ids=str
+)
+def test_other_dimensions_against_float64(c: ConvCase) -> None:
+    """The shapes of two dimensions in one and three: every algorithm, whose operands, and what is right, are shared."""
+    for dtype in BOUNDS:
+        for layout in LAYOUTS if c.dims > 1 else ["contiguous"]:
+            x, w, b, g = operands(c, dtype, layout)
+            for direction in DIRECTIONS:
+                expected = exact(c, direction, x, w, b, g)
+                for algorithm in ops._algorithms():
+                    if algorithm == "reference" or not chosen(c, direction, x, w, g, algorithm)[0]:
+                        continue
+                    error = relative_error(run(c, direction, x, w, b, g, algorithm), expected)
+                    assert error <= bound(algorithm, dtype, direction), (algorithm, dtype, layout, direction, error)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
