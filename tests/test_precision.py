@@ -9,6 +9,7 @@ from test_conv import DIRECTIONS, LAYOUTS, chosen, operands, run
 
 import torchconv
 import torchconv.functional as TF
+import torchconv.nn as tnn
 
 ops = torch.ops.torchconv
 SUMS = {"direct", "depthwise"}
@@ -122,3 +123,22 @@ def test_inside_of_it_what_is_run_sums_directly(highest) -> None:
         assert run(WINOGRAD, "forward", x, w, b, g, "winograd").isfinite().all()
         with torchconv.precision("highest"):
             assert all(torch.equal(run(WINOGRAD, d, x, w, b, g), y) for d, y in zip(DIRECTIONS, direct, strict=True))
+
+
+def test_of_one_model() -> None:
+    """Set by convert on every layer that is not told its algorithm, inherited by the backward, and taken back."""
+    layers = [torch.nn.Conv2d(64, 64, 3, padding=1), torch.nn.ConvTranspose2d(64, 64, 3), tnn.Conv2d(64, 4, 1)]
+    layers += [tnn.Conv2d(4, 4, 3, algorithm="direct"), tnn.GroupConv2d(4, 2, 3, lifting=True)]
+    model = torch.nn.Sequential(*layers)
+    x = torch.randn(2, 64, 9, 9)
+    with torchconv.precision("highest"):
+        expected = torch.autograd.grad(torchconv.convert(model)(x).sum(), list(model.parameters()))
+    torchconv.convert(model, precision="highest")
+    assert [layer.algorithm for layer in model] == ["highest"] * 3 + ["direct", "highest"]
+    assert all(map(torch.equal, torch.autograd.grad(model(x).sum(), list(model.parameters())), expected))
+    assert {row.algorithm for row in torchconv.explain(model, x)} == {"direct"}
+    assert "algorithm=highest" in repr(model)
+    torchconv.convert(model, precision="high")
+    assert [layer.algorithm for layer in model] == ["auto"] * 3 + ["direct", "auto"]
+    with pytest.raises(ValueError, match="precision must be 'high', 'highest' or None, got 'higher'"):
+        torchconv.convert(model, precision="higher")

@@ -23,6 +23,9 @@ from .fuse import join, original_container
 from .nn.conv import algorithms
 
 _OURS = tuple(OURS)
+# Layers that have a choice of algorithm, and what it is for each precision.
+_CHOOSING: Any = tuple(cls for name in nn.__all__ if hasattr(cls := getattr(nn, name), "algorithm"))
+_ALGORITHMS = {"high": "auto", "highest": "highest"}
 
 _Model = TypeVar("_Model", bound=torch.nn.Module)
 
@@ -39,7 +42,9 @@ class LeftAlone:
         return f"{self.name or 'the model itself'} ({self.layer}): {self.reason}"
 
 
-def convert(model: _Model, *, fuse: bool = False, report: list[LeftAlone] | None = None) -> _Model:
+def convert(
+    model: _Model, *, fuse: bool = False, precision: str | None = None, report: list[LeftAlone] | None = None
+) -> _Model:
     """Replaces every convolution and pooling layer of torch.nn in `model` by torchconv.nn's, in place.
 
     Layers are found at any depth, the model itself included, and keep their identity: parameters, buffers, hooks,
@@ -64,6 +69,9 @@ def convert(model: _Model, *, fuse: bool = False, report: list[LeftAlone] | None
     Args:
         model: any module.
         fuse: whether neighbouring layers are run as one.
+        precision: ``"highest"`` for convolutions that sum directly, here and in the backward, whatever the process's
+            precision is (see :func:`set_conv_precision`); ``"high"`` takes that back; None leaves it as it is. Layers
+            that were told their algorithm by name keep it.
         report: a list to which each layer that could not be converted or fused is added, with the reason. Without one,
             a warning names those not converted.
 
@@ -72,12 +80,19 @@ def convert(model: _Model, *, fuse: bool = False, report: list[LeftAlone] | None
 
     Raises:
         TypeError: `model` is not a torch.nn.Module.
+        ValueError: a precision that is neither ``"high"`` nor ``"highest"``.
     """
+    if precision not in (None, *_ALGORITHMS):
+        raise ValueError(f"convert: precision must be 'high', 'highest' or None, got {precision!r}")
     _change(model, _converted, "converted to torchconv", report)
     if fuse:
         left = [LeftAlone(name, type(module).__name__, reason) for name, module, reason in join(model)]
         if report is not None:
             report.extend(left)
+    if precision is not None:
+        for layer in model.modules():
+            if isinstance(layer, _CHOOSING) and layer.algorithm in _ALGORITHMS.values():
+                layer.algorithm = _ALGORITHMS[precision]
     return model
 
 

@@ -354,7 +354,8 @@ def conv2d(
         padding: zeros on both sides of an axis, one integer or 2; a pair (before, after) for each axis;
             ``'valid'`` for none; ``'same'`` for an output side of ``⌈side/stride⌉``, the odd zero at the end.
         groups: channels are cut into so many independent convolutions.
-        algorithm: ``"auto"``, or the name of the one to use (see ``torchconv.explain``).
+        algorithm: ``"auto"``; ``"highest"``, which is ``"auto"`` among those that sum directly, whatever the process's
+            precision; or the name of the one to use (see ``torchconv.explain``).
         activation: None, or ``"relu"`` for ``max(0, out)``, at no cost of its own.
 
     Returns:

@@ -19,7 +19,7 @@ from ._layer import Quantizable
 
 def algorithms() -> tuple[str, ...]:
     """What a layer's `algorithm` may be."""
-    return ("auto", *torch.ops.torchconv._algorithms())
+    return ("auto", "highest", *torch.ops.torchconv._algorithms())
 
 
 def _is_pairs(padding: Any) -> bool:
@@ -218,7 +218,8 @@ class Conv2d(_Conv, torch.nn.Conv2d):
             input maps of their own block only. Default: 1
         bias (bool): whether each output map has a learned bias. Default: True
         padding_mode (str): 'zeros', 'reflect', 'replicate' or 'circular'. Default: 'zeros'
-        algorithm (str): 'auto', or the one that all directions must take. Default: 'auto'
+        algorithm (str): 'auto'; 'highest', which is 'auto' among those that sum directly (see torchconv.precision); or
+            the one that all directions must take. Default: 'auto'
 
     Shape:
         - Input: (N, C_in, H, W) or (C_in, H, W)
