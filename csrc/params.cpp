@@ -30,7 +30,20 @@ void check_window(const std::string& name, int64_t dims, const Window& w, at::In
   expect(w.dilation, "dilation", dims, 1);
   expect(weight_size.slice(2), "kernel size", dims, 1);
   expect(w.padding, "padding (before and after each axis)", 2 * dims, INT64_MIN);
-  TORCH_CHECK(w.groups >= 1, name, ": groups must be at least 1, got ", w.groups);
+  TORCH_CHECK(w.groups >= 1, name, ": groups must be at least 1, got ", w.groups,
+              " (non-positive groups is not supported)");
+}
+
+// PyTorch's own words for a kernel that does not fit, for which people's tests look.
+std::string larger_than_input(const ConvParams& p) {
+  std::string padded, kernel;
+  for (int64_t a = 3 - p.dims; a < 3; ++a) {
+    const char* between = a > 3 - p.dims ? " x " : "";
+    padded += between + std::to_string((Checked(p.input[a]) + p.before[a] + p.after[a]).value);
+    kernel += between + std::to_string((Checked(p.dilation[a]) * (p.kernel[a] - 1) + 1).value);
+  }
+  return "Calculated padded input size per channel: (" + padded + "). Kernel size: (" + kernel +
+         "). Kernel size can't be greater than actual input size";
 }
 
 // The output's side along axis a. Where there is one output or one tap, the step from it to the next is never taken:
@@ -45,7 +58,8 @@ void fit_axis(ConvParams& p, int64_t a, at::IntArrayRef input_size, at::IntArray
               ": sides beyond 2^60: kernel of shape ", weight_size.slice(2), ", dilation ", w.dilation,
               ", input of shape ", input_size, ", padding ", w.padding);
   TORCH_CHECK(padded.value >= span.value, name, ": kernel of shape ", weight_size.slice(2), " with dilation ",
-              w.dilation, " is larger than the padded input: input of shape ", input_size, ", padding ", w.padding);
+              w.dilation, " is larger than the padded input: input of shape ", input_size, ", padding ", w.padding, " (",
+              larger_than_input(p), ")");
   p.output[a] = (padded.value - span.value) / p.stride[a] + 1;
   if (p.output[a] == 1) p.stride[a] = std::min(p.stride[a], p.input[a]);
   if (p.kernel[a] == 1) p.dilation[a] = 1;
@@ -62,14 +76,16 @@ ConvParams conv_params(at::IntArrayRef input_size, at::IntArrayRef weight_size, 
               " axes, got shape ", input_size);
   check_window(name, dims, w, weight_size);
   TORCH_CHECK(weight_size[0] % w.groups == 0, name, ": weight of shape ", weight_size, " has ", weight_size[0],
-              " output channels, which groups=", w.groups, " does not divide");
+              " output channels, which groups=", w.groups, " does not divide (expected weight to be ",
+              weight_size[0] < w.groups ? "at least " : "divisible by ", w.groups, " at dimension 0)");
   TORCH_CHECK(weight_size[0] > 0, name, ": weight of shape ", weight_size, " has no output channel");
   for_dtype(name, dtype, [](auto) {});
   check_sizes(name, "input", input_size);
   check_sizes(name, "weight", weight_size);
   TORCH_CHECK(input_size[1] == weight_size[1] * w.groups, name, ": weight of shape ", weight_size,
               " with groups=", w.groups, " expects ", weight_size[1] * w.groups, " input channels, got input of shape ",
-              input_size);
+              input_size, " (Given groups=", w.groups, ", weight of size ", weight_size, ", expected input", input_size,
+              " to have ", weight_size[1] * w.groups, " channels, but got ", input_size[1], " channels instead)");
 
   ConvParams p{};
   p.dims = dims;

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.overrides import has_torch_function_variadic
 
 from ..autograd.conv import convolution, convolution_input_grad, convolution_relu
+from ._arguments import require_weight, too_small, wrong_axes, wrong_length
 from ._route import built_in_wanted, has_kernel, overridden
 
 Ints: TypeAlias = int | Sequence[int]
@@ -50,9 +51,9 @@ def _per_axis(value: Ints, dims: int, what: str, name: str, least: int) -> list[
     if len(values) == 1:
         values = values * dims
     if len(values) != dims:
-        raise RuntimeError(f"{name}: {what} must be one integer or {dims} of them, got {value}")
+        raise wrong_length(name, what, dims, value)
     if any(v < least for v in values):
-        raise RuntimeError(f"{name}: {what} must be at least {least}, got {value}")
+        raise too_small(name, what, least, value, values)
     _check_fits(values, what, name)
     return values
 
@@ -176,10 +177,7 @@ def _batched(input: Tensor, dims: int, name: str) -> tuple[Tensor, bool]:
     if axes == dims + 2:
         return input, True
     if axes != dims + 1:
-        raise RuntimeError(
-            f"{name}: expected an input of {dims + 1} (unbatched) or {dims + 2} (batched) axes, "
-            f"got shape {list(input.shape)}"
-        )
+        raise wrong_axes(name, dims, input.shape)
     return input.unsqueeze(0), False
 
 
@@ -219,8 +217,7 @@ def _conv(
         return overridden(name, args[:3], *args, algorithm=algorithm, activation=activation)
     if activation not in (None, "relu"):
         raise RuntimeError(f"{name}: activation must be None or 'relu', got {activation!r}")
-    if weight.dim() != dims + 2:
-        raise RuntimeError(f"{name}: expected a weight of {dims + 2} axes, got shape {list(weight.shape)}")
+    require_weight(name, dims, input, weight, bias)
     stride = _per_axis(stride, dims, "stride", name, 1)
     dilation = _per_axis(dilation, dims, "dilation", name, 1)
     groups = _integer(groups, "groups", name)
@@ -286,8 +283,7 @@ def _conv_transpose(
     if has_torch_function_variadic(input, weight, bias):
         args = (input, weight, bias, stride, padding, output_padding, groups, dilation)
         return overridden(name, args[:3], *args, algorithm=algorithm)
-    if weight.dim() != dims + 2:
-        raise RuntimeError(f"{name}: expected a weight of {dims + 2} axes, got shape {list(weight.shape)}")
+    require_weight(name, dims, input, weight, bias)
     stride = _per_axis(stride, dims, "stride", name, 1)
     dilation = _per_axis(dilation, dims, "dilation", name, 1)
     padding = _per_axis(padding, dims, "padding", name, 0)

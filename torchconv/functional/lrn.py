@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.overrides import has_torch_function_unary
 
 from ..autograd.lrn import local_response_norm as _operator
+from ._arguments import require_tensors
 from ._route import has_kernel, overridden
 
 
@@ -34,7 +35,8 @@ def local_response_norm(input: Tensor, size: int, alpha: float = 1e-4, beta: flo
     """
     if has_torch_function_unary(input):
         return overridden("local_response_norm", (input,), input, size, alpha, beta, k)
-    if not isinstance(input, Tensor) or not has_kernel(input):
+    require_tensors("local_response_norm", input=input)
+    if not has_kernel(input):
         return torch.nn.functional.local_response_norm(input, size, alpha, beta, k)
     if input.dim() < 3:
         raise ValueError(

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.overrides import has_torch_function_unary
 
 from ..autograd.pool import avg_pool, max_pool, max_pool_indices, max_pool_relu
+from ._arguments import require_tensors, wrong_length
 from ._route import has_kernel, overridden
 from .conv import Ints, _batched, _per_axis
 
@@ -27,6 +28,7 @@ def _runs_here(input: Tensor, dims: int) -> bool:
 
 def _built_in(name: str, *args: Any) -> Any:
     """PyTorch's own pooling, where there is no kernel for the input here."""
+    require_tensors(name, input=args[0])
     return getattr(torch.nn.functional, name)(*args)
 
 
@@ -57,6 +59,8 @@ def _window(
             raise RuntimeError(
                 f"{name}: padding must be at most half the window, got padding={padding}, kernel_size={kernel_size}"
                 + (f", dilation={dilation}" if dilation != 1 else "")
+                + " (pad should be at most half of effective kernel size; "
+                "padding should be at most half of kernel size)"
             )
     return kernel, steps, pads, gaps
 
@@ -80,7 +84,8 @@ def _output_size(
     if min(sides) < 1:
         raise RuntimeError(
             f"{name}: input of shape {list(input.shape)} gives an output of spatial size {sides}, which is too small "
-            f"(kernel_size={kernel}, stride={stride}, padding={padding}, dilation={dilation})"
+            f"(kernel_size={kernel}, stride={stride}, padding={padding}, dilation={dilation}; "
+            f"Output size is too small; Invalid computed output size: {min(sides)})"
         )
     return sides
 
@@ -89,8 +94,10 @@ def _adaptive_size(output_size: Sizes, input: Tensor, dims: int, name: str) -> l
     """`output_size` with None replaced by the input's size."""
     if isinstance(output_size, (tuple, list)):
         if len(output_size) != dims:
-            raise RuntimeError(f"{name}: output_size must be one integer or {dims} of them, got {output_size}")
+            raise wrong_length(name, "output_size", dims, output_size)
         if dims > 1:  # as the built-in, which in one dimension has no None
+            if input.dim() <= dims:
+                raise ValueError(f"{name}: Input dimension should be at least {dims + 1}, got {input.dim()}")
             spatial = input.shape[-dims:]
             output_size = [n if o is None else o for o, n in zip(output_size, spatial, strict=True)]
     return _per_axis(output_size, dims, "output_size", name, 0)  # type: ignore[arg-type]
@@ -159,7 +166,7 @@ def _avg_pool(
     x, batched = _prepare(input, dims, name, any_format=False)
     window = _window(kernel_size, stride, padding, 1, dims, name)
     if divisor_override == 0:
-        raise RuntimeError(f"{name}: divisor_override must not be 0")
+        raise RuntimeError(f"{name}: divisor_override must not be 0 (divisor must be not zero)")
     if dims == 3 and any(k > n for k, n in zip(window[0], x.shape[2:], strict=True)):
         raise RuntimeError(f"{name}: input of shape {list(input.shape)} is smaller than kernel_size={kernel_size}")
     output_size = _output_size(input, *window, ceil_mode, name)
@@ -173,8 +180,8 @@ def _adaptive_max_pool(dims: int, input: Tensor, output_size: Sizes, return_indi
         return overridden(name, (input,), input, output_size, return_indices)
     if not _runs_here(input, dims):
         return _built_in(name, input, output_size, return_indices)
-    x, batched = _prepare(input, dims, name, any_format=False)
     size = _adaptive_size(output_size, input, dims, name)
+    x, batched = _prepare(input, dims, name, any_format=False)
     if 0 in size:
         return _built_in(name, input, output_size, return_indices)
     return _max_result(x, batched, [[0] * dims] * 4, size, return_indices)
@@ -186,8 +193,8 @@ def _adaptive_avg_pool(dims: int, input: Tensor, output_size: Sizes) -> Tensor:
         return overridden(name, (input,), input, output_size)
     if not _runs_here(input, dims):
         return _built_in(name, input, output_size)
-    x, batched = _prepare(input, dims, name, any_format=False)
     size = _adaptive_size(output_size, input, dims, name)
+    x, batched = _prepare(input, dims, name, any_format=False)
     if 0 in size:
         return _built_in(name, input, output_size)
     out = avg_pool(x, *[[0] * dims] * 3, size, True, None)
@@ -200,6 +207,7 @@ def _lp_pool(
     name = f"lp_pool{dims}d"
     if has_torch_function_unary(input):
         return overridden(name, (input,), input, norm_type, kernel_size, stride, ceil_mode)
+    require_tensors(name, input=input)
     kernel = _per_axis(kernel_size, dims, "kernel_size", name, 1)
     if norm_type == math.inf:
         return _max_pool(dims, input.abs(), kernel, stride, 0, 1, ceil_mode, False)

@@ -13,6 +13,7 @@ from ..autograd.reduced import convolution_max, convolution_norm
 from ..autograd.transform import transform_filters as _transform_filters
 from ..autograd.transform_conv import transform_convolution
 from ..transforms import FilterMap, TransformSet
+from ._arguments import require_weight
 from ._route import has_kernel, overridden
 from .conv import (
     Ints,
@@ -96,8 +97,7 @@ def _transform_conv(
         return overridden(name, (input, weight, bias), *args, reduce=reduce, algorithm=algorithm)
     if reduce not in REDUCTIONS:
         raise RuntimeError(f"{name}: reduce must be one of {REDUCTIONS}, got {reduce!r}")
-    if weight.dim() != dims + 2:
-        raise RuntimeError(f"{name}: expected a weight of {dims + 2} axes, got shape {list(weight.shape)}")
+    require_weight(name, dims, input, weight, bias)
     stride = _per_axis(stride, dims, "stride", name, 1)
     dilation = _per_axis(dilation, dims, "dilation", name, 1)
     groups = _integer(groups, "groups", name)

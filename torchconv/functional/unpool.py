@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.overrides import has_torch_function_variadic
 
+from ._arguments import require_tensors
 from ._route import overridden
 from .conv import Ints, _in_the_format_of, _per_axis
 from .pool import _built_in, _runs_here
@@ -47,6 +48,7 @@ def _max_unpool(
     name = f"max_unpool{dims}d"
     if has_torch_function_variadic(input, indices):
         return overridden(name, (input, indices), input, indices, kernel_size, stride, padding, output_size)
+    require_tensors(name, input=input, indices=indices)
     if not _runs_here(input, dims):
         return _built_in(name, input, indices, kernel_size, stride, padding, output_size)
     if input.dim() not in (dims + 1, dims + 2):
@@ -54,7 +56,10 @@ def _max_unpool(
     if indices.dtype != torch.int64:
         raise RuntimeError(f"{name}: expected indices of dtype int64, got {indices.dtype}")
     if indices.shape != input.shape:
-        raise RuntimeError(f"{name}: expected indices of shape {list(input.shape)}, got {list(indices.shape)}")
+        raise RuntimeError(
+            f"{name}: expected indices of shape {list(input.shape)}, got {list(indices.shape)} "
+            "(Expected shape of indices to be same as that of the input tensor)"
+        )
     kernel = _per_axis(kernel_size, dims, "kernel_size", name, 1)
     steps = kernel if stride is None else _per_axis(stride, dims, "stride", name, 1)
     pads = _per_axis(padding, dims, "padding", name, 0)
@@ -65,7 +70,7 @@ def _max_unpool(
         flat = flat.scatter(-1, indices.flatten(-dims), input.flatten(-dims))
     except RuntimeError as error:
         if "out of bounds" in str(error):
-            raise RuntimeError(f"{name}: found an invalid max index for an output of size {sides}: {error}") from error
+            raise RuntimeError(f"{name}: Found an invalid max index: {error} (an output of size {sides})") from error
         raise
     output = flat.unflatten(-1, sides)
     return _in_the_format_of(input, output) if dims == 2 else output

@@ -13,6 +13,7 @@ from torch.nn.functional import pad
 from torch.nn.modules.utils import _ntuple
 
 from .. import functional
+from ..functional._arguments import require_tensors
 from ..functional.conv import same_padding
 from ._layer import Quantizable
 
@@ -102,6 +103,7 @@ class _Conv(_Algorithm):
     def _convolve(self: Any, input: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None) -> Tensor:
         padding = self.padding
         if self.padding_mode != "zeros":
+            require_tensors(type(self).__name__, input=input)
             size = input.shape[-len(self.kernel_size) :]
             input, padding = pad(input, self._pad_amounts(size), mode=self.padding_mode), 0
         return self._functional(

@@ -20,6 +20,7 @@ from torch.nn import Parameter, init
 from torch.nn.modules.utils import _ntuple
 
 from .. import functional
+from ..functional._arguments import require_tensors
 from ..functional.conv import _batched, _in_the_format_of
 from ..functional.transform import _every_map, support_margins
 from ..transforms import FilterMap, TransformSet, constants, dihedral, rotations
@@ -172,6 +173,7 @@ class GroupConv2d(_Mapped):
         return functional.transform_filters(split, fmap).reshape(self.convolution_size)
 
     def forward(self, input: Tensor) -> Tensor:
+        require_tensors("GroupConv2d", input=input)
         sides = self._sides(input.shape[-2:])
         if self.padding_mode != "zeros":
             amounts = self._pad_amounts(input.shape[-2:])
@@ -272,6 +274,7 @@ class GroupBatchNorm2d(Layer, torch.nn.BatchNorm2d):
 
 def _by_channel(input: Tensor, order: int) -> Tensor:
     """[..., C·|G|, H, W] as [..., C, |G|, H, W]."""
+    require_tensors(f"maps of {order} group elements", input=input)
     if input.dim() < 3 or input.shape[-3] % order:
         raise RuntimeError(f"expected maps of {order} group elements each, got an input of shape {list(input.shape)}")
     return input.unflatten(-3, (input.shape[-3] // order, order))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import functional
+from ..functional._arguments import require_tensors
 from ..functional.conv import Ints, _per_axis
 from ._layer import Layer
 
@@ -79,6 +80,7 @@ class LearnedPool2d(Layer, torch.nn.Module):
         torch.nn.init.constant_(self.weight, 1 / math.prod(self.kernel_size))
 
     def forward(self, input: Tensor) -> Tensor:
+        require_tensors("LearnedPool2d", input=input)
         maps = input.shape[-3] if input.dim() in (3, 4) else -1
         if maps < 0 or (self.channels is not None and maps != self.channels):
             raise RuntimeError(
@@ -138,6 +140,7 @@ class BlockPool2d(Layer, torch.nn.Module):
         self.at_once = at_once
 
     def forward(self, input: Tensor) -> Tensor:
+        require_tensors("BlockPool2d", input=input)
         (height, width), (down, right) = self.kernel_size, self.stride
         if input.dim() not in (3, 4) or input.shape[-2] < height or input.shape[-1] < width:
             raise RuntimeError(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import functional
+from ..functional._arguments import require_tensors
 from ..functional.conv import Ints, Padding, _per_axis, _sides, output_sides, transposed_sides
 from ._layer import Layer
 
@@ -59,6 +60,7 @@ class _LocallyConnected(Layer, torch.nn.Module):
             torch.nn.init.uniform_(self.bias, -bound, bound)
 
     def _check(self: Any, input: Tensor) -> None:
+        require_tensors(type(self).__name__, input=input)
         given = tuple(input.shape[-self._dims :])
         if given != self.input_size:
             raise RuntimeError(

@@ -10,6 +10,7 @@ from torch.nn import Parameter
 from torch.nn.functional import pad
 from torch.nn.modules.utils import _ntuple
 
+from ..functional._arguments import require_tensors
 from ..functional.transform import REDUCTIONS, _transform_conv, support_margins
 from ..transforms import FilterMap, TransformSet, constants
 from ._layer import Layer
@@ -162,6 +163,7 @@ class _TransformInvariantConv(_Mapped, torch.nn.modules.conv._ConvNd):
         return [side + margins[-1 - i // 2] for i, side in enumerate(_Conv._pad_amounts(self, size))]
 
     def forward(self, input: Tensor) -> Tensor:
+        require_tensors(type(self).__name__, input=input)
         padding: Any = self._given_padding
         weight = self.weight
         if self.padding_mode != "zeros":
