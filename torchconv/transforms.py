@@ -205,7 +205,7 @@ class TransformSet:
         """The map for filters of this size, in float64, exact zeros left out."""
         kernel = _kernel(kernel_size, self.dims)
         support = self.support(kernel)
-        columns, values = _interpolation(_by_axis(self.matrices, len(kernel)), kernel, support, snap=True)
+        columns, values = _interpolation(self.matrices, kernel, support, snap=True)
         kept = values != 0  # [rows, corners]
         pointers = torch.cat([torch.zeros(1, dtype=torch.int64), kept.sum(1).cumsum(0)])
         return FilterMap(pointers, columns[kept], values[kept], kernel, support)
@@ -215,8 +215,7 @@ class TransformSet:
     ) -> FilterMap:
         """The map to copies of size `support` with these numbers in place of the set's own: its values are
         differentiable in them, and it has all 2ᵈ entries in every row, so that its size is fixed."""
-        matrices = _by_axis(self.matrices_of(parameters), len(kernel))
-        columns, values = _interpolation(matrices, kernel, support, snap=False)
+        columns, values = _interpolation(self.matrices_of(parameters), kernel, support, snap=False)
         rows, corners = columns.shape
         pointers = torch.arange(0, rows * corners + 1, corners, device=columns.device)
         return FilterMap(pointers, columns.flatten(), values.flatten(), kernel, support)
@@ -378,32 +377,46 @@ def _by_axis(matrices: Tensor, dims: int | None = None) -> Tensor:
     )
 
 
+def _inverted(matrices: Tensor) -> tuple[Tensor, Tensor]:
+    """The inverses [T, d, d] and determinants [T] of matrices [T, d, d], d of 1 to 3, by the adjugate: its derivatives
+    are right at any order, those of torch.linalg's factorisations are not."""
+    columns = matrices.unbind(-1)  # each [T, d]
+    if len(columns) == 1:
+        adjugate = torch.ones_like(matrices)
+    elif len(columns) == 2:
+        (a, c), (b, d) = (column.unbind(-1) for column in columns)
+        adjugate = torch.stack([torch.stack([d, -b], -1), torch.stack([-c, a], -1)], -2)
+    else:
+        u, v, w = columns
+        cross = torch.linalg.cross
+        adjugate = torch.stack([cross(v, w), cross(w, u), cross(u, v)], -2)
+    determinants = (adjugate[:, 0] * columns[0]).sum(-1)
+    return adjugate / determinants[:, None, None], determinants
+
+
 def _interpolation(
     matrices: Tensor, kernel: Sequence[int], support: Sequence[int], *, snap: bool
 ) -> tuple[Tensor, Tensor]:
-    """For each row (t, p) the 2ᵈ taps around A⁻¹ p and their weights, of matrices [T, d, d] by axis: two of
-    [T · P, 2ᵈ]. Taps outside the filter have weight 0."""
+    """For each row (t, p) the 2ᵈ taps around A⁻¹ p and their weights, of matrices A [T, ·, ·] that act on the last of
+    the filter's d axes: two of [T · P, 2ᵈ]. Taps outside the filter have weight 0."""
     device, d = matrices.device, len(kernel)
-    matrices = matrices.double()
+    inverse, determinant = _inverted(matrices.double())
     grid = torch.meshgrid(*(torch.arange(s, device=device) for s in support), indexing="ij")
-    points = torch.stack(grid, -1).flatten(0, -2) - (matrices.new_tensor(support) - 1) / 2  # [P, d] from the centre
-    inverse = torch.linalg.inv(matrices)
-    places = points @ inverse.transpose(1, 2) + (matrices.new_tensor(kernel) - 1) / 2  # [T, P, d] in taps
+    points = torch.stack(grid, -1).flatten(0, -2) - (inverse.new_tensor(support) - 1) / 2  # [P, d] from the centre
+    places = points @ _by_axis(inverse, d).transpose(1, 2) + (inverse.new_tensor(kernel) - 1) / 2  # [T, P, d] in taps
     if snap:
-        places = _snapped(places)
+        places, determinant = _snapped(places), _snapped(determinant)
     below = places.detach().floor()
     share = places - below  # of the tap above, along each axis
     corners = torch.tensor(list(itertools.product((0, 1), repeat=d)), device=device)  # [2ᵈ, d]
     taps = below.long()[:, :, None] + corners  # [T, P, 2ᵈ, d]
-    weights = torch.where(corners.bool(), share[:, :, None], 1 - share[:, :, None]).prod(-1)
+    shares = torch.where(corners.bool(), share[:, :, None], 1 - share[:, :, None])
+    weights = math.prod(shares.unbind(-1), start=inverse.new_ones(()))
     size = torch.tensor(list(kernel), device=device)
     inside = ((taps >= 0) & (taps < size)).all(-1)
     pitch = torch.tensor([math.prod(kernel[a + 1 :]) for a in range(d)], device=device)
     columns = (taps.clamp(min=0).minimum(size - 1) * pitch).sum(-1)
-    determinant = torch.linalg.det(matrices).abs()
-    if snap:
-        determinant = _snapped(determinant)
-    values = torch.where(inside, weights, 0.0) / determinant[:, None, None]
+    values = torch.where(inside, weights, 0.0) / determinant.abs()[:, None, None]
     return columns.flatten(0, 1), values.flatten(0, 1)
 
 

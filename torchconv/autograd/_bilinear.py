@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 from torch import Tensor
 from torch.autograd import Function
 
-from ._common import asked
+from ._common import asked, primals
 
 # An operator as its Functions call it: with the ctx that holds its sizes and window, its two operands, and the tensors
 # that it takes beside them and that have no derivative.
@@ -72,7 +72,7 @@ def _rules(operator: Bilinear, to_first: Bilinear, to_second: Bilinear) -> Rules
         return tuple(grads)
 
     def jvp(ctx: Any, *tangents: Any) -> Tensor | None:
-        first, second, *others = ctx.saved_tensors
+        first, second, *others = primals(ctx)
         of_first, of_second = (tangents[i] for i in ctx.at)
         return total(
             [

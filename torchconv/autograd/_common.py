@@ -26,6 +26,7 @@ def register(name: str, function: type[torch.autograd.Function]) -> Callable[...
             return operator(*args)
 
     function.forward = staticmethod(forward)  # type: ignore[method-assign]
+    function.jvp = staticmethod(_seen_from_outside(function.jvp))  # type: ignore[method-assign]
     # Function.apply binds its arguments to forward's signature, call after call: worked out once, it costs less.
     forward.__signature__ = inspect.signature(forward)  # type: ignore[attr-defined]
     _library.impl(name, function.apply, "Autograd")
@@ -45,13 +46,39 @@ def register(name: str, function: type[torch.autograd.Function]) -> Callable[...
     return call
 
 
+def _seen_from_outside(jvp: Callable[..., Any]) -> Callable[..., Any]:
+    """`jvp`, run with forward mode on. PyTorch turns it off around a Function's jvp, whose operands still hold the
+    tangents that it handles, but off for the levels of ``torch.func`` outside of it too: their derivatives of this one
+    would be 0. Its operands come from `primals` instead, without those tangents."""
+
+    def rule(ctx: Any, *tangents: Any) -> Any:
+        with forward_ad._set_fwd_grad_enabled(True):
+            return jvp(ctx, *tangents)
+
+    return rule
+
+
+def primals(ctx: Any) -> list[Any]:
+    """What a Function kept, as its ``jvp`` is to read it: without the tangents of the level at work, with those of the
+    levels outside."""
+    return [t if t is None else forward_ad.unpack_dual(t).primal for t in ctx.saved_tensors]
+
+
+def differentiated() -> bool:
+    """Whether a backward may itself be differentiated, so that it has to be made of differentiable operators."""
+    return torch.is_grad_enabled() or forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
+
+
 def asked(ctx: Any) -> tuple[bool, ...]:
     """Which of a Function's operands, its leading tensors, this backward owes a gradient.
 
     ``needs_input_grad`` says which require one; ``torch.autograd.grad(y, x)`` asks for x alone, and only the engine
     knows that. It does not tell of a leaf that is itself asked for: that is an error, and means yes.
     """
-    needs, edges = ctx.needs_input_grad, getattr(ctx, "next_functions", ())
+    needs = ctx.needs_input_grad
+    if torch.compiler.is_dynamo_compiling():  # compiled autograd, which drops what nobody asks for
+        return needs
+    edges = getattr(ctx, "next_functions", ())
     if sum(needs) == 1 or any(needs[len(edges) :]):
         return needs
     return tuple(need and _will_run(edges[i][0]) for i, need in enumerate(needs))

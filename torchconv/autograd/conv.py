@@ -17,17 +17,10 @@ from torch.autograd import Function
 
 from ._batch import FILTERS, MAPS, as_one, into_channels
 from ._bilinear import keep, total, triangle
-from ._common import asked, register
+from ._common import asked, primals, register
+from ._strides import laid_out, weight_format
 
 aten = torch.ops.aten
-
-
-def weight_format(weight: Tensor) -> torch.memory_format:
-    """The memory format a gradient takes to come back in the strides of `weight`."""
-    for dim, memory_format in ((4, torch.channels_last), (5, torch.channels_last_3d)):
-        if weight.dim() == dim and not weight.is_contiguous() and weight.is_contiguous(memory_format=memory_format):
-            return memory_format
-    return torch.contiguous_format
 
 
 def _as_channel(values: Tensor, dim: int) -> Tensor:
@@ -44,7 +37,8 @@ def _input_grad(ctx: Any, grad: Tensor, w: Tensor) -> Tensor:
 
 
 def _weight_grad(ctx: Any, grad: Tensor, x: Tensor) -> Tensor:
-    return convolution_weight_grad(grad, x, ctx.weight_size, *ctx.window, ctx.weight_format)
+    out = convolution_weight_grad(grad, x, ctx.weight_size, *ctx.window, ctx.weight_format)
+    return laid_out(out, ctx.weight_strides)
 
 
 _, _of_input_grad, _of_weight_grad = triangle(_conv, _input_grad, _weight_grad)
@@ -71,7 +65,7 @@ class Convolution(Function):
 
     @staticmethod
     def jvp(ctx: Any, input: Tensor | None, weight: Tensor | None, bias: Tensor | None, *_: Any) -> Tensor | None:
-        x, w = ctx.saved_tensors[:2]
+        x, w = primals(ctx)[:2]
         out = total(
             [None if input is None else _conv(ctx, input, w), None if weight is None else _conv(ctx, x, weight)]
         )
@@ -89,8 +83,14 @@ class Convolution(Function):
 def _keep_operands(ctx: Any, inputs: tuple, *output: Tensor) -> None:
     """Keeps what the derivatives of a convolution need, and its `output` where they need that too."""
     input, weight, _, *ctx.window = inputs
-    ctx.input_size, ctx.weight_size, ctx.weight_format = input.shape, weight.shape, weight_format(weight)
+    ctx.input_size = input.shape
+    _keep_size(ctx, weight)
     keep(ctx, input, weight, *output)
+
+
+def _keep_size(ctx: Any, weight: Tensor) -> None:
+    """Keeps what a gradient needs to come back as `weight` is."""
+    ctx.weight_size, ctx.weight_format, ctx.weight_strides = weight.shape, weight_format(weight), weight.stride()
 
 
 def _operand_grads(
@@ -140,7 +140,7 @@ class ConvolutionInputGrad(Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
         grad, weight, ctx.input_size, *ctx.window = inputs
-        ctx.weight_size, ctx.weight_format = weight.shape, weight_format(weight)
+        _keep_size(ctx, weight)
         keep(ctx, grad, weight)
 
     @staticmethod
@@ -155,7 +155,7 @@ class ConvolutionWeightGrad(Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
         grad, input, ctx.weight_size, *ctx.window, ctx.weight_format = inputs
-        ctx.input_size = input.shape
+        ctx.input_size, ctx.weight_strides = input.shape, output.stride()
         keep(ctx, grad, input)
 
     @staticmethod

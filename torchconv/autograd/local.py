@@ -11,7 +11,8 @@ from torch.autograd import Function
 
 from ._batch import FILTERS, MAPS, as_one
 from ._bilinear import keep, total, triangle
-from ._common import asked, register
+from ._common import asked, primals, register
+from ._strides import laid_out
 
 
 def _local(ctx: Any, x: Tensor, w: Tensor) -> Tensor:
@@ -23,7 +24,7 @@ def _input_grad(ctx: Any, grad: Tensor, w: Tensor) -> Tensor:
 
 
 def _weight_grad(ctx: Any, grad: Tensor, x: Tensor) -> Tensor:
-    return local_convolution_weight_grad(grad, x, ctx.weight_size, *ctx.window)
+    return laid_out(local_convolution_weight_grad(grad, x, ctx.weight_size, *ctx.window), ctx.weight_strides)
 
 
 _, _of_input_grad, _of_weight_grad = triangle(_local, _input_grad, _weight_grad)
@@ -34,8 +35,9 @@ class LocalConvolution(Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        input, weight, _, *ctx.window = inputs
+        input, weight, bias, *ctx.window = inputs
         ctx.input_size, ctx.weight_size, ctx.output_size = input.shape, weight.shape, output.shape
+        ctx.weight_strides, ctx.bias_strides = weight.stride(), () if bias is None else bias.stride()
         keep(ctx, input, weight)
 
     @staticmethod
@@ -47,13 +49,13 @@ class LocalConvolution(Function):
         return (
             _input_grad(ctx, grad, weight) if to_input else None,
             _weight_grad(ctx, grad, input) if to_weight else None,
-            grad.sum(0) if to_bias else None,
+            laid_out(grad.sum(0), ctx.bias_strides) if to_bias else None,
             *(None,) * 4,
         )
 
     @staticmethod
     def jvp(ctx: Any, input: Tensor | None, weight: Tensor | None, bias: Tensor | None, *_: Any) -> Tensor | None:
-        x, w = ctx.saved_tensors
+        x, w = primals(ctx)
         return total(
             [
                 None if input is None else _local(ctx, input, w),
@@ -74,7 +76,7 @@ class LocalConvolutionInputGrad(Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
         grad, weight, ctx.input_size, *ctx.window = inputs
-        ctx.weight_size = weight.shape
+        ctx.weight_size, ctx.weight_strides = weight.shape, weight.stride()
         keep(ctx, grad, weight)
 
     @staticmethod
@@ -89,7 +91,7 @@ class LocalConvolutionWeightGrad(Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
         grad, input, ctx.weight_size, *ctx.window = inputs
-        ctx.input_size = input.shape
+        ctx.input_size, ctx.weight_strides = input.shape, output.stride()
         keep(ctx, grad, input)
 
     @staticmethod

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.nn.functional import avg_pool2d, pad
 
-from ._common import register
+from ._common import primals, register
 
 
 def _window_sum(x: Tensor, size: int, transposed: bool = False) -> Tensor:
@@ -64,7 +64,7 @@ class LocalResponseNorm(Function):
 
     @staticmethod
     def jvp(ctx: Any, input: Tensor, *_: Any) -> Tensor:
-        return _along(input, *ctx.saved_tensors, *ctx.options)
+        return _along(input, *primals(ctx), *ctx.options)
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple, input: Tensor, *options: Any) -> tuple:
@@ -93,7 +93,7 @@ class LocalResponseNormGrad(Function):
 
     @staticmethod
     def jvp(ctx: Any, of_grad: Tensor | None, of_input: Tensor | None, *_: Any) -> Tensor:
-        grad, x = ctx.saved_tensors
+        grad, x = primals(ctx)
         out = 0 if of_grad is None else local_response_norm_grad(of_grad, x, *ctx.options)
         return out if of_input is None else out + _curvature(of_input, grad, x, *ctx.options)  # type: ignore[return-value]
 

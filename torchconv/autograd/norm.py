@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from ._common import asked, register
+from ._common import asked, differentiated, primals, register
 from .conv import _as_channel
 
 
@@ -68,7 +68,7 @@ class BatchNorm(Function):
             return (None,) * 5
         input, weight, bias, mean, var = ctx.saved_tensors
         needs = (*asked(ctx), False, False, False)[:3]
-        if torch.is_grad_enabled():  # to be differentiated again
+        if differentiated():
             grads = _Formula(input, weight, bias, ctx.eps, ctx.relu).gradients(grad)
         else:
             grads = batch_norm_grad(grad, input, weight, bias, mean, var, ctx.eps, ctx.relu)
@@ -84,7 +84,7 @@ class BatchNorm(Function):
 
     @staticmethod
     def jvp(ctx: Any, input: Tensor | None, weight: Tensor | None, bias: Tensor | None, *_: Any) -> tuple:
-        x, w, b, *_ = ctx.saved_tensors
+        x, w, b = primals(ctx)[:3]
         formula = _Formula(x, w, b, ctx.eps, ctx.relu)
         out = torch.zeros_like(x)
         if input is not None:

@@ -14,7 +14,7 @@ from torch.autograd import Function
 
 from ._batch import FILTERS, MAPS, as_one
 from ._bilinear import keep, total, triangle
-from ._common import asked, register
+from ._common import asked, differentiated, primals, register
 from .conv import convolution, convolution_bias_grad, convolution_input_grad, convolution_weight_grad
 
 
@@ -58,7 +58,7 @@ class ConvolutionMax(Function):
 
     @staticmethod
     def jvp(ctx: Any, input: Tensor | None, weight: Tensor | None, bias: Tensor | None, *_: Any) -> tuple:
-        x, w, winners = ctx.saved_tensors
+        x, w, winners = primals(ctx)
         out = total(
             [
                 None if input is None else _select(ctx, input, w, winners),
@@ -136,7 +136,7 @@ class ConvolutionNorm(Function):
             return (None,) * 9
         input, weight, bias, output = ctx.saved_tensors
         needs = asked(ctx)[:3]
-        if torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
+        if differentiated():
             grads = _norm_grads(ctx, grad, input, weight, bias, needs)
         else:
             got = torch.ops.torchconv.convolution_norm_grad.default(
@@ -147,7 +147,7 @@ class ConvolutionNorm(Function):
 
     @staticmethod
     def jvp(ctx: Any, input: Tensor | None, weight: Tensor | None, bias: Tensor | None, *_: Any) -> Tensor | None:
-        x, w, b = ctx.saved_tensors[:3]
+        x, w, b = primals(ctx)[:3]
         varied = total(
             [
                 None if input is None else convolution(input, w, None, *ctx.window),

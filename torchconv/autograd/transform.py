@@ -21,6 +21,7 @@ from torch.autograd import Function
 from ._batch import into_samples
 from ._bilinear import keep, triangle
 from ._common import register
+from ._strides import laid_out
 
 
 def _one_by_one(info: Any, in_dims: tuple, call: Any, args: tuple) -> tuple[Tensor, int]:
@@ -48,7 +49,7 @@ def _transform(ctx: Any, weight: Tensor, values: Tensor, *rows: Tensor) -> Tenso
 
 
 def _transpose(ctx: Any, grad: Tensor, values: Tensor, *rows: Tensor) -> Tensor:
-    return transform_filters_transpose(grad, *rows, values, ctx.kernel)
+    return laid_out(transform_filters_transpose(grad, *rows, values, ctx.kernel), ctx.weight_strides)
 
 
 def _values_grad(ctx: Any, grad: Tensor, weight: Tensor, *rows: Tensor) -> Tensor:
@@ -65,7 +66,7 @@ class TransformFilters(Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
         weight, pointers, columns, values, ctx.support = inputs
-        ctx.kernel = weight.shape[2:]
+        ctx.kernel, ctx.weight_strides = weight.shape[2:], weight.stride()
         keep(ctx, weight, values, pointers, columns, at=(0, 3))
 
     @staticmethod
@@ -80,7 +81,7 @@ class TransformFiltersTranspose(Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
         grad, pointers, columns, values, ctx.kernel = inputs
-        ctx.support = grad.shape[2:]
+        ctx.support, ctx.weight_strides = grad.shape[2:], output.stride()
         keep(ctx, grad, values, pointers, columns, at=(0, 3))
 
     @staticmethod
@@ -95,7 +96,7 @@ class TransformValuesGrad(Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
         grad, weight, pointers, columns = inputs
-        ctx.support, ctx.kernel = grad.shape[2:], weight.shape[2:]
+        ctx.support, ctx.kernel, ctx.weight_strides = grad.shape[2:], weight.shape[2:], weight.stride()
         keep(ctx, grad, weight, pointers, columns)
 
     @staticmethod

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.autograd import Function, forward_ad
 
 from ._common import asked
+from ._strides import laid_out
 from .conv import convolution, convolution_bias_grad, convolution_input_grad, convolution_weight_grad
 from .transform import transform_filters, transform_filters_transpose, transform_values_grad
 
@@ -100,7 +101,7 @@ class TransformConvolution(Function):
             of_copies = of_copies.reshape(ctx.copies_size[0], -1, *ctx.support)
             if to_weight:
                 of_weight = transform_filters_transpose(of_copies, pointers, columns, values, ctx.kernel)
-                of_weight = of_weight.reshape(weight.shape)
+                of_weight = laid_out(of_weight.reshape(weight.shape), weight.stride())
             if to_values:
                 filters = weight.reshape(weight.shape[0], -1, *ctx.kernel)
                 of_values = transform_values_grad(of_copies, filters, pointers, columns)
