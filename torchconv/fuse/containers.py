@@ -92,7 +92,7 @@ def _fused(cls: Any) -> type | None:
     It is known through `cls` itself, so it is made once, and goes when `cls` goes.
 
     Raises:
-        Unreadable: `forward` cannot be read.
+        Unreadable: `forward` cannot be read, or the class not be derived from.
     """
     if cls is torch.nn.Sequential:
         return Sequential
@@ -118,6 +118,8 @@ def _fused(cls: Any) -> type | None:
     bases = (cls, Sequential) if issubclass(cls, torch.nn.Sequential) else (cls,)
     if not chains and len(bases) == 1:
         return None
+    if cls.__reduce_ex__ is not object.__reduce_ex__ or cls.__reduce__ is not object.__reduce__:
+        raise Unreadable("it has its own way of being pickled")
     body.update(
         _fused_from=cls,
         _originals=originals,
@@ -128,14 +130,17 @@ def _fused(cls: Any) -> type | None:
         __reduce_ex__=_reduce,
         __prepare_scriptable__=_refuse_script,
     )
-    return types.new_class(cls.__name__, bases, exec_body=lambda namespace: namespace.update(body))
+    try:
+        return types.new_class(cls.__name__, bases, exec_body=lambda namespace: namespace.update(body))
+    except Exception as error:  # whatever a metaclass or __init_subclass__ has against it
+        raise Unreadable(f"no class can be derived from its own ({type(error).__name__}: {error})") from None
 
 
 def _reduce(self: Any, protocol: Any) -> Any:
     """Pickles a module by the class it had, which can be imported."""
     original = original_container(self)
-    how: Any = super(type(self), self).__reduce_ex__(protocol)
-    return how if original is None else (_unpickled, (original,), object.__reduce_ex__(self, protocol)[2])
+    how: Any = object.__reduce_ex__(self, protocol)
+    return how if original is None else (_unpickled, (original,), how[2])  # None: a class derived from one of ours
 
 
 def _unpickled(original: Any) -> Any:

@@ -15,7 +15,6 @@ import __future__
 
 import ast
 import inspect
-import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import CodeType, FunctionType
@@ -94,7 +93,8 @@ def rewritten(home: type, name: str, original: FunctionType) -> tuple[FunctionTy
         original.__defaults__,
         tuple(cells[free] for free in new.co_freevars),
     )
-    for attribute in ("__kwdefaults__", "__annotations__", "__doc__", "__qualname__", "__module__"):
+    hints = "__annotate__" if hasattr(original, "__annotate__") else "__annotations__"  # unevaluated from 3.14 on
+    for attribute in ("__kwdefaults__", hints, "__doc__", "__qualname__", "__module__"):
         setattr(function, attribute, getattr(original, attribute))
     vars(function).update(vars(original))
     return function, found.chains
@@ -111,9 +111,12 @@ def _definition(function: FunctionType) -> _Function:
     """The syntax tree of `function`, which compiles to what `function` runs."""
     try:
         lines, first = inspect.getsourcelines(function)
-        tree = ast.parse(textwrap.dedent("".join(lines)))
+        # Indented as it is, for strings of several lines are.
+        tree: Any = ast.parse("if True:\n" + "".join(lines)) if lines[0][:1].isspace() else ast.parse("".join(lines))
     except (OSError, TypeError, SyntaxError) as error:
         raise Unreadable(f"its source is not to be had ({type(error).__name__})") from None
+    if isinstance(tree.body[0], ast.If):
+        tree, first = tree.body[0], first - 1
     definition = tree.body[0]
     if not isinstance(definition, ast.FunctionDef):
         raise Unreadable("it is no plain method")
@@ -315,10 +318,10 @@ def _is_in_place(relu: ast.Call) -> bool | None:
 
 
 def methods(cls: type, until: type) -> Iterator[tuple[str, FunctionType]]:
-    """The methods of `cls` that it or its bases, up to `until`, define in Python."""
+    """The methods of `cls` that it or its bases, up to `until`, define in Python, but for Python's own."""
     seen = set()
     for base in cls.__mro__[: cls.__mro__.index(until)]:
         for name, value in vars(base).items():
-            if name not in seen and isinstance(value, FunctionType):
+            if name not in seen and isinstance(value, FunctionType) and not name.startswith("__"):
                 yield name, value
             seen.add(name)

@@ -16,6 +16,7 @@ import math
 from typing import Any
 
 from torch import Tensor
+from torch.nn import Parameter
 
 from .. import functional
 
@@ -32,14 +33,22 @@ def conv_relu(x: Tensor, conv: Any, relu: Any) -> Tensor:
 def conv_norm(x: Tensor, conv: Any, norm: Any, relu: Any = None) -> Tensor:
     """A convolution and a batch norm, and a ReLU if there is one."""
     activation = None if relu is None else "relu"
-    if not norm.training:
-        weight, n = conv.weight, len(conv.kernel_size)
-        positions = math.prod(x.shape[-n:]) // math.prod(conv.stride)
-        has_statistics = norm.running_mean is not None and norm.running_var is not None
-        # An input without a batch is refused by batch norm, or in one dimension is a batch to it.
-        if has_statistics and x.dim() == n + 2 and weight[0].numel() <= WEIGHTS_PER_OUTPUT * positions:
-            return conv._convolve(x, *_folded(norm, weight, conv.bias), activation)
-    return normalise(conv.forward(x), norm, activation)
+    weight, bias = conv.weight, conv.bias  # once: a parametrization may count its uses
+    if not norm.training and _can_fold(x, conv, norm, weight):
+        return conv._convolve(x, *_folded(norm, weight, bias), activation)
+    return normalise(conv._convolve(x, weight, bias, None), norm, activation)
+
+
+def _can_fold(x: Tensor, conv: Any, norm: Any, weight: Tensor) -> bool:
+    n = len(conv.kernel_size)
+    positions = math.prod(x.shape[-n:]) // math.prod(conv.stride)
+    return (
+        norm.running_mean is not None
+        and norm.running_var is not None
+        and x.dim() == n + 2  # without a batch, batch norm refuses it, or in one dimension takes it for one
+        and weight[0].numel() <= WEIGHTS_PER_OUTPUT * positions
+        and type(weight) in (Tensor, Parameter)  # others may take no product
+    )
 
 
 def norm_relu(x: Tensor, norm: Any, relu: Any) -> Tensor:
