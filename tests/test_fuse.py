@@ -236,9 +236,9 @@ def test_layers_keep_everything_and_revert_is_exact():
     assert torchconv.convert(model, fuse=True) is model
     joined = classes(model)
     assert joined[0] is containers.Sequential
-    assert classes(model)[1:] == classes(torchconv.convert(small()))[1:]
+    assert classes(model)[1:] == classes(torchconv.convert(small(), fuse=False))[1:]
     assert classes(torchconv.convert(model, fuse=True, report=(left := []))) == joined
-    assert classes(torchconv.convert(model, report=left)) == joined
+    assert classes(torchconv.convert(model, fuse=False, report=left)) == joined
     assert left == []
     assert list(model.state_dict()) == keys
     assert [id(t) for t in (*model.parameters(), *model.buffers())] == tensors
@@ -280,8 +280,9 @@ def test_revert_of_a_part():
         assert errors(run(model.train(training), x), run(stock.train(training), x)).max() < 1e-12
 
 
-def test_default_is_not_to_fuse():
-    assert fused_steps(torchconv.convert(small()), picture(2, 3, 8, 8)) == []
+def test_fusing_is_the_default():
+    assert fused_steps(torchconv.convert(small()), picture(2, 3, 8, 8)) == STEPS
+    assert fused_steps(torchconv.convert(small(), fuse=False), picture(2, 3, 8, 8)) == []
 
 
 def test_derived_and_parametrized_classes():

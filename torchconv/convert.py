@@ -43,7 +43,7 @@ class LeftAlone:
 
 
 def convert(
-    model: _Model, *, fuse: bool = False, precision: str | None = None, report: list[LeftAlone] | None = None
+    model: _Model, *, fuse: bool = True, precision: str | None = None, report: list[LeftAlone] | None = None
 ) -> _Model:
     """Replaces every convolution and pooling layer of torch.nn in `model` by torchconv.nn's, in place.
 
@@ -53,8 +53,8 @@ def convert(
     class overrides `forward` or `_conv_forward`. Converting twice is converting once; `revert` undoes it. Calls of
     torch.nn.functional inside a forward are not layers: see `enabled`.
 
-    With `fuse`, neighbouring layers are run as one operator, which saves passes over memory and what is kept for the
-    backward. Outputs and gradients stay what they were, up to rounding:
+    Neighbouring layers are then run as one operator, unless `fuse` is false, which saves passes over memory and what is
+    kept for the backward. Outputs and gradients stay what they were, up to rounding:
 
     - a convolution does the ReLU after it, in training too (and then holds the gradients before and after the ReLU's
       mask at once), and in evaluation the batch norm after it and a ReLU after that;
