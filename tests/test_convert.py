@@ -102,7 +102,9 @@ def errors(results, exact):
 def test_networks_keep_their_outputs_and_gradients(name, training):
     torch.manual_seed(0)
     stock = getattr(torchvision.models, name)(num_classes=10, **NETWORKS[name]).train(training).double()
-    ours = torchconv.convert(copy.deepcopy(stock), report=(left := []))
+    # Apart, for a folded batch norm rounds elsewhere: in float32 a ReLU at zero may then fall to the other side,
+    # and a gradient jump. test_fuse.py has fused networks in float64.
+    ours = torchconv.convert(copy.deepcopy(stock), fuse=False, report=(left := []))
     assert not left
     assert not [m for m in ours.modules() if isinstance(m, KINDS) and not isinstance(m, OURS)]
     assert sum(isinstance(m, OURS) for m in ours.modules()) > 15
