@@ -17,7 +17,8 @@ template <class T>
 void run_bias_grad(bool channels_last, const at::Tensor& grad, const at::Tensor* output, const at::Tensor* masked,
                    const at::Tensor& bias) {
   const auto& k = kernels<T>().conv;
-  BiasGrad b{grad.size(0), grad.size(1), 1, 1};
+  // Samples of no element are as many as none: there may be more of them than can be counted through.
+  BiasGrad b{grad.numel() > 0 ? grad.size(0) : 0, grad.size(1), 1, 1};
   for (int64_t a = 2; a < grad.dim(); ++a) b.positions *= grad.size(a);
   const int64_t rows = channels_last ? b.batch * b.positions : b.batch, elements = 1 << 17, most = 64;
   b.splits = std::max<int64_t>(1, std::min({rows, grad.numel() / elements, most}));

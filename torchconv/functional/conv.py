@@ -22,10 +22,10 @@ LARGEST = 2**63 - 1  # that an operator takes
 
 
 def _integer(value: int, what: str, name: str) -> int:
-    if isinstance(value, (int, torch.SymInt)):
+    if isinstance(value, (int, torch.SymInt)) and not isinstance(value, bool):
         return value
     try:
-        return operator.index(value)
+        return operator.index(None if isinstance(value, bool) else value)
     except TypeError:
         raise TypeError(f"{name}: {what} must be an integer, got {value!r}") from None
 
