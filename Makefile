@@ -16,6 +16,13 @@ export CXX
 PYTEST_ARGS ?= -n 2
 TRAIN_ARGS ?= fit
 BENCH_ARGS ?=
+# Of `make fuzz`: how long on each capability, and which calls; a finding names its own call, whatever the seed.
+MINUTES ?= 10
+SEED ?= $(shell date +%s)
+FUZZ_ARGS ?=
+CAPABILITIES ?= default avx2 avx512
+# Of `make sanitize`: address (and undefined behaviour), or thread.
+SANITIZER ?= address
 
 python := $(VENV)/bin/python
 # For ninja, which the build runs if it is on the path.
@@ -26,13 +33,16 @@ done := $(VENV)/.done
 torch := $(done)/$(TORCH)
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-all lint bench build clean
+.PHONY: help train test test-all fuzz sanitize lint bench build clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make train    set up $(VENV), build, train LeNet-5 on real digits to 97% or more (TRAIN_ARGS='fit --config ...' for another)"
 	@echo "make test     set up $(VENV), build, run the tests but the slow ones (PYTEST_ARGS='-k conv' to choose)"
 	@echo "make test-all the tests, then the slow ones, then properties on more examples"
+	@echo "make fuzz     draw calls of every operator on each capability (MINUTES=$(MINUTES), SEED=..., FUZZ_ARGS=...)"
+	@echo "make sanitize the kernels' tests and the fuzzer in a build that checks addresses and undefined behaviour"
+	@echo "              (SANITIZER=thread: that finds data races)"
 	@echo "make bench    time the operators against the built-in ones, and check them (BENCH_ARGS='--quick' or others)"
 	@echo "make lint     ruff and mypy"
 	@echo "make build    compile the library in place, against $(TORCH)"
@@ -50,6 +60,35 @@ test: build $(done)/train $(done)/test
 # The rest: what takes long, and the properties again on all of their examples.
 test-all: test
 	TORCHCONV_TESTS=all OMP_WAIT_POLICY=passive $(python) -m pytest -m 'slow or hypothesis' $(PYTEST_ARGS)
+
+fuzz: build
+	set -e; for capability in $(CAPABILITIES); do \
+		TORCHCONV_CPU_CAPABILITY=$$capability $(python) -m tests.fuzz --seed $(SEED) --seconds $$(($(MINUTES) * 60)) $(FUZZ_ARGS); \
+	done
+
+# A build of its own, beside the checkout's, from whose folder everything is run so that it is what is imported.
+sanitized = build/sanitize-$(SANITIZER)
+kernel_tests := conv pool fft winograd depthwise norm lrn local transforms transform_conv bfloat16 narrow
+parallel_tests := conv pool winograd depthwise norm lrn local transform_conv
+runtime_address := libasan.so libubsan.so
+runtime_thread := libtsan.so
+# Python and torch leak by design, and a size that memory refuses is an error of theirs, not the end.
+options_address := ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:quarantine_size_mb=16 UBSAN_OPTIONS=print_stacktrace=1
+options_thread := TSAN_OPTIONS=halt_on_error=1:report_signal_unsafe=0:ignore_noninstrumented_modules=1
+tests_address := $(kernel_tests)
+tests_thread := $(parallel_tests)
+fuzz_address := --calls 20000
+fuzz_thread := --calls 2000 --threads 2
+
+sanitize: $(done)/test
+	TORCHCONV_SANITIZER=$(SANITIZER) $(python) setup.py --quiet build --build-base $(sanitized) --build-lib $(sanitized)/lib
+	set -e; cd $(sanitized)/lib; for capability in $(CAPABILITIES); do \
+		run="env LD_PRELOAD=$$(for l in $(runtime_$(SANITIZER)); do $(CXX) -print-file-name=$$l; done | paste -sd:) \
+			$(options_$(SANITIZER)) TORCHCONV_CPU_CAPABILITY=$$capability PYTHONPATH=$(CURDIR) $(abspath $(python)) -m"; \
+		$$run pytest -q -x -p no:cacheprovider -p no:xdist \
+			$(foreach t,$(tests_$(SANITIZER)),$(CURDIR)/tests/test_$(t).py); \
+		$$run tests.fuzz --seed $(SEED) $(fuzz_$(SANITIZER)) $(FUZZ_ARGS); \
+	done
 
 lint: $(done)/train $(done)/test
 	$(python) -m ruff check

@@ -26,6 +26,28 @@ COMPILE = [
 ]
 
 
+LINK = ["-fopenmp", "-s"]
+
+# For `make sanitize`: checks of addresses and undefined behaviour, or of threads; lines in what they say; and an
+# optimisation that leaves the checks quick to compile. libgomp is not to be seen through, so threads have another loop.
+SANITIZERS = {
+    "address": ["-fsanitize=address,undefined", "-fno-sanitize=vptr", "-fno-sanitize-recover=all"],
+    "thread": ["-fsanitize=thread", f"-I{Path(__file__).parent.resolve() / 'csrc' / 'thread_sanitizer'}"],
+}
+if sanitizer := os.environ.get("TORCHCONV_SANITIZER"):
+    if sanitizer not in SANITIZERS:
+        raise SystemExit(f"TORCHCONV_SANITIZER is '{sanitizer}': expected {' or '.join(SANITIZERS)}")
+    checks = SANITIZERS[sanitizer]
+    COMPILE = [
+        *checks,
+        *(flag for flag in COMPILE if flag not in ("-O3", "-g0")),
+        "-O1",
+        "-g1",
+        "-fno-omit-frame-pointer",
+    ]
+    LINK = [checks[0]]
+
+
 class Build(BuildExtension):
     """BuildExtension that leaves beside the library which torch it was built for; torchconv reads it before loading."""
 
@@ -58,7 +80,7 @@ setup(
             include_dirs=[str(Path(__file__).parent.resolve() / "csrc")],
             depends=sorted(glob("csrc/**/*.h", recursive=True) + glob("csrc/**/*.inl", recursive=True)),
             extra_compile_args={"cxx": COMPILE},
-            extra_link_args=["-fopenmp", "-s"],
+            extra_link_args=LINK,
             py_limited_api=True,
         )
     ],
