@@ -99,6 +99,10 @@ def group(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
     return F.conv2d(x, torch.stack([w.rot90(k, (2, 3)) for k in range(4)], 1).flatten(0, 1), b.repeat_interleave(4))
 
 
+def group_norm(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    return normalised(x.unflatten(1, (-1, 4)).flatten(2, 3), w, b).reshape(x.shape)
+
+
 def learned(x: Tensor, w: Tensor) -> Tensor:
     return F.conv2d(x, w, stride=2, groups=2)
 
@@ -169,5 +173,8 @@ CASES = [
         ((1, 1, 4, 4), (1, 1, 3, 3), (2, 1)),
     ),
     Nested("group_conv", layer(tnn.GroupConv2d(1, 1, 2, lifting=True)), group, ((1, 1, 3, 3), (1, 1, 2, 2), (1,))),
+    Nested(
+        "group_norm", layer(tnn.GroupBatchNorm2d(1, track_running_stats=False)), group_norm, ((2, 4, 1, 2), (1,), (1,))
+    ),
     Nested("learned_pool", layer(tnn.LearnedPool2d(2, 2)), learned, ((1, 2, 4, 4), (2, 1, 2, 2))),
 ]

@@ -18,7 +18,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn import Parameter
 
-from .. import functional
+from ..nn._norm import normalise
 
 # Scaling a weight pays against the passes over the output that it saves unless the weight is large and the map small.
 # By the size of a sample, since a result may not depend on the batch. Measured on VGG-16 and MobileNet: at this ratio a
@@ -58,27 +58,6 @@ def norm_relu(x: Tensor, norm: Any, relu: Any) -> Tensor:
 def relu_pool(x: Tensor, relu: Any, pool: Any) -> Tensor:
     window = (pool.kernel_size, pool.stride, pool.padding, pool.dilation, pool.ceil_mode)
     return pool._functional(x, *window, activation="relu")
-
-
-def normalise(x: Tensor, norm: Any, activation: str | None) -> Tensor:
-    """What torch.nn's batch norm `norm` does, and then `activation`."""
-    norm._check_input_dim(x)
-    update, momentum = norm.training and norm.track_running_stats, norm.momentum
-    if update and norm.num_batches_tracked is not None:
-        norm.num_batches_tracked.add_(1)
-        momentum = 1 / float(norm.num_batches_tracked) if momentum is None else momentum
-    used = update or not norm.training
-    return functional.batch_norm(
-        x,
-        norm.running_mean if used else None,
-        norm.running_var if used else None,
-        norm.weight,
-        norm.bias,
-        norm.training or (norm.running_mean is None and norm.running_var is None),
-        momentum or 0.0,
-        norm.eps,
-        activation=activation,
-    )
 
 
 def _folded(norm: Any, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -25,6 +25,7 @@ from ..functional.conv import _batched, _in_the_format_of
 from ..functional.transform import _every_map, support_margins
 from ..transforms import FilterMap, TransformSet, constants, dihedral, rotations
 from ._layer import Layer
+from ._norm import normalise
 from .conv import _Conv
 from .transform import _Mapped
 
@@ -269,7 +270,7 @@ class GroupBatchNorm2d(Layer, torch.nn.BatchNorm2d):
 
     def forward(self, input: Tensor) -> Tensor:
         maps = _by_channel(input, self.order)  # [N, C, |G|, H, W]
-        return _in_the_format_of(input, super().forward(maps.flatten(2, 3)).reshape(input.shape))
+        return _in_the_format_of(input, normalise(maps.flatten(2, 3), self, None).reshape(input.shape))
 
 
 def _by_channel(input: Tensor, order: int) -> Tensor:
