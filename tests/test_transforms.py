@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 import torchconv.functional as TF
 from torchconv import transforms as T
+from torchconv.transforms import _inverted
 
 KERNELS = [1, 2, 3, 4, 5, (3, 3), (4, 2), (2, 5), (3, 5)]
 W = torch.arange(1.0, 10).view(1, 1, 3, 3)
@@ -180,3 +181,54 @@ def test_any_matrix(angle, scale, shear, height, width):
 def test_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("side", [1, 2, 3])
+def test_inverses_and_their_derivatives(side):
+    matrices = torch.randn(4, side, side, dtype=torch.float64) + 2 * torch.eye(side, dtype=torch.float64)
+    inverse, determinant = _inverted(matrices)
+    torch.testing.assert_close(inverse, torch.linalg.inv(matrices))
+    torch.testing.assert_close(determinant, torch.linalg.det(matrices))
+    assert torch.autograd.gradgradcheck(_inverted, matrices.requires_grad_(), check_fwd_over_rev=True)
+
+
+@pytest.mark.parametrize(
+    "transforms",
+    [
+        T.rotations(4),  # on the grid, where shares are 0
+        T.rotations(angles=[10, 40]) * T.scales([0.8, 1.3]),
+        T.shears([0, 0.4]),
+        T.scales([1, 1.5], dims=1),
+        T.matrices([[[1, 0.2, 0], [0, 1.1, 0.1], [0.3, 0, 0.9]]]),
+    ],
+    ids=["grid", "composed", "shears", "one axis", "space"],
+)
+def test_second_derivatives_of_a_learnable_map(transforms):
+    """Each form of the Hessian in the transforms' numbers, against differences of gradients."""
+    kernel = (3,) * transforms.dims
+    support = transforms.support(kernel)
+    names, numbers = zip(*transforms.parameters().items(), strict=True)
+    sizes = [n.shape for n in numbers]
+    weights = torch.randn(
+        transforms.learnable_map(kernel, support, dict(transforms.parameters())).values.shape
+    ).double()
+
+    def value(vector):
+        parts = vector.split([size.numel() for size in sizes])
+        given = {name: part.view(size) for name, part, size in zip(names, parts, sizes, strict=True)}
+        return (transforms.learnable_map(kernel, support, given).values * weights).square().sum()
+
+    at = torch.cat([n.flatten() for n in numbers]) + 1e-3  # off the kinks
+    step = 1e-6 * torch.eye(len(at), dtype=at.dtype)
+    gradient = torch.func.grad(value)
+    expected = torch.stack([(gradient(at + row) - gradient(at - row)) / 2e-6 for row in step])
+    forms = [
+        torch.func.hessian(value)(at),
+        torch.func.jacfwd(torch.func.jacfwd(value))(at),
+        torch.func.jacrev(torch.func.jacrev(value))(at),
+        torch.autograd.functional.hessian(value, at),
+    ]
+    for form in forms:
+        torch.testing.assert_close(form, expected, rtol=1e-6, atol=1e-6 * float(expected.abs().max()))
+    on_the_grid = torch.func.hessian(value)(at - 1e-3)
+    assert torch.isfinite(on_the_grid).all()
