@@ -218,11 +218,11 @@ int64_t workspace(const ConvParams& p, Direction direction, Algorithm algorithm)
 
 // Plans grow with the sides and the taps, and here no tensor in memory bounds those.
 void check_explained(const ConvParams& p, at::IntArrayRef input_size, at::IntArrayRef weight_size) {
-  constexpr int64_t most_elements = int64_t{1} << 32, most_taps = 1 << 24;
+  constexpr int64_t most_elements = int64_t{1} << 30, most_taps = 1 << 24;
   const auto volume = [](const std::array<int64_t, 3>& sides) { return sides[0] * sides[1] * sides[2]; };
   TORCH_CHECK(p.in_channels * volume(p.input) <= most_elements && p.out_channels * volume(p.output) <= most_elements &&
                   p.out_channels * p.in_per_group() * p.taps() <= most_elements && p.taps() <= most_taps,
-              "explain: more than 2^32 elements in a tensor of one sample, or 2^24 taps: input of shape ", input_size,
+              "explain: more than 2^30 elements in a tensor of one sample, or 2^24 taps: input of shape ", input_size,
               ", weight of shape ", weight_size);
 }
 
