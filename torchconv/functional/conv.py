@@ -25,9 +25,11 @@ def _integer(value: int, what: str, name: str) -> int:
     if isinstance(value, (int, torch.SymInt)) and not isinstance(value, bool):
         return value
     try:
-        return operator.index(None if isinstance(value, bool) else value)
+        if not isinstance(value, bool):
+            return operator.index(value)
     except TypeError:
-        raise TypeError(f"{name}: {what} must be an integer, got {value!r}") from None
+        pass
+    raise TypeError(f"{name}: {what} must be an integer, got {value!r}")
 
 
 def _plain(value: Any, dims: int, least: int) -> list[int] | None:
