@@ -29,7 +29,7 @@ def small_net():
 def pair():
     """The network, converted and as it was, and an input."""
     net = small_net()
-    return torchconv.convert(copy.deepcopy(net), fuse=False), net, torch.linspace(-1, 1, 2 * 3 * 8 * 8).view(2, 3, 8, 8)
+    return torchconv.convert(copy.deepcopy(net), fuse=True), net, torch.linspace(-1, 1, 2 * 3 * 8 * 8).view(2, 3, 8, 8)
 
 
 def operators(graph):
