@@ -347,10 +347,36 @@ def test_nan_and_infinity_reach_what_they_reach_in_the_built_in(value: float, la
     assert reached == {(c, i, j) for c in channels for i in (0, 1) for j in (0, 1)}
 
 
-def test_negative_zero_and_denormals() -> None:
+def test_denormals() -> None:
     tiny = torch.full((1, 1, 4, 4), 1e-40)
     assert torch.equal(TF.conv2d(tiny, torch.ones(1, 1, 1, 1)), tiny)
-    assert TF.conv2d(-torch.zeros(1, 1, 3, 3), torch.ones(1, 1, 1, 1)).eq(0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_negative_zero(layout: str, dtype: torch.dtype) -> None:
+    """By the definition a sum begins with the bias, so it is −0 where that and every product are; without, with +0.
+
+    The latter is the built-in's sign too. Algorithms that add the bias at the end have +0 with it.
+    """
+    x = -torch.zeros(2, 4, 3, 3, dtype=dtype).contiguous(memory_format=LAYOUTS[layout])
+    bias = -torch.zeros(4, dtype=dtype)
+    for groups in (1, 4):
+        w = torch.ones(4, 4 // groups, 1, 1, dtype=dtype)
+        ran = 0
+        for algorithm in torch.ops.torchconv._algorithms():
+            try:
+                plain = TF.conv2d(x, w, groups=groups, algorithm=algorithm)
+            except RuntimeError as error:
+                assert f"'{algorithm}' cannot run" in str(error)  # noqa: PT017
+                continue
+            ran += 1
+            assert torch.equal(plain, x)
+            assert not plain.signbit().any()
+            if algorithm == "reference":
+                assert TF.conv2d(x, w, bias, groups=groups, algorithm=algorithm).signbit().all()
+        assert ran >= 4
+        assert not F.conv2d(x, w, groups=groups).signbit().any()
 
 
 @pytest.mark.parametrize("groups", [1, 6])
