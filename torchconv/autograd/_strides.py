@@ -1,4 +1,5 @@
-"""The strides that a parameter's gradient comes back in: the parameter's own, to the last axis of one element.
+"""The strides that gradients come back in: a parameter's own, to the last axis of one element; of maps the layout that
+the result has, as the built-in's, whatever that of its gradient.
 
 An axis of one element may have any stride, and a memory format says nothing of it: a depth-wise or 1×1 weight is
 contiguous and channels-last at once. PyTorch's DistributedDataParallel compares the numbers.
@@ -36,6 +37,26 @@ def weight_format(weight: Tensor) -> torch.memory_format:
     if strides != packed and (weight.is_contiguous() or not _alike(size, strides, packed)):
         return torch.contiguous_format
     return channels_last
+
+
+def maps_last(*operands: Tensor) -> bool | None:
+    """Whether a convolution's maps are channels-last: whether an operand is. None in one dimension."""
+    if operands[0].dim() == 3:
+        return None
+    return any(
+        not t.is_contiguous()
+        and weight_format(t) != torch.contiguous_format
+        and t.stride(0)
+        >= t.stride(2) * t.size(2)  # not so where a map was given a batch axis: PyTorch calls that strided
+        for t in operands
+    )
+
+
+def as_maps(maps: Tensor, last: bool | None) -> Tensor:
+    """`maps` [N, C, *] in the layout that `maps_last` tells. In permutations, for vmap knows no memory format."""
+    if last is None or torch._C._are_functorch_transforms_active():
+        return maps
+    return maps.movedim(1, -1).contiguous().movedim(-1, 1) if last else maps.contiguous()
 
 
 def laid_out(grad: Tensor, strides: tuple[int, ...]) -> Tensor:

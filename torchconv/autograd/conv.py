@@ -18,7 +18,7 @@ from torch.autograd import Function
 from ._batch import FILTERS, MAPS, as_one, into_channels
 from ._bilinear import keep, total, triangle
 from ._common import asked, primals, register
-from ._strides import laid_out, weight_format
+from ._strides import as_maps, laid_out, maps_last, weight_format
 
 aten = torch.ops.aten
 
@@ -29,11 +29,13 @@ def _as_channel(values: Tensor, dim: int) -> Tensor:
 
 
 def _conv(ctx: Any, x: Tensor, w: Tensor) -> Tensor:
-    return convolution(x, w, None, *ctx.window)
+    last = getattr(ctx, "maps_last", None)
+    return as_maps(convolution(as_maps(x, last), w, None, *ctx.window), last)
 
 
 def _input_grad(ctx: Any, grad: Tensor, w: Tensor) -> Tensor:
-    return convolution_input_grad(grad, w, ctx.input_size, *ctx.window)
+    last = getattr(ctx, "maps_last", None)
+    return as_maps(convolution_input_grad(as_maps(grad, last), w, ctx.input_size, *ctx.window), last)
 
 
 def _weight_grad(ctx: Any, grad: Tensor, x: Tensor) -> Tensor:
@@ -85,6 +87,7 @@ def _keep_operands(ctx: Any, inputs: tuple, *output: Tensor) -> None:
     input, weight, _, *ctx.window = inputs
     ctx.input_size = input.shape
     _keep_size(ctx, weight)
+    ctx.maps_last = maps_last(input, weight)
     keep(ctx, input, weight, *output)
 
 
@@ -97,6 +100,7 @@ def _operand_grads(
     ctx: Any, grad: Tensor, input: Tensor, weight: Tensor, to_input: bool, to_weight: bool
 ) -> tuple[Tensor | None, Tensor | None]:
     """The gradients of a convolution's input and weight, where they are asked for."""
+    grad = as_maps(grad, ctx.maps_last)
     return (
         _input_grad(ctx, grad, weight) if to_input else None,
         _weight_grad(ctx, grad, input) if to_weight else None,
@@ -141,6 +145,7 @@ class ConvolutionInputGrad(Function):
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
         grad, weight, ctx.input_size, *ctx.window = inputs
         _keep_size(ctx, weight)
+        ctx.maps_last = maps_last(grad, weight)
         keep(ctx, grad, weight)
 
     @staticmethod
