@@ -202,13 +202,22 @@ def test_autocast_is_seen():
     assert rows["forward"].error_bound == error_bound(rows["forward"].algorithm, "forward", torch.bfloat16)
 
 
+# As the README's table has them: forward and input gradient, weight gradient, relative to the norm, in float32.
+BOUNDS = {
+    **dict.fromkeys(("reference", "direct", "gemm", "depthwise", "fft"), (2e-6, 1e-5)),
+    "winograd": (5e-6, 1.5e-5),
+}
+
+
 def test_error_bounds():
     assert error_bound("gemm", "forward", torch.float32) == 2e-6
     assert error_bound("gemm", "weight_grad", torch.float32) == 1e-5
     assert math.isclose(error_bound("direct", "forward", torch.float64), 2e-6 * 2**-29)
     assert math.isclose(error_bound("direct", "forward", torch.bfloat16), 2e-6 + 2**-8)
-    for algorithm in torch.ops.torchconv._algorithms():
-        assert error_bound(algorithm, "forward", torch.float32) > 0
+    assert set(BOUNDS) == set(torch.ops.torchconv._algorithms())
+    for algorithm, (of_maps, of_weights) in BOUNDS.items():
+        bounds = [error_bound(algorithm, direction, torch.float32) for direction in DIRECTIONS]
+        assert bounds == [of_maps, of_maps, of_weights]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])

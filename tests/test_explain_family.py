@@ -35,7 +35,8 @@ def test_rows_of_layers_with_weights(name):
         assert row.multiply_adds == multiply_adds
         assert row.bytes_moved > 4 * layer(x).numel()
         assert row.workspace_bytes >= 0
-        assert row.error_bound >= 2e-6
+        maps, weights = (5e-6, 1.5e-5) if row.algorithm == "winograd" else (2e-6, 1e-5)
+        assert row.error_bound == (weights if row.direction == "weight_grad" else maps)
     assert rows["forward"].kept_bytes >= x.nbytes
 
 
