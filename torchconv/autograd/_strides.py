@@ -31,7 +31,7 @@ def weight_format(weight: Tensor) -> torch.memory_format:
     """The memory format that gives a result of `weight`'s size its strides, or comes closest."""
     channels_last = _CHANNELS_LAST.get(weight.dim())
     size, strides = weight.shape, weight.stride()
-    if channels_last is None or (strides[1] != 1 and size[1] != 1):
+    if channels_last is None or (strides[1] != 1 and (size[1] != 1 or weight.is_contiguous())):
         return torch.contiguous_format
     packed = _packed(size, (0, *range(2, len(size)), 1))
     if strides != packed and (weight.is_contiguous() or not _alike(size, strides, packed)):
