@@ -29,6 +29,9 @@ inline Checked operator*(Checked a, Checked b) {
   return a;
 }
 
+// The integer, or the largest one there is: for amounts of work, which need not be exact.
+inline int64_t or_most(Checked a) { return a.fits ? a.value : INT64_MAX; }
+
 // Raises unless a tensor of these sizes can be: no side is negative, and offsets in bytes are integers, whatever the
 // element type. An empty side counts as 1, as it does in strides. what: "input", "output", "weight".
 inline void check_sizes(const std::string& name, const char* what, c10::IntArrayRef sizes) {

@@ -6,11 +6,14 @@
 #include <algorithm>
 
 #include "buffer.h"
+#include "checked.h"
 #include "dispatch.h"
 #include "kernels/kernels.h"
 
 namespace torchconv {
 namespace {
+
+constexpr int64_t kFarthest = int64_t{1} << 60;  // that a coordinate may be from the map's first
 
 // A layer as an operator receives it: one number an axis, padding two (before, after).
 struct LocalWindow {
@@ -31,8 +34,11 @@ Local local_of(at::IntArrayRef input, at::IntArrayRef weight, const LocalWindow&
               w.padding);
   TORCH_CHECK(w.groups >= 1 && weight[0] >= 1 && weight[0] % w.groups == 0, name, ": weight of shape ", weight, " has ",
               weight[0], " output channels, which groups=", w.groups, " does not divide");
-  TORCH_CHECK(input[1] == weight[1] * w.groups, name, ": weight of shape ", weight, " with groups=", w.groups,
-              " expects ", weight[1] * w.groups, " input channels, got input of shape ", input);
+  const Checked channels = Checked(weight[1]) * w.groups;
+  TORCH_CHECK(channels.fits && input[1] == channels.value, name, ": weight of shape ", weight, " with groups=",
+              w.groups, " expects ", channels.value, " input channels, got input of shape ", input);
+  check_sizes(name, "input", input);
+  check_sizes(name, "weight", weight);
   Local g{};
   g.batch = input[0], g.groups = w.groups, g.in_per_group = weight[1], g.out_per_group = weight[0] / w.groups;
   g.input[0] = g.output[0] = g.kernel[0] = g.stride[0] = g.dilation[0] = 1;
@@ -43,14 +49,22 @@ Local local_of(at::IntArrayRef input, at::IntArrayRef weight, const LocalWindow&
     TORCH_CHECK(g.stride[to] >= 1 && g.dilation[to] >= 1 && g.kernel[to] >= 1 && g.input[to] >= 1, name,
                 ": stride, dilation, kernel and input sides must be at least 1, got ", w.stride, ", ", w.dilation, ", ",
                 weight.slice(2, dims), " and ", input.slice(2));
-    const int64_t room = g.input[to] + g.before[to] + w.padding[2 * a + 1] - g.dilation[to] * (g.kernel[to] - 1) - 1;
-    const int64_t side = room < 0 ? 0 : room / g.stride[to] + 1;
+    // Kernels add up coordinates, a step and the padding before: none may be far.
+    const auto near = [](Checked c) { return c.fits && c.value <= kFarthest && c.value >= -kFarthest; };
+    const Checked span = Checked(g.dilation[to]) * (g.kernel[to] - 1) + 1;
+    const Checked padded = Checked(g.input[to]) + g.before[to] + w.padding[2 * a + 1];
+    TORCH_CHECK(near(span) && near(padded) && near(g.before[to]), name, ": sides beyond 2^60: weight of shape ", weight,
+                ", dilation ", w.dilation, ", input of shape ", input, ", padding ", w.padding);
+    const int64_t room = padded.value - span.value, side = room < 0 ? 0 : room / g.stride[to] + 1;
     TORCH_CHECK(side == g.output[to] && side >= 1, name, ": weight of shape ", weight, " is for outputs of side ",
                 g.output[to], " along axis ", a, ", but input of shape ", input, " gives ", side, " (stride ", w.stride,
                 ", padding ", w.padding, ", dilation ", w.dilation, ")");
+    if (side == 1) g.stride[to] = std::min(g.stride[to], g.input[to]);
+    if (g.kernel[to] == 1) g.dilation[to] = 1;
   }
   g.pixels = g.input[0] * g.input[1], g.positions = g.output[0] * g.output[1];
   g.taps = g.kernel[0] * g.kernel[1], g.terms = g.taps * g.in_per_group;
+  check_sizes(name, "output", std::vector<int64_t>{g.batch, weight[0], g.positions});
   return g;
 }
 
@@ -61,6 +75,7 @@ std::vector<int64_t> output_sizes(const Local& g, size_t axes) {
 }
 
 void check_dtypes(const at::Tensor& a, const char* a_name, const at::Tensor& b, const char* b_name) {
+  for_dtype("locally connected", a.scalar_type(), [](auto) {});
   TORCH_CHECK(a.scalar_type() == b.scalar_type(), "locally connected: ", a_name, " is ", a.scalar_type(), " but ",
               b_name, " is ", b.scalar_type());
 }
@@ -75,7 +90,8 @@ void check_grad(const Local& g, const at::Tensor& grad, size_t axes) {
 template <class A, class Run>
 void parallel(const Local& g, int64_t units, int64_t scratch_size, Run run) {
   constexpr int64_t kWorthAThread = 1 << 18;
-  const int64_t unit = g.batch * g.groups * g.out_per_group * g.terms * g.positions / units + 1;
+  const int64_t work = or_most(Checked(g.batch) * g.groups * g.out_per_group * g.terms * g.positions);
+  const int64_t unit = std::max<int64_t>(work / units, 1);
   at::parallel_for(0, units, std::max<int64_t>(kWorthAThread / unit, 1), [&](int64_t begin, int64_t end) {
     const Buffer<A> scratch(scratch_size);
     run(scratch.get(), begin, end);

@@ -18,12 +18,15 @@ bool is_channels_last(at::MemoryFormat format) {
 
 LocalNorm norm_of(const at::Tensor& x, int64_t size, double alpha, double beta, double k) {
   TORCH_CHECK(x.dim() >= 3, "local_response_norm: expected an input of 3 axes or more, got shape ", x.sizes());
+  for_dtype("local_response_norm", x.scalar_type(), [](auto) {});
   TORCH_CHECK(size >= 1, "local_response_norm: size must be at least 1, got ", size);
   LocalNorm g{};
   g.batch = x.size(0), g.channels = x.size(1), g.positions = 1;
   for (int64_t a = 2; a < x.dim(); ++a) g.positions *= x.size(a);
+  const int64_t farthest = std::max<int64_t>(g.channels - 1, 0);  // past it every channel reads zeros
   g.channels_last = is_channels_last(x.suggest_memory_format());
-  g.size = size, g.alpha = alpha, g.beta = beta, g.k = k;
+  g.before = std::min(size / 2, farthest), g.after = std::min((size - 1) / 2, farthest);
+  g.size = static_cast<double>(size), g.alpha = alpha, g.beta = beta, g.k = k;
   return g;
 }
 

@@ -138,13 +138,27 @@ at::ScalarType accumulator_type(const at::Tensor& t) {
   return t.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
 }
 
-void check(const at::Tensor& input, const std::optional<at::Tensor>& weight, const std::optional<at::Tensor>& bias) {
-  TORCH_CHECK(input.dim() >= 2 && input.dim() <= 5, "batch_norm: expected an input of 2 to 5 axes, got shape ",
+// name: of the operator.
+void check(const char* name, const at::Tensor& input, const std::optional<at::Tensor>& weight,
+           const std::optional<at::Tensor>& bias) {
+  TORCH_CHECK(input.dim() >= 2 && input.dim() <= 5, name, ": expected an input of 2 to 5 axes, got shape ",
               input.sizes());
-  for (const auto& t : {weight, bias})
-    TORCH_CHECK(!t.has_value() || (t->dim() == 1 && t->size(0) == input.size(1)),
-                "batch_norm: expected a weight and a bias of ", input.size(1), " elements for an input of shape ",
-                input.sizes(), ", got shape ", t->sizes());
+  TORCH_CHECK(input.numel() > 0, name, ": expected an input with at least one element, got shape ", input.sizes());
+  for (const auto& t : {weight, bias}) {
+    if (!t.has_value() || !t->defined()) continue;
+    TORCH_CHECK(t->dim() == 1 && t->size(0) == input.size(1), name, ": expected a weight and a bias of ", input.size(1),
+                " elements for an input of shape ", input.sizes(), ", got shape ", t->sizes());
+    TORCH_CHECK(t->scalar_type() == input.scalar_type() || t->scalar_type() == accumulator_type(input), name,
+                ": expected a weight and a bias of ", accumulator_type(input), ", or of the input's ", input.scalar_type(),
+                ", got ", t->scalar_type());
+  }
+}
+
+void check_statistic(const char* what, const at::Tensor& t, const at::Tensor& input) {
+  TORCH_CHECK(t.dim() == 1 && t.size(0) == input.size(1) && t.scalar_type() == accumulator_type(input),
+              "batch_norm_grad: expected ", what, " of ", input.size(1), " ", accumulator_type(input),
+              " elements for a ", input.scalar_type(), " input of shape ", input.sizes(), ", got ", t.scalar_type(),
+              " of shape ", t.sizes());
 }
 
 // A split's moments of channels, from those of columns, all of as many rows.
@@ -178,7 +192,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> batch_norm(const at::Tensor& inpu
                                                           const std::optional<at::Tensor>& weight,
                                                           const std::optional<at::Tensor>& bias, double eps,
                                                           bool relu) {
-  check(input, weight, bias);
+  check("batch_norm", input, weight, bias);
   const NormPlan plan(input, relu);
   const at::Tensor x = input.contiguous(plan.format);
   const auto type = accumulator_type(input);
@@ -208,9 +222,12 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> batch_norm_grad(const at::Tensor&
                                                                const std::optional<at::Tensor>& bias,
                                                                const at::Tensor& mean, const at::Tensor& var,
                                                                double eps, bool relu) {
-  check(input, weight, bias);
-  TORCH_CHECK(grad.sizes() == input.sizes(), "batch_norm_grad: the gradient is of shape ", grad.sizes(),
-              " but the input of shape ", input.sizes());
+  check("batch_norm_grad", input, weight, bias);
+  TORCH_CHECK(grad.sizes() == input.sizes() && grad.scalar_type() == input.scalar_type(),
+              "batch_norm_grad: the gradient is ", grad.scalar_type(), " of shape ", grad.sizes(), " but the input ",
+              input.scalar_type(), " of shape ", input.sizes());
+  check_statistic("a mean", mean, input);
+  check_statistic("a variance", var, input);
   const NormPlan plan(input, relu);
   const at::Tensor x = input.contiguous(plan.format), dy = grad.contiguous(plan.format);
   const auto type = accumulator_type(input);

@@ -8,6 +8,7 @@
 #include <memory>
 #include <new>
 
+#include "checked.h"
 #include "dispatch.h"
 #include "kernels/kernels.h"
 #include "pool_params.h"
@@ -77,7 +78,7 @@ std::tuple<at::Tensor, at::Tensor> max_pool(const at::Tensor& input, at::IntArra
   const auto x = input.contiguous(format);
   for_dtype(window.name, input.scalar_type(), [&]<class T>(T) {
     parallel_with_scratch<T>(pool_scratch(plan.geometry), pool_units(plan.geometry),
-                             output.numel() * plan.geometry.window,
+                             or_most(Checked(output.numel()) * plan.geometry.window),
                              [&](accumulator_t<T>* scratch, int64_t begin, int64_t end) {
                                kernels<T>().pool.max_pool(plan.geometry, data<T>(x), mutable_data<T>(output),
                                                           positions.mutable_data_ptr(), scratch, begin, end);
@@ -158,12 +159,12 @@ at::Tensor avg_pool(const at::Tensor& input, at::IntArrayRef kernel_size, at::In
   const PoolWindow window{"avg_pool", kernel_size, stride, padding, dilation};
   const auto format = input.suggest_memory_format();
   const PoolPlan plan(window, input.sizes(), output_size, is_channels_last(format), PoolDirection::forward,
-                      {count_include_pad, divisor_override});
+                      PoolDivisor{count_include_pad, divisor_override});
   const auto output = at::empty(plan.output_sizes, input.options(), format);
   const auto x = input.contiguous(format);
   for_dtype(window.name, input.scalar_type(), [&]<class T>(T) {
     parallel_with_scratch<T>(
-        pool_scratch(plan.geometry), pool_units(plan.geometry), output.numel() * plan.geometry.window,
+        pool_scratch(plan.geometry), pool_units(plan.geometry), or_most(Checked(output.numel()) * plan.geometry.window),
         [&](accumulator_t<T>* scratch, int64_t begin, int64_t end) {
           kernels<T>().pool.avg_pool(plan.geometry, data<T>(x), mutable_data<T>(output), scratch, begin, end);
         });
@@ -177,7 +178,7 @@ at::Tensor avg_pool_spread(const at::Tensor& grad, at::IntArrayRef input_size, a
   const auto dilation = undilated(kernel_size);
   const PoolWindow window{"avg_pool_spread", kernel_size, stride, padding, dilation};
   const PoolPlan plan(window, input_size, spatial(window.name, grad), is_channels_last(format),
-                      PoolDirection::transposed, {count_include_pad, divisor_override});
+                      PoolDirection::transposed, PoolDivisor{count_include_pad, divisor_override});
   check_same_shape(window.name, "a gradient", grad.sizes(), plan.output_sizes);
   const auto output = at::empty(input_size, grad.options(), format);
   const auto dy = grad.contiguous(format);

@@ -4,39 +4,50 @@
 
 #include <algorithm>
 
+#include "checked.h"
+
 namespace torchconv {
 namespace {
 
-constexpr int64_t kLargestAxis = INT32_MAX / 4;  // so that 32 bits hold any coordinate, padding included
+constexpr int64_t kLargest = INT32_MAX;  // of what the tables hold, which are of 32 bits
 
 // Windows that reach one input: to sum over more of them is slower than to add to each window's inputs.
 constexpr int64_t kMostReaching = 16;
 
+// Positions of a row that is worth cutting.
+constexpr int64_t kLongRow = 4096;
+
 // Pixels that the tiles of a strip are aimed at, so that a cache holds them.
 constexpr int64_t kStripPixels = 512;
 
-void check_numbers(const PoolWindow& w, int64_t dims) {
+// The built-in's bounds: 32 bits, but for a maximum along one axis 64.
+void check_numbers(const PoolWindow& w, int64_t dims, bool mean) {
   const bool adaptive = w.adaptive();
-  const int64_t length = w.kernel_size.empty() ? 0 : dims;
+  const int64_t length = w.kernel_size.empty() ? 0 : dims, largest = dims == 1 && !mean ? INT64_MAX : kLargest;
   const auto expect = [&](at::IntArrayRef values, const char* what, int64_t least) {
     TORCH_CHECK(static_cast<int64_t>(values.size()) == length, w.name, ": ", what, " needs ", length, " numbers, got ",
                 values);
-    for (const int64_t v : values)
-      TORCH_CHECK(adaptive || (v >= least && v <= kLargestAxis), w.name, ": ", what, " must be at least ", least,
-                  ", got ", values);
+    for (const int64_t v : values) {
+      if (adaptive) break;
+      TORCH_CHECK(v >= least, w.name, ": ", what, " must be at least ", least, ", got ", values);
+      TORCH_CHECK(v <= largest, w.name, ": ", what, " must be at most ", largest, ", got ", values);
+    }
   };
   expect(w.kernel_size, "kernel_size", 1);
   expect(w.stride, "stride", 1);
   expect(w.padding, "padding", 0);
   expect(w.dilation, "dilation", 1);
   if (adaptive) return;
-  for (size_t a = 0; a < w.kernel_size.size(); ++a)
-    TORCH_CHECK(2 * w.padding[a] <= (w.kernel_size[a] - 1) * w.dilation[a] + 1, w.name,
-                ": padding must be at most half the window, got padding=", w.padding, ", kernel_size=", w.kernel_size,
-                ", dilation=", w.dilation);
+  for (size_t a = 0; a < w.kernel_size.size(); ++a) {
+    const Checked length = Checked(w.dilation[a]) * (w.kernel_size[a] - 1) + 1;
+    TORCH_CHECK(length.fits, w.name, ": a window's length must be at most ", INT64_MAX, ", got kernel_size=",
+                w.kernel_size, ", dilation=", w.dilation);
+    TORCH_CHECK(w.padding[a] <= length.value / 2, w.name, ": padding must be at most half the window, got padding=",
+                w.padding, ", kernel_size=", w.kernel_size, ", dilation=", w.dilation);
+  }
 }
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+int64_t ceil_div(int64_t a, int64_t b) { return a / b + (a % b != 0); }
 
 // The most rows that look(range) gives for strips of `height` rows.
 template <class Look>
@@ -50,40 +61,52 @@ int64_t most(int64_t rows, int64_t height, Look look) {
 }  // namespace
 
 PoolPlan::PoolPlan(const PoolWindow& w, at::IntArrayRef input_size, at::IntArrayRef output_size, bool channels_last,
-                   PoolDirection direction, const PoolDivisor& divisor)
+                   PoolDirection direction, const std::optional<PoolDivisor>& divisor)
     : geometry{}, output_sizes{} {
   const int64_t dims = static_cast<int64_t>(input_size.size()) - 2;
   TORCH_CHECK(dims >= 1 && dims <= 3, w.name, ": expected a batched input of 3 to 5 axes, got shape ", input_size);
   TORCH_CHECK(static_cast<int64_t>(output_size.size()) == dims, w.name, ": output_size needs ", dims, " numbers, got ",
               output_size);
-  check_numbers(w, dims);
-  TORCH_CHECK(divisor.override != 0, w.name, ": divisor_override must not be 0");
+  check_numbers(w, dims, divisor.has_value());
+  TORCH_CHECK(!divisor || divisor->override != 0, w.name, ": divisor_override must not be 0");
 
   output_sizes = {input_size[0], input_size[1]};
   output_sizes.insert(output_sizes.end(), output_size.begin(), output_size.end());
+  check_sizes(w.name, "input", input_size);
+  check_sizes(w.name, "output", output_sizes);
+  const auto check_sides = [&](at::IntArrayRef sides, const char* what, int64_t least) {
+    for (const int64_t side : sides)
+      TORCH_CHECK(side >= least && side <= kLargest, w.name, ": ", what, " must have from ", least, " to ", kLargest,
+                  " positions along each axis, got spatial size ", sides);
+  };
+  check_sides(input_size.slice(2), "an input", 1);
+  check_sides(output_size, "an output", w.adaptive() ? 0 : 1);
   PoolGeometry& g = geometry;
+  channels_last = channels_last && input_size[1] > 1;  // of one channel or none the layouts are the same
   g.planes = channels_last ? input_size[0] : input_size[0] * input_size[1];
   g.channels = channels_last ? input_size[1] : 1;
-  g.divisor_override = divisor.override.value_or(0);
+  g.divisor_override = divisor ? divisor->override.value_or(0) : 0;
+  // Strips are cut along the second axis, where a single axis therefore goes if it is long.
+  const bool along_second = dims == 1 && std::max(input_size[2], output_size[0]) > kLongRow;
   for (int a = 0; a < 3; ++a) {
-    const int64_t index = a - (3 - dims);  // among the tensors' own axes; negative: an axis of size 1 put in front
-    PoolAxis& axis = g.axis[a];
-    axis = {1, 1, 1, 1, 1, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr};
-    if (index >= 0) {
-      axis.input = input_size[2 + index];
-      axis.output = output_size[index];
-      TORCH_CHECK(axis.input >= 1 && axis.input <= kLargestAxis, w.name, ": input of shape ", input_size,
-                  " has an empty or too long spatial axis");
-      TORCH_CHECK(axis.output >= 0 && axis.output <= kLargestAxis, w.name, ": output_size must not be negative, got ",
-                  output_size);
-    }
-    fill_axis(a, w, index, divisor.include_padding);
+    const int64_t index = a - (3 - dims) + along_second;  // among the tensors' own; another is an axis of size 1
+    const bool own = index >= 0 && index < dims;
+    g.axis[a].input = own ? input_size[2 + index] : 1, g.axis[a].output = own ? output_size[index] : 1;
+    fill_axis(a, w, own ? index : -1, divisor && divisor->include_padding);
   }
-  g.window = g.axis[0].taps * g.axis[1].taps * g.axis[2].taps;
-  TORCH_CHECK(g.window <= INT32_MAX, w.name, ": a window of ", g.window, " elements is too large");
+  if (divisor) {
+    Checked elements = 1;  // those in the padding, too
+    for (const int64_t side : w.kernel_size) elements = elements * side;
+    TORCH_CHECK(elements.fits, w.name, ": a window of more than ", INT64_MAX, " elements: kernel_size=", w.kernel_size);
+  }
+  const Checked window = Checked(g.axis[0].taps) * g.axis[1].taps * g.axis[2].taps;
+  g.window = or_most(window);
+  if (!divisor)
+    TORCH_CHECK(g.window <= kLargest, w.name, ": a window reaches ", g.axis[0].taps, " x ", g.axis[1].taps, " x ",
+                g.axis[2].taps, " elements, more than positions of 32 bits tell apart");
   g.position_bytes = g.window <= 256 ? 1 : g.window <= 32768 ? 2 : 4;
   position_dtype = g.position_bytes == 1 ? at::kByte : g.position_bytes == 2 ? at::kShort : at::kInt;
-  g.lanes = channels_last && g.channels > 1 ? PoolLanes::channels : PoolLanes::planes;
+  g.lanes = channels_last ? PoolLanes::channels : PoolLanes::planes;
   if (direction == PoolDirection::transposed) choose_gather();
   if (g.lanes == PoolLanes::planes)
     choose_strips(direction == PoolDirection::forward ? g.axis[1].output : g.axis[1].input);
@@ -91,37 +114,45 @@ PoolPlan::PoolPlan(const PoolWindow& w, at::IntArrayRef input_size, at::IntArray
 
 void PoolPlan::fill_axis(int a, const PoolWindow& w, int64_t index, bool include_padding) {
   PoolAxis& axis = geometry.axis[a];
-  const bool adaptive = index >= 0 && w.adaptive();
-  const bool regular = index >= 0 && !adaptive;
+  const bool adaptive = index >= 0 && w.adaptive(), regular = index >= 0 && !adaptive;
   const int64_t stride = regular ? w.stride[index] : 1, padding = regular ? w.padding[index] : 0;
+  const int64_t kernel = regular ? w.kernel_size[index] : 1, dilation = kernel > 1 ? w.dilation[index] : 1;
+  int64_t lead = 0;
+  axis.taps = axis.dilation = 1, axis.stride = stride;
   if (regular) {
-    axis.taps = w.kernel_size[index];
-    axis.dilation = w.dilation[index];
-    TORCH_CHECK((axis.output - 1) * stride < axis.input + padding && axis.output > 0, w.name, ": output_size ",
+    const Checked start = Checked(axis.output - 1) * stride;  // of the last window, from the first one's
+    TORCH_CHECK(start.fits && start.value < axis.input + padding && start.value <= kLargest, w.name, ": output_size ",
                 axis.output, " has windows that start past an input of size ", axis.input, " with padding ", padding,
-                " at stride ", stride, ", or none");
-  } else if (adaptive && axis.output > 0) {
+                " at stride ", stride, ", or farther than ", kLargest);
+    // A window may be far longer than the map: of its taps only those count that some output may have in the input,
+    // and the `lead` ones before them, in the padding of every output, do not.
+    lead = ceil_div(std::max<int64_t>(padding - start.value, 0), dilation);
+    axis.taps = std::min(kernel, (axis.input - 1 + start.value) / dilation + 2);
+    axis.dilation = std::min(dilation, axis.input + start.value);
+    if (axis.output == 1) axis.stride = std::min(stride, kLargest);
+  } else if (adaptive) {
     // No window is wider; where output divides input all are one narrower, unless output is 1.
-    axis.taps = (axis.input + axis.output - 2) / axis.output + 1;
+    if (axis.output > 0) axis.taps = (axis.input + axis.output - 2) / axis.output + 1;
+    axis.stride = axis.output > 0 && axis.input % axis.output == 0 ? axis.input / axis.output : 0;
   }
   auto& table = tables_[a];
   table.resize(4 * axis.output);
   int32_t *const origins = table.data(), *const firsts = origins + axis.output, *const lasts = firsts + axis.output,
                  *const divisors = lasts + axis.output;
+  const auto narrow = [](int64_t v) { return static_cast<int32_t>(std::min(v, kLargest)); };
   for (int64_t o = 0; o < axis.output; ++o) {
     const int64_t origin = adaptive ? o * axis.input / axis.output : o * stride - padding;
-    const int64_t seen = adaptive ? ceil_div((o + 1) * axis.input, axis.output) - origin : axis.taps;
-    const int64_t first = origin < 0 ? ceil_div(-origin, axis.dilation) : 0;
-    const int64_t last = std::min(seen, ceil_div(std::max<int64_t>(axis.input - origin, 0), axis.dilation));
+    const int64_t seen = adaptive ? ceil_div((o + 1) * axis.input, axis.output) - origin : kernel;
+    const int64_t first = origin < 0 ? ceil_div(-origin, dilation) : 0;
+    const int64_t last = std::min(seen, ceil_div(std::max<int64_t>(axis.input - origin, 0), dilation));
     // The built-in counts padding's zeros up to the far padding's end, not where a ceil-mode window hangs over it.
     const int64_t with_padding = std::min(seen, axis.input + padding - origin);
-    origins[o] = static_cast<int32_t>(origin);
-    firsts[o] = static_cast<int32_t>(first);
-    lasts[o] = static_cast<int32_t>(last);
-    divisors[o] = static_cast<int32_t>(std::max<int64_t>(include_padding ? with_padding : last - first, 1));
+    origins[o] = narrow(origin + lead * dilation);
+    firsts[o] = narrow(first - lead);
+    lasts[o] = narrow(last - lead);
+    divisors[o] = narrow(std::max<int64_t>(include_padding ? with_padding : last - first, 1));
   }
   axis.origin = origins, axis.first = firsts, axis.last = lasts, axis.divisor = divisors;
-  axis.stride = adaptive ? (axis.output > 0 && axis.input % axis.output == 0 ? axis.input / axis.output : 0) : stride;
 }
 
 // Of each input of an axis the windows it is in, and as which of their taps.
@@ -160,7 +191,9 @@ void PoolPlan::choose_gather() {
     most[a] = std::min({ceil_div(length, step), axis.taps, axis.output});
     reaching *= std::max<int64_t>(most[a], 1);
   }
-  g.gathers = reaching <= kMostReaching && g.axis[0].stride > 0 && g.axis[1].stride > 0 && g.axis[2].stride > 0;
+  g.gathers = reaching <= kMostReaching;
+  for (int a = 0; a < 3; ++a)  // the links of an axis are counted in 32 bits
+    g.gathers &= g.axis[a].stride > 0 && most[a] <= kLargest / g.axis[a].input;
   if (!g.gathers) return;
   for (int a = 0; a < 3; ++a) fill_links(a);
   for (int a = 0; a < 2; ++a) g.ring[a] = pool_power(most[a]);
@@ -170,6 +203,7 @@ void PoolPlan::choose_gather() {
 void PoolPlan::choose_strips(int64_t rows) {
   PoolGeometry& g = geometry;
   PoolStrips& s = g.strips;
+  if (rows == 0) return void(s = {1, 0, kPoolPlanes, kPoolPlanes});  // of an empty output
   const PoolAxis &a0 = g.axis[0], &a1 = g.axis[1], &a2 = g.axis[2];
   const bool transposed = a0.reach != nullptr;
   const auto other = [&](const PoolAxis& a, int64_t height) {  // of the other map, most that belong to a strip
@@ -181,19 +215,15 @@ void PoolPlan::choose_strips(int64_t rows) {
     const int64_t there = other(a0, 1) * other(a1, height) * (transposed ? a2.output : a2.input);
     s = {height, ceil_div(rows, height), transposed ? here : there, transposed ? there : here};
   };
-  measure(std::max<int64_t>(rows, 1));
+  measure(rows);
   const int64_t pixels = std::max(s.input, s.output);
   if (pixels > kStripPixels) measure(std::clamp<int64_t>(rows * kStripPixels / pixels, 1, rows));
   s.input += kPoolPlanes, s.output += kPoolPlanes;  // to be read past
 }
 
 void PoolPlan::fill_offsets() {
-  const PoolAxis &a0 = geometry.axis[0], &a1 = geometry.axis[1], &a2 = geometry.axis[2];
-  tap_offset_.reserve(geometry.window);
-  for (int64_t t0 = 0; t0 < a0.taps; ++t0)
-    for (int64_t t1 = 0; t1 < a1.taps; ++t1)
-      for (int64_t t2 = 0; t2 < a2.taps; ++t2)
-        tap_offset_.push_back((t0 * a0.dilation * a1.input + t1 * a1.dilation) * a2.input + t2 * a2.dilation);
+  tap_offset_.resize(std::min(geometry.window, kPoolOffsets));
+  for (size_t t = 0; t < tap_offset_.size(); ++t) tap_offset_[t] = pool_offset(geometry, t);
   geometry.tap_offset = tap_offset_.data();
 }
 

@@ -21,7 +21,7 @@ struct PoolWindow {
   bool adaptive() const { return std::all_of(kernel_size.begin(), kernel_size.end(), [](int64_t k) { return k == 0; }); }
 };
 
-// How a sum becomes a mean.
+// How a sum becomes a mean; a maximum has none.
 struct PoolDivisor {
   bool include_padding = true;
   std::optional<int64_t> override = std::nullopt;
@@ -35,7 +35,7 @@ enum class PoolDirection { forward, transposed };
 class PoolPlan {
  public:
   PoolPlan(const PoolWindow& window, at::IntArrayRef input_size, at::IntArrayRef output_size, bool channels_last,
-           PoolDirection direction, const PoolDivisor& divisor = {});
+           PoolDirection direction, const std::optional<PoolDivisor>& divisor = std::nullopt);
   PoolPlan(const PoolPlan&) = delete;
   PoolPlan& operator=(const PoolPlan&) = delete;
 

@@ -7,16 +7,19 @@
 #include <algorithm>
 
 #include "buffer.h"
+#include "checked.h"
 #include "dispatch.h"
 #include "kernels/kernels.h"
 
 namespace torchconv {
 namespace {
 
-int64_t product(at::IntArrayRef sizes) {
-  int64_t all = 1;
-  for (const int64_t size : sizes) all *= size;
-  return all;
+// Of the sides of a kernel.
+int64_t taps_of(const char* name, at::IntArrayRef kernel) {
+  check_sizes(name, "kernel", kernel);
+  int64_t taps = 1;
+  for (const int64_t side : kernel) taps *= side;
+  return taps;
 }
 
 void check_map(const char* name, const FilterMap& map, const at::Tensor& pointers, const at::Tensor& columns) {
@@ -30,6 +33,7 @@ void check_map(const char* name, const FilterMap& map, const at::Tensor& pointer
                 map.columns[e], " of a filter of ", map.taps);
 }
 
+// The most entries of a row and of a column: memory for each tap, which the filters have too.
 void count_entries(FilterMap& map) {
   std::vector<int64_t> of_column(map.taps);
   for (int64_t t = 0; t < map.transforms; ++t) {
@@ -49,7 +53,7 @@ FilterMap filter_map(const char* name, const at::Tensor& pointers, const at::Ten
                   columns.dim() == 1,
               name, ": the map's pointers and columns must be vectors of int64, got ", pointers.scalar_type(), " ",
               pointers.sizes(), " and ", columns.scalar_type(), " ", columns.sizes());
-  FilterMap map{filters, channels, 0, product(kernel), product(out_kernel), nullptr, nullptr, 0, 0};
+  FilterMap map{filters, channels, 0, taps_of(name, kernel), taps_of(name, out_kernel), nullptr, nullptr, 0, 0};
   TORCH_CHECK(map.taps > 0 && map.out_taps > 0, name, ": an empty kernel: ", kernel, " to ", out_kernel);
   const int64_t rows = pointers.numel() - 1;
   TORCH_CHECK(rows > 0 && rows % map.out_taps == 0, name, ": a map to kernels of ", out_kernel, " needs ", map.out_taps,
@@ -58,7 +62,6 @@ FilterMap filter_map(const char* name, const at::Tensor& pointers, const at::Ten
   map.pointers = pointers.const_data_ptr<int64_t>();
   map.columns = columns.const_data_ptr<int64_t>();
   check_map(name, map, pointers, columns);
-  count_entries(map);
   return map;
 }
 
@@ -70,12 +73,17 @@ void check_values(const char* name, const at::Tensor& values, const at::Tensor& 
 
 void check_filters(const char* name, const char* what, const at::Tensor& filters) {
   TORCH_CHECK(filters.dim() >= 3, name, ": expected ", what, " of at least 3 axes, got shape ", filters.sizes());
+  for_dtype(name, filters.scalar_type(), [](auto) {});
 }
 
-std::vector<int64_t> sized(int64_t filters, int64_t channels, at::IntArrayRef kernel) {
-  std::vector<int64_t> out{filters, channels};
-  out.insert(out.end(), kernel.begin(), kernel.end());
-  return out;
+// The result [filters, channels, kernel...].
+at::Tensor result(const char* name, Checked filters, int64_t channels, at::IntArrayRef kernel,
+                  const at::TensorOptions& options) {
+  std::vector<int64_t> size{filters.value, channels};
+  size.insert(size.end(), kernel.begin(), kernel.end());
+  TORCH_CHECK(filters.fits, name, ": more filters than can be counted");
+  check_sizes(name, "result", size);
+  return at::empty(size, options);
 }
 
 // Items of the map, or of its transpose, in parallel, each thread with scratch of its own.
@@ -94,10 +102,12 @@ at::Tensor transform_filters(const at::Tensor& weight, const at::Tensor& pointer
   const char* name = "transform_filters";
   check_filters(name, "a weight", weight);
   const at::Tensor w = weight.contiguous(), rows = pointers.contiguous(), cols = columns.contiguous();
-  const FilterMap map = filter_map(name, rows, cols, w.size(0), w.size(1), w.sizes().slice(2), kernel_size);
+  FilterMap map = filter_map(name, rows, cols, w.size(0), w.size(1), w.sizes().slice(2), kernel_size);
   check_values(name, values, columns, weight);
   const at::Tensor v = values.contiguous();
-  at::Tensor out = at::empty(sized(map.filters * map.transforms, map.channels, kernel_size), weight.options());
+  at::Tensor out = result(name, Checked(map.filters) * map.transforms, map.channels, kernel_size, weight.options());
+  if (out.numel() == 0) return out;
+  count_entries(map);
   for_dtype(name, weight.scalar_type(), [&]<class T>(T) {
     for_items<T>(map, false, [&](int64_t begin, int64_t end, accumulator_t<T>* scratch) {
       kernels<T>().transform.apply(map, begin, end, data<T>(v), data<T>(w), mutable_data<T>(out), scratch);
@@ -121,10 +131,12 @@ at::Tensor transform_filters_transpose(const at::Tensor& grad, const at::Tensor&
                                        const at::Tensor& values, at::IntArrayRef kernel_size) {
   const char* name = "transform_filters_transpose";
   const at::Tensor g = grad.contiguous(), rows = pointers.contiguous(), cols = columns.contiguous();
-  const FilterMap map = map_of_grad(name, g, rows, cols, kernel_size);
+  FilterMap map = map_of_grad(name, g, rows, cols, kernel_size);
   check_values(name, values, columns, grad);
   const at::Tensor v = values.contiguous();
-  at::Tensor weight = at::empty(sized(map.filters, map.channels, kernel_size), grad.options());
+  at::Tensor weight = result(name, map.filters, map.channels, kernel_size, grad.options());
+  if (weight.numel() == 0) return weight;
+  count_entries(map);
   for_dtype(name, grad.scalar_type(), [&]<class T>(T) {
     for_items<T>(map, true, [&](int64_t begin, int64_t end, accumulator_t<T>* scratch) {
       kernels<T>().transform.transpose(map, begin, end, data<T>(v), data<T>(g), mutable_data<T>(weight), scratch);

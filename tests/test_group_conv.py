@@ -240,6 +240,17 @@ def test_derivatives_of_layers_on_regular_maps(make, layout):
     torch.testing.assert_close(vmap(layer)(many), torch.stack([layer(one) for one in many]))
 
 
+def test_batch_norms_are_exchanged_for_synchronised_ones_and_old_states_load():
+    layer, x = GroupBatchNorm2d(3, "p4"), torch.randn(2, 12, 4, 5)
+    synchronised = nn.SyncBatchNorm.convert_sync_batchnorm(nn.Sequential(GroupBatchNorm2d(3, "p4")))
+    assert isinstance(synchronised[0].norm, nn.SyncBatchNorm)
+    torch.testing.assert_close(synchronised(x), layer(x))
+    before = {f"0.{name.removeprefix('norm.')}": t for name, t in layer.state_dict().items()}
+    loaded = nn.Sequential(GroupBatchNorm2d(3, "p4"))
+    loaded.load_state_dict(before)
+    assert torch.equal(loaded.eval()(x), layer.eval()(x))
+
+
 def test_compile_export_and_copies():
     net, x = nn.Sequential(*network("p4m"), GroupPool2d("p4m", "norm")).eval(), torch.randn(2, 2, 7, 7)
     torch.testing.assert_close(torch.compile(net, fullgraph=True, backend="aot_eager")(x), net(x))

@@ -125,6 +125,15 @@ def test_blocks_gradcheck() -> None:
     assert gradgradcheck(function, (x, *parameters.values()))
 
 
+def test_blocks_of_any_batch_are_exported() -> None:
+    blocks = torch.nn.Sequential(torch.nn.Conv2d(2, 3, 2), torch.nn.Flatten())
+    pool = nn.BlockPool2d(blocks, 2, at_once=30)  # in parts where it is not exported
+    program = torch.export.export(pool, (torch.randn(3, 2, 6, 6),), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    for batch in (1, 5):
+        x = torch.randn(batch, 2, 6, 6)
+        torch.testing.assert_close(program.module()(x), pool(x))
+
+
 @pytest.mark.parametrize(
     "make", [lambda: nn.LearnedPool2d(None, 3, 2, 1), lambda: nn.BlockPool2d(network(2, (2, 2), 3).float(), 2)]
 )

@@ -91,6 +91,16 @@ REFUSED_TYPES = [
     ("adaptive_avg_pool1d", (x1, None), r"output_size must be an integer, got None"),
     ("adaptive_max_pool2d", (x2, None), r"output_size must be an integer, got None"),
     ("max_pool2d", ([[1.0]], 2), r"must be Tensor, not list"),
+    ("max_pool1d", (x1, True), r"kernel_size must be an integer, got True"),
+    ("max_pool2d", (x2, 2, True), r"stride must be an integer, got True"),
+    ("max_pool3d", (x3, 2, 2, (True, 1, 0)), r"padding must be an integer, got True"),
+    ("max_pool2d", (x2, 2, 2, 0, True), r"dilation must be an integer, got True"),
+    ("avg_pool1d", (x1, [True]), r"kernel_size must be an integer, got True"),
+    ("avg_pool2d", (x2, 2, 2, 0, False, True, True), r"divisor_override must be an integer, got True"),
+    ("adaptive_avg_pool2d", (x2, True), r"output_size must be an integer, got True"),
+    ("adaptive_max_pool1d", (x1, (True,)), r"output_size must be an integer, got True"),
+    ("lp_pool2d", (x2, 2, True), r"kernel_size must be an integer, got True"),
+    ("local_response_norm", (x2, True), r"size must be an integer, got True"),
 ]
 REFUSED_DTYPES = [
     ("max_pool1d", (x1.long(), 2), r"not implemented for 'Long'"),

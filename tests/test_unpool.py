@@ -74,6 +74,19 @@ def test_memory_format():
         assert_same(unpool(ours, 2, y, indices, (2, None, 0), None), unpool(F, 2, y, indices, (2, None, 0), None))
 
 
+@pytest.mark.parametrize("dims", [1, 2, 3])
+@pytest.mark.parametrize(("kernel", "stride", "padding", "size"), [(2, 2, 1, None), (1, 2, 0, 0)])
+def test_empty_output(dims, kernel, stride, padding, size):
+    x, indices = torch.randn(2, 3, *[1] * dims), torch.zeros(2, 3, *[1] * dims, dtype=torch.int64)
+    size = None if size is None else [size] * dims
+    theirs = unpool(F, dims, x, indices, (kernel, stride, padding), size)
+    y, grad = gradients(lambda x: unpool(ours, dims, x, indices, (kernel, stride, padding), size), x, theirs)
+    assert y.shape == theirs.shape
+    assert torch.equal(grad, torch.zeros_like(x))  # which the built-in refuses to give
+    with pytest.raises(ValueError, match="non-negative spatial dimensions"):
+        unpool(ours, dims, x, indices, (1, 1, 2), None)
+
+
 def test_inverse_of_our_own_pooling():
     x = distinct((2, 3, 8, 8)).float()
     y, indices = ours.max_pool2d(x, 2, return_indices=True)

@@ -3,32 +3,58 @@
 The schemas are in csrc/ops.cpp. Strides are those the kernels return: channels-last where PyTorch would answer so.
 """
 
+import functools
+import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch._prims_common import suggest_memory_format
-from torch.library import register_fake
 
 CHANNELS_LAST = (torch.channels_last, torch.channels_last_3d)
+
+Fake = TypeVar("Fake", bound=Callable[..., Any])
+
+
+def register_fake(name: str) -> Callable[[Fake], Fake]:
+    """torch.library's, behind a check that all operands are on one device.
+
+    Operands on the CPU and on ``meta`` together come here, and would be given memory that nothing has written.
+    """
+
+    def register(function: Fake) -> Fake:
+        names = list(inspect.signature(function).parameters)
+
+        @functools.wraps(function)
+        def checked(*args: Any, **kwargs: Any) -> Any:
+            operands = {**dict(zip(names, args, strict=False)), **kwargs}
+            (what, first), *others = ((what, t) for what, t in operands.items() if isinstance(t, Tensor))
+            for other, t in others:
+                if t.device != first.device:
+                    raise RuntimeError(
+                        f"{name.removeprefix('torchconv::')}: Expected all tensors to be on the same device, but "
+                        f"{what} is on {first.device} but {other} is on {t.device}"
+                    )
+            return function(*args, **kwargs)
+
+        torch.library.register_fake(name, checked)
+        return function
+
+    return register
 
 
 def _empty(size: Sequence[int], like: Tensor, memory_format: torch.memory_format) -> Tensor:
     return torch.empty(size, dtype=like.dtype, device=like.device, memory_format=memory_format)
 
 
-def check_alike(name: str, winners: Tensor | None = None, **operands: Tensor | None) -> None:
-    """Raises, as the kernels do, unless all operands are of the first one's dtype and device, and winners on that."""
+def check_alike(name: str, **operands: Tensor | None) -> None:
+    """Raises, as the kernels do, unless all operands are of the first one's dtype."""
     (what, first), *others = ((what, t) for what, t in operands.items() if t is not None)
     for other, t in others:
         if t.dtype != first.dtype:
             raise RuntimeError(f"{name}: {what} is {first.dtype} but {other} is {t.dtype}")
-    if winners is not None:
-        others.append(("winners", winners))
-    for other, t in others:
-        if t.device != first.device:
-            raise RuntimeError(f"{name}: {what} is on {first.device} but {other} is on {t.device}")
 
 
 # ---- convolution ----
@@ -149,14 +175,25 @@ def _(grad: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def position_dtype(
-    kernel_size: Sequence[int], input_spatial: Sequence[int], output_spatial: Sequence[int]
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    dilation: Sequence[int],
+    input_spatial: Sequence[int],
+    output_spatial: Sequence[int],
 ) -> torch.dtype:
-    """The narrowest integer that holds a position in a window: a byte up to 256 elements."""
-    # Of adaptive windows none is wider than this, and where output divides input (and is not 1) all are one narrower.
-    adaptive = [
-        (n + out - 2) // out + 1 if out > 0 else 1 for n, out in zip(input_spatial, output_spatial, strict=True)
-    ]
-    window = math.prod(kernel_size if any(kernel_size) else adaptive)
+    """The narrowest integer that holds a position in a window: a byte up to 256 elements, two up to 32,768.
+
+    Of a window only those elements count that some output may have in the input.
+    """
+    sides = list(zip(input_spatial, output_spatial, strict=True))
+    if not any(kernel_size):
+        # No adaptive window is wider, and where output divides input (and is not 1) all are one narrower.
+        window = math.prod((n + out - 2) // out + 1 if out > 0 else 1 for n, out in sides)
+    elif (window := math.prod(kernel_size)) > 256:  # a smaller one is left alone, and symbolic sizes with it
+        window = math.prod(
+            min(k, (n - 1 + (out - 1) * s) // (d if k > 1 else 1) + 2)
+            for k, s, d, (n, out) in zip(kernel_size, stride, dilation, sides, strict=True)
+        )
     if window <= 256:
         return torch.uint8
     return torch.int16 if window <= 32768 else torch.int32
@@ -173,7 +210,7 @@ def _(
     output_size: Sequence[int],
 ) -> tuple[Tensor, Tensor]:
     values = _empty([*input.shape[:2], *output_size], input, suggest_memory_format(input))
-    dtype = position_dtype(kernel_size, input.shape[2:], output_size)
+    dtype = position_dtype(kernel_size, stride, dilation, input.shape[2:], output_size)
     return values, torch.empty_like(values, dtype=dtype)
 
 

@@ -5,9 +5,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.library import register_fake
 
-from .ops import _empty, activation_format, check_alike, convolution_output_size
+from .ops import _empty, activation_format, check_alike, convolution_output_size, register_fake
 
 
 @register_fake("torchconv::transform_filters")
@@ -79,7 +78,7 @@ def _(
     groups: int,
     algorithm: str,
 ) -> Tensor:
-    check_alike("convolution_select", winners, input=input, weight=weight)
+    check_alike("convolution_select", input=input, weight=weight)
     return _reduced(input, weight, winners.shape[1], stride, padding, dilation)
 
 
@@ -95,7 +94,7 @@ def _(
     groups: int,
     algorithm: str,
 ) -> Tensor:
-    check_alike("convolution_select_input_grad", winners, grad=grad, weight=weight)
+    check_alike("convolution_select_input_grad", grad=grad, weight=weight)
     return _empty(input_size, grad, activation_format(grad, weight))
 
 
@@ -111,7 +110,7 @@ def _(
     groups: int,
     algorithm: str,
 ) -> Tensor:
-    check_alike("convolution_select_weight_grad", winners, grad=grad, input=input)
+    check_alike("convolution_select_weight_grad", grad=grad, input=input)
     return grad.new_empty(weight_size)
 
 

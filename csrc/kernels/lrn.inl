@@ -26,7 +26,7 @@ void lrn_power(const LocalNorm& g, const A* __restrict s, A* __restrict p, int64
 // s = k + alpha / size * sum, in place.
 template <class A>
 void lrn_scale(const LocalNorm& g, A* __restrict s, int64_t n) {
-  const A factor = static_cast<A>(g.alpha / static_cast<double>(g.size)), k = static_cast<A>(g.k);
+  const A factor = static_cast<A>(g.alpha / g.size), k = static_cast<A>(g.k);
   for (int64_t i = 0; i < n; ++i) s[i] = k + factor * s[i];
 }
 
@@ -74,100 +74,100 @@ void lrn_terms(const T* __restrict dy, const T* __restrict x, const A* __restric
 template <class T, class A>
 void lrn_result(const LocalNorm& g, const T* __restrict x, const A* __restrict u, const A* __restrict sum,
                 T* __restrict dx, int64_t n) {
-  const A factor = static_cast<A>(2 * g.alpha * g.beta / static_cast<double>(g.size));
+  const A factor = static_cast<A>(2 * g.alpha * g.beta / g.size);
   for (int64_t i = 0; i < n; ++i) narrow(u[i] - factor * widen(x[i]) * sum[i], &dx[i]);
 }
 
 // ---- contiguous: n positions side by side, their channels one after the other ----
 
-// scratch: squares [size][kLrnPositions], a ring of rows by channel; then s and p [kLrnPositions].
+// scratch: squares [window][kLrnPositions], a ring of rows by channel; then s and p [kLrnPositions].
 template <class T>
 void lrn_rows(const LocalNorm& g, const T* x, T* y, accumulator_t<T>* scratch, int64_t n) {
   using A = accumulator_t<T>;
   constexpr int64_t B = kLrnPositions;
-  A *squares = scratch, *s = squares + g.size * B, *p = s + B;
-  const int64_t after = (g.size - 1) / 2;
-  lrn_clear(squares, g.size * B);
+  const int64_t window = g.window(), after = g.after;
+  A *squares = scratch, *s = squares + window * B, *p = s + B;
+  lrn_clear(squares, window * B);
   for (int64_t c = 0; c < g.channels + after; ++c) {  // the row that comes in; channel o's window is then complete
-    A* row = squares + c % g.size * B;
+    A* row = squares + c % window * B;
     if (c < g.channels)
       lrn_square(x + c * g.positions, row, n);
     else
       lrn_clear(row, n);
     const int64_t o = c - after;
     if (o < 0) continue;
-    lrn_window_sum(squares, B, g.size, s, n);
+    lrn_window_sum(squares, B, window, s, n);
     lrn_scale(g, s, n);
     lrn_power(g, s, p, n);
     lrn_scale_by(x + o * g.positions, p, y + o * g.positions, n);
   }
 }
 
-// scratch: three rings of rows by channel [size][kLrnPositions], squares, u and t; then s, p and a sum
+// scratch: three rings of rows by channel [window][kLrnPositions], squares, u and t; then s, p and a sum
 // [kLrnPositions].
 template <class T>
 void lrn_grad_rows(const LocalNorm& g, const T* dy, const T* x, T* dx, accumulator_t<T>* scratch, int64_t n) {
   using A = accumulator_t<T>;
   constexpr int64_t B = kLrnPositions;
-  A *squares = scratch, *u = squares + g.size * B, *t = u + g.size * B, *s = t + g.size * B, *p = s + B, *sum = p + B;
-  const int64_t before = g.size / 2, after = (g.size - 1) / 2;
-  lrn_clear(squares, 3 * g.size * B);
+  const int64_t window = g.window(), before = g.before, after = g.after;
+  A *squares = scratch, *u = squares + window * B, *t = u + window * B, *s = t + window * B, *p = s + B, *sum = p + B;
+  lrn_clear(squares, 3 * window * B);
   for (int64_t c = 0; c < g.channels + after + before; ++c) {
     if (c < g.channels)
-      lrn_square(x + c * g.positions, squares + c % g.size * B, n);
+      lrn_square(x + c * g.positions, squares + c % window * B, n);
     else
-      lrn_clear(squares + c % g.size * B, n);
+      lrn_clear(squares + c % window * B, n);
     const int64_t o = c - after, at = o * g.positions;  // its s is now known
     if (o < 0) continue;
     if (o < g.channels) {
-      lrn_window_sum(squares, B, g.size, s, n);
+      lrn_window_sum(squares, B, window, s, n);
       lrn_scale(g, s, n);
       lrn_power(g, s, p, n);
-      lrn_terms(dy + at, x + at, s, p, u + o % g.size * B, t + o % g.size * B, n);
+      lrn_terms(dy + at, x + at, s, p, u + o % window * B, t + o % window * B, n);
     } else {
-      lrn_clear(t + o % g.size * B, n);
+      lrn_clear(t + o % window * B, n);
     }
     const int64_t j = o - before;  // all windows that it is in are now known
     if (j < 0) continue;
-    lrn_window_sum(t, B, g.size, sum, n);
-    lrn_result(g, x + j * g.positions, u + j % g.size * B, sum, dx + j * g.positions, n);
+    lrn_window_sum(t, B, window, sum, n);
+    lrn_result(g, x + j * g.positions, u + j % window * B, sum, dx + j * g.positions, n);
   }
 }
 
 // ---- channels-last: the channels of one pixel side by side, zeros before and after ----
 
-// scratch: squares [size - 1 + channels], s and p [channels].
+// scratch: squares [window - 1 + channels], s and p [channels].
 template <class T>
 void lrn_pixel(const LocalNorm& g, const T* x, T* y, accumulator_t<T>* scratch) {
   using A = accumulator_t<T>;
-  const int64_t channels = g.channels, before = g.size / 2;
-  A *squares = scratch, *s = squares + channels + g.size, *p = s + channels;
+  const int64_t channels = g.channels, window = g.window(), before = g.before;
+  A *squares = scratch, *s = squares + channels + window, *p = s + channels;
   lrn_clear(squares, before);
   lrn_square(x, squares + before, channels);
-  lrn_clear(squares + before + channels, g.size - 1 - before);
-  lrn_window_sum(squares, 1, g.size, s, channels);
+  lrn_clear(squares + before + channels, g.after);
+  lrn_window_sum(squares, 1, window, s, channels);
   lrn_scale(g, s, channels);
   lrn_power(g, s, p, channels);
   lrn_scale_by(x, p, y, channels);
 }
 
-// scratch: squares and t [size - 1 + channels], s, p and u [channels].
+// scratch: squares and t [window - 1 + channels], s, p and u [channels].
 template <class T>
 void lrn_grad_pixel(const LocalNorm& g, const T* dy, const T* x, T* dx, accumulator_t<T>* scratch) {
   using A = accumulator_t<T>;
-  const int64_t channels = g.channels, before = g.size / 2, after = g.size - 1 - before;
-  A *squares = scratch, *t = squares + channels + g.size, *s = t + channels + g.size, *p = s + channels,
+  const int64_t channels = g.channels, window = g.window(), before = g.before, after = g.after;
+  A *squares = scratch, *t = squares + channels + window, *s = t + channels + window, *p = s + channels,
     *u = p + channels;
   lrn_clear(squares, before);
   lrn_square(x, squares + before, channels);
   lrn_clear(squares + before + channels, after);
-  lrn_window_sum(squares, 1, g.size, s, channels);
+  lrn_window_sum(squares, 1, window, s, channels);
   lrn_scale(g, s, channels);
   lrn_power(g, s, p, channels);
   lrn_clear(t, after);
   lrn_terms(dy, x, s, p, u, t + after, channels);
   lrn_clear(t + after + channels, before);
-  lrn_window_sum(t, 1, g.size, s, channels);
+  lrn_window_sum(t, 1, window, s, channels);
   lrn_result(g, x, u, s, dx, channels);
 }
 

@@ -9,8 +9,10 @@ namespace torchconv {
 struct LocalNorm {
   int64_t batch, channels, positions;
   bool channels_last;
-  int64_t size;  // channels in a window: size / 2 before its own, itself, and (size - 1) / 2 after
+  double size;                // what the sum of squares is divided by
+  int64_t before, after;      // channels of a window before its own and after it, no more than there are
   double alpha, beta, k;
+  int64_t window() const { return before + 1 + after; }
 };
 
 constexpr int64_t kLrnPositions = 256;  // one unit covers: so many positions of a sample, or in channels-last
@@ -23,7 +25,7 @@ inline int64_t lrn_units(const LocalNorm& g) {
 
 // Accumulators of scratch a thread needs.
 inline int64_t lrn_scratch(const LocalNorm& g) {
-  return g.channels_last ? 7 * g.channels + 2 * g.size : (3 * g.size + 3) * kLrnPositions;
+  return g.channels_last ? 7 * g.channels + 2 * g.window() : (3 * g.window() + 3) * kLrnPositions;
 }
 
 // Each does units begin <= u < end of the work.

@@ -85,7 +85,10 @@ inline void walk_kept(const PoolGeometry& g, const Part& part, const P* position
   const PoolAxis a0 = g.axis[0], a1 = g.axis[1], a2 = g.axis[2];
   const int64_t c0 = kChannels ? part.c0 : 0, c1 = kChannels ? part.c1 : 1, channels = kChannels ? g.channels : 1;
   const int64_t size = inputs(g), *offset = g.tap_offset;
-  const uint64_t window = static_cast<uint64_t>(g.window);
+  const uint64_t window = static_cast<uint64_t>(g.window), known = window < kPoolOffsets ? window : kPoolOffsets;
+  const auto offset_of = [&](uint64_t at) {
+    return at < known ? offset[at] : at < window ? pool_offset(g, at) : kNowhere;
+  };
   int64_t out = part.p0 * outputs(g) * channels;
   for (int64_t p = part.p0; p < part.p1; ++p)
     for (int64_t o0 = 0; o0 < a0.output; ++o0)
@@ -95,8 +98,7 @@ inline void walk_kept(const PoolGeometry& g, const Part& part, const P* position
         for (int64_t o2 = 0; o2 < a2.output; ++o2, out += channels) {
           const int64_t base = row + a2.origin[o2] + (none || empty(a2, o2) ? if_empty : 0);
           for (int64_t c = c0; c < c1; ++c) {
-            const uint64_t at = static_cast<uint64_t>(positions[out + c]);
-            const int64_t position = base + (at < window ? offset[at] : kNowhere);
+            const int64_t position = base + offset_of(static_cast<uint64_t>(positions[out + c]));
             body(out + c, Kept{(p - part.p0) * size, position, c});
           }
         }

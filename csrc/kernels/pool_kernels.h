@@ -14,7 +14,7 @@ struct PoolLink {
 // the padding, for first[o] <= t < last[o].
 struct PoolAxis {
   int64_t input, output;  // sizes
-  int64_t taps;           // taps of the widest window, those in the padding included
+  int64_t taps;           // of the widest window, those in the padding included as far as some window has them in the input
   int64_t dilation;
   int64_t stride;          // origin[o] == origin[0] + o * stride, or 0: the origins follow no such rule (adaptive)
   const int32_t* origin;   // [output], never falling
@@ -49,7 +49,7 @@ struct PoolGeometry {
   // padding, kept in as few bytes as hold the last one.
   int64_t window;             // taps0 * taps1 * taps2
   int64_t position_bytes;     // 1 (unsigned), 2 or 4 (signed)
-  const int64_t* tap_offset;  // [window] from the element at the origin to the one at the tap; for kept positions
+  const int64_t* tap_offset;  // pool_offset() of the first kPoolOffsets positions at most; for kept positions
   int64_t divisor_override;   // 0: none
 };
 
@@ -57,6 +57,15 @@ struct PoolGeometry {
 // In channels-last that takes so many channels of one plane.
 constexpr int64_t kPoolPlanes = 16;
 constexpr int64_t kPoolChannels = 64;
+constexpr int64_t kPoolOffsets = 4096;
+
+// From the element at a window's origin to the one at a position in it.
+inline int64_t pool_offset(const PoolGeometry& g, uint64_t position) {
+  const PoolAxis &a1 = g.axis[1], &a2 = g.axis[2];
+  const uint64_t row = position / a2.taps, t2 = position % a2.taps, t1 = row % a1.taps, t0 = row / a1.taps;
+  const int64_t i0 = t0 * g.axis[0].dilation, i1 = t1 * a1.dilation, i2 = t2 * a2.dilation;
+  return (i0 * a1.input + i1) * a2.input + i2;
+}
 
 // Each does units begin <= u < end of the work: pool_units() of them of max_pool and avg_pool, pool_transpose_units() of
 // scatter and spread, and pool_kept_units() of the others. scratch: pool_scratch() accumulators.
@@ -129,7 +138,8 @@ inline int64_t pool_scratch(const PoolGeometry& g) {
 // if dx is too narrow to sum in.
 inline int64_t pool_transpose_scratch(const PoolGeometry& g, bool narrow) {
   const int64_t inputs = g.axis[0].input * g.axis[1].input * g.axis[2].input;
-  if (!g.gathers) return narrow ? inputs * (g.channels == 1 ? kPoolPlanes : kPoolChannels) : 0;
+  const int64_t together = g.channels == 1 ? g.planes : g.channels, most = g.channels == 1 ? kPoolPlanes : kPoolChannels;
+  if (!g.gathers) return narrow ? inputs * (together < most ? together : most) : 0;
   const int64_t shares = g.ring[0] * g.ring[1] * g.axis[2].output;
   return pool_scratch(g) + shares * (g.lanes == PoolLanes::planes ? kPoolPlanes : g.channels) + kPoolPlanes;
 }

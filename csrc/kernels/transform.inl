@@ -88,7 +88,7 @@ template <class T>
 void apply(const FilterMap& map, int64_t begin, int64_t end, const T* values, const T* weight, T* out,
            accumulator_t<T>* scratch) {
   auto* table = reinterpret_cast<Shuffle<accumulator_t<T>>*>(scratch);
-  const int64_t in = registers<accumulator_t<T>>(map);
+  const int64_t in = map.shuffles(false) ? registers<accumulator_t<T>>(map) : 0;
   if (in == 1) return apply_shuffles<1>(map, begin, end, values, weight, out, table);
   if (in == 2) return apply_shuffles<2>(map, begin, end, values, weight, out, table);
   for (int64_t i = begin; i < end; ++i) apply_item(map, i, values, weight, out, scratch);
@@ -98,7 +98,7 @@ template <class T>
 void transpose(const FilterMap& map, int64_t begin, int64_t end, const T* values, const T* grad, T* weight,
                accumulator_t<T>* scratch) {
   auto* table = reinterpret_cast<Shuffle<accumulator_t<T>>*>(scratch);
-  const int64_t in = registers<accumulator_t<T>>(map);
+  const int64_t in = map.shuffles(true) ? registers<accumulator_t<T>>(map) : 0;
   if (in == 1) return transpose_shuffles<1>(map, begin, end, values, grad, weight, table);
   if (in == 2) return transpose_shuffles<2>(map, begin, end, values, grad, weight, table);
   for (int64_t i = begin; i < end; ++i) transpose_item(map, i, values, grad, weight, scratch);

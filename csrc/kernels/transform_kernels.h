@@ -8,6 +8,7 @@ namespace torchconv {
 constexpr int64_t transform_block = 16;  // channels of filters that are transformed side by side
 constexpr int64_t shuffle_size = 2 * 3 * 16;      // of a slot of transform_shuffles.inl, in floats, at the most
 constexpr int64_t shuffle_taps = 2 * 16;          // and of its filters
+constexpr int64_t shuffle_slots = 1 << 13;        // of all transforms
 
 // A sparse linear map in rows: transformed tap p of transform t is row t·out_taps + p, the sum over its entries
 // pointers[row] <= e < pointers[row + 1] of values[e] · tap columns[e]. It acts on `filters` · `channels` filters.
@@ -18,10 +19,14 @@ struct FilterMap {
   int64_t row_entries, column_entries;  // most in a row, and of one transform in a column
   int64_t items() const { return (filters * channels + transform_block - 1) / transform_block; }
   int64_t slots(bool transposed) const { return transposed ? column_entries : row_entries; }
+  // Whether there is room for a table of shuffles, whose size is that of the longest row or column times transforms.
+  bool shuffles(bool transposed) const {
+    return taps <= shuffle_taps && out_taps <= shuffle_taps && transforms * slots(transposed) <= shuffle_slots;
+  }
   // In elements: a block of filters before and after, or a table of shuffles.
   int64_t scratch(bool transposed) const {
     const int64_t block = (taps + out_taps) * transform_block;
-    if (taps > shuffle_taps || out_taps > shuffle_taps) return block;
+    if (!shuffles(transposed)) return block;
     const int64_t table = transforms * slots(transposed) * shuffle_size;
     return block > table ? block : table;
   }

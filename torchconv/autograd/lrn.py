@@ -22,10 +22,11 @@ from ._common import primals, register
 
 def _window_sum(x: Tensor, size: int, transposed: bool = False) -> Tensor:
     """W: the sum over ``c − size//2 ≤ j ≤ c + (size − 1)//2`` of x [N, C, *]; Wᵀ reaches as far the other way."""
-    reach = (size // 2, (size - 1) // 2)
+    farthest = x.shape[1] - 1  # past it all that is read is zeros
+    reach = (min(size // 2, farthest), min((size - 1) // 2, farthest))
     before, after = reach[::-1] if transposed else reach
     rows = pad(x.reshape(x.shape[0], 1, x.shape[1], -1), (0, 0, before, after))  # [N, 1, C, positions]
-    return avg_pool2d(rows, (size, 1), 1, divisor_override=1).reshape(x.shape)
+    return avg_pool2d(rows, (before + 1 + after, 1), 1, divisor_override=1).reshape(x.shape)
 
 
 def _scale(x: Tensor, size: int, alpha: float, k: float) -> Tensor:

@@ -25,7 +25,7 @@ def _integer(value: int, what: str, name: str) -> int:
     if isinstance(value, (int, torch.SymInt)) and not isinstance(value, bool):
         return value
     try:
-        if not isinstance(value, bool):
+        if not isinstance(value, bool):  # which Python has for an integer, and the built-in has not
             return operator.index(value)
     except TypeError:
         pass

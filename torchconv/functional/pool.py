@@ -15,15 +15,23 @@ from torch.overrides import has_torch_function_unary
 from ..autograd.pool import avg_pool, max_pool, max_pool_indices, max_pool_relu
 from ._arguments import require_tensors, wrong_length
 from ._route import has_kernel, overridden
-from .conv import Ints, _batched, _per_axis
+from .conv import Ints, _batched, _integer, _per_axis
 
 # None where an axis keeps the input's size.
 Sizes: TypeAlias = int | Sequence[int | None]
 
+# Positions along an axis that the operators' tables hold.
+LARGEST = 2**31 - 1
+
 
 def _runs_here(input: Tensor, dims: int) -> bool:
     """Whether there is a kernel for this input. One with an empty axis other than the batch's is mostly refused."""
-    return isinstance(input, Tensor) and has_kernel(input) and 0 not in input.shape[-dims - 1 :]
+    return (
+        isinstance(input, Tensor)
+        and has_kernel(input)
+        and 0 not in input.shape[-dims - 1 :]
+        and not any(type(side) is int and side > LARGEST for side in input.shape[-dims:])
+    )
 
 
 def _built_in(name: str, *args: Any) -> Any:
@@ -165,7 +173,7 @@ def _avg_pool(
         return _built_in(name, input, kernel_size, stride, padding, ceil_mode, count_include_pad, *divisor)
     x, batched = _prepare(input, dims, name, any_format=False)
     window = _window(kernel_size, stride, padding, 1, dims, name)
-    if divisor_override == 0:
+    if divisor_override is not None and _integer(divisor_override, "divisor_override", name) == 0:
         raise RuntimeError(f"{name}: divisor_override must not be 0 (divisor must be not zero)")
     if dims == 3 and any(k > n for k, n in zip(window[0], x.shape[2:], strict=True)):
         raise RuntimeError(f"{name}: input of shape {list(input.shape)} is smaller than kernel_size={kernel_size}")

@@ -98,6 +98,8 @@ def _transform_conv(
     if reduce not in REDUCTIONS:
         raise RuntimeError(f"{name}: reduce must be one of {REDUCTIONS}, got {reduce!r}")
     require_weight(name, dims, input, weight, bias)
+    if reduce == "max" and input.is_complex():
+        raise RuntimeError(f"{name}: reduce='max' of {input.dtype} maps: complex numbers have no maximum")
     stride = _per_axis(stride, dims, "stride", name, 1)
     dilation = _per_axis(dilation, dims, "dilation", name, 1)
     groups = _integer(groups, "groups", name)

@@ -13,7 +13,7 @@ from torch.overrides import has_torch_function_variadic
 
 from ._arguments import require_tensors
 from ._route import overridden
-from .conv import Ints, _in_the_format_of, _per_axis
+from .conv import Ints, _in_the_format_of, _integer, _per_axis
 from .pool import _built_in, _runs_here
 
 
@@ -26,13 +26,13 @@ def _size(
     if size is None:
         sides = usual
     else:
-        sides = [int(n) for n in (size[2:] if len(size) == dims + 2 else size)]
+        sides = [_integer(n, "output_size", name) for n in (size[2:] if len(size) == dims + 2 else size)]
         if len(sides) != dims:
             raise ValueError(f"{name}: output_size needs {dims} or {dims + 2} numbers, got {list(size)}")
         if not all(u - s < n < u + s for n, u, s in zip(sides, usual, stride, strict=True)):
             raise ValueError(f"{name}: output_size must be within the stride={stride} of {usual}, got {list(size)}")
-    if any(n < 1 for n in sides):
-        raise ValueError(f"{name}: an output of spatial size {sides} has an empty axis")
+    if any(n < 0 for n in sides):
+        raise ValueError(f"{name}: output_size must contain non-negative spatial dimensions, but got {sides}")
     return sides
 
 
@@ -65,6 +65,8 @@ def _max_unpool(
     pads = _per_axis(padding, dims, "padding", name, 0)
     sides = _size(input, kernel, steps, pads, output_size, name)
 
+    if 0 in sides:  # what the indices say is not looked at, as in the built-in
+        return input.flatten(-dims)[..., :0].reshape(*input.shape[:-dims], *sides)
     flat = input.new_zeros((*input.shape[:-dims], torch.Size(sides).numel()))
     try:
         flat = flat.scatter(-1, indices.flatten(-dims), input.flatten(-dims))

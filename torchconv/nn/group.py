@@ -247,30 +247,50 @@ class GroupPool2d(Layer, torch.nn.Module):
         maps = _by_channel(input, self.order)
         if self.reduce == "mean":
             return maps.mean(-3)
+        if self.reduce == "max" and input.is_complex():
+            raise RuntimeError(f"GroupPool2d: reduce='max' of {input.dtype} maps: complex numbers have no maximum")
         return maps.max(-3).values if self.reduce == "max" else torch.linalg.vector_norm(maps, dim=-3)
 
     def extra_repr(self) -> str:
         return f"|G|={self.order}, reduce={self.reduce!r}"
 
 
-class GroupBatchNorm2d(Layer, torch.nn.BatchNorm2d):
+class GroupBatchNorm2d(Layer, torch.nn.Module):
     """Batch norm of regular maps (N, C · |G|, H, W): a channel's statistics and parameters are all its elements'.
 
     Args:
         num_features (int): C.
         group (str or TransformSet): the layer's before. Default: "p4"
         eps, momentum, affine, track_running_stats: torch.nn.BatchNorm2d's.
+
+    Attributes:
+        norm (torch.nn.BatchNorm2d): of C channels. A layer of its own, so that what exchanges batch norms in a model,
+            as torch.nn.SyncBatchNorm.convert_sync_batchnorm, exchanges it and leaves the group to this one.
     """
 
     input_field, output_field = "regular", "regular"
 
     def __init__(self, num_features: int, group: str | TransformSet = "p4", *args: Any, **keywords: Any) -> None:
-        super().__init__(num_features, *args, **keywords)
+        super().__init__()
         self.order = len(group_of(group))
+        self.norm = torch.nn.BatchNorm2d(num_features, *args, **keywords)
 
     def forward(self, input: Tensor) -> Tensor:
         maps = _by_channel(input, self.order)  # [N, C, |G|, H, W]
-        return _in_the_format_of(input, normalise(maps.flatten(2, 3), self, None).reshape(input.shape))
+        flat = maps.flatten(2, 3)
+        ours = type(self.norm) is torch.nn.BatchNorm2d  # else another took its place
+        out = normalise(flat, self.norm, None) if ours else self.norm(flat)
+        return _in_the_format_of(input, out.reshape(input.shape))
+
+    def extra_repr(self) -> str:
+        return f"|G|={self.order}"
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Takes the names, too, that states had when this layer was itself a batch norm."""
+        for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
+            if prefix + name in state_dict:
+                state_dict[f"{prefix}norm.{name}"] = state_dict.pop(prefix + name)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 def _by_channel(input: Tensor, order: int) -> Tensor:

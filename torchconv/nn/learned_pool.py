@@ -152,7 +152,9 @@ class BlockPool2d(Layer, torch.nn.Module):
         blocks = x.unfold(2, height, down).unfold(3, width, right).permute(0, 2, 3, 1, 4, 5)
         batch, rows, columns = blocks.shape[:3]
         most = self._rows_at_once(rows, math.prod(blocks.shape[2:]))
-        if most >= rows:  # whole samples
+        if torch.compiler.is_exporting():  # a program for any batch cannot be made of so many parts
+            parts = [self._applied(blocks)]
+        elif most >= rows:  # whole samples
             parts = [self._applied(part) for part in blocks.split(most // rows)]
         else:
             parts = [self._applied(part) for sample in blocks.split(1) for part in sample.split(most, 1)]
@@ -169,7 +171,7 @@ class BlockPool2d(Layer, torch.nn.Module):
         """[N, rows, W_out, C, kH, kW] -> [N·rows·W_out, D]."""
         flat = part.flatten(0, 2)  # the copy
         out = self.network(flat)
-        if out.shape[:1] != flat.shape[:1] or out.numel() != out.shape[:2].numel() or out.dim() < 2:
+        if out.dim() < 2 or out.shape[0] != flat.shape[0] or any(side != 1 for side in out.shape[2:]):
             raise RuntimeError(
                 f"BlockPool2d: the network must take blocks of shape {list(flat.shape)} to [{flat.shape[0]}, D], "
                 f"got {list(out.shape)}"
