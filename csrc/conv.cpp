@@ -7,6 +7,7 @@
 
 #include <algorithm>
 
+#include "compact.h"
 #include "correlate.h"
 #include "depthwise.h"
 #include "dispatch.h"
@@ -117,6 +118,51 @@ void run_weight_grad(const ConvParams& p, Algorithm algorithm, const at::Tensor&
   }
 }
 
+// ---- the same without what only the window makes large ----
+
+// max(0, bias) or 0 where no tap meets an output.
+void fill(const at::Tensor& y, const at::Tensor& bias, bool relu) {
+  if (!bias.defined()) return void(y.zero_());
+  std::vector<int64_t> shape(y.dim(), 1);
+  shape[1] = -1;
+  y.copy_((relu ? bias.relu() : bias).view(shape));
+}
+
+at::Tensor empty_like(const at::Tensor& t, at::IntArrayRef sizes, const ConvParams& p) {
+  return at::empty(sizes, t.options().memory_format(p.memory_format()));
+}
+
+template <class T>
+void run_forward(const Compact& c, Algorithm algorithm, const at::Tensor& x, const at::Tensor& weight,
+                 const at::Tensor& bias, bool relu, const at::Tensor& y) {
+  if (c.whole()) return run_forward<T>(c.params(), algorithm, x, weight, bias, relu, y);
+  if (!c.whole_output()) fill(y, bias, relu);
+  if (c.empty()) return;
+  const at::Tensor left = c.whole_output() ? y : empty_like(y, c.params().output_sizes(), c.params());
+  run_forward<T>(c.params(), algorithm, c.input(x), c.weight(weight), bias, relu, left);
+  if (!c.whole_output()) c.put_output(left, y);
+}
+
+template <class T>
+void run_input_grad(const Compact& c, Algorithm algorithm, const at::Tensor& gy, const at::Tensor& weight,
+                    const at::Tensor& gx) {
+  if (c.whole()) return run_input_grad<T>(c.params(), algorithm, gy, weight, gx);
+  if (c.empty()) return void(gx.zero_());
+  const at::Tensor left = empty_like(gx, c.params().input_sizes(), c.params());
+  run_input_grad<T>(c.params(), algorithm, c.output(gy), c.weight(weight), left);
+  c.put_input(left, gx);
+}
+
+template <class T>
+void run_weight_grad(const Compact& c, Algorithm algorithm, const at::Tensor& gy, const at::Tensor& x,
+                     const at::Tensor& gw) {
+  if (c.whole()) return run_weight_grad<T>(c.params(), algorithm, gy, x, gw);
+  if (c.empty()) return void(gw.zero_());
+  const at::Tensor left = at::empty(c.weight_sizes(), gw.options());
+  run_weight_grad<T>(c.params(), algorithm, c.output(gy), c.input(x), left);
+  c.put_weight(left, gw);
+}
+
 // ---- operators ----
 
 // The algorithm that runs: without products there is only the definition to follow.
@@ -137,14 +183,15 @@ at::Tensor convolution(const at::Tensor& input, const at::Tensor& weight, const 
     TORCH_CHECK(bias->dim() == 1 && bias->size(0) == p.out_channels, "conv", p.dims, "d: weight of shape ",
                 weight.sizes(), " expects a bias of shape [", p.out_channels, "], got ", bias->sizes());
   }
-  const Choice choice = select(p, Direction::forward, algorithm);
+  const Compact compact(p, Direction::forward);
+  const Choice choice = select(p, compact.params(), Direction::forward, algorithm);
   const at::Tensor x = input.contiguous(p.memory_format());
   const at::Tensor b = has_bias ? bias->contiguous() : at::Tensor();
   at::Tensor y = at::empty(p.output_sizes(), input.options().memory_format(p.memory_format()));
   if (y.numel() > 0)
     for_dtype("convolution", p.dtype, [&](auto t) {
       using T = decltype(t);
-      run_forward<T>(p, running(p, choice), x, weight, b, RELU, y);
+      run_forward<T>(compact, running(p, choice), x, weight, b, RELU, y);
     });
   return y;
 }
@@ -162,12 +209,13 @@ at::Tensor convolution_input_grad(const at::Tensor& grad, const at::Tensor& weig
                                    answers_channels_last(grad, weight));
   check_alike(p, grad, "output gradient", weight, "weight");
   check_grad(p, grad);
-  const Choice choice = select(p, Direction::input_grad, algorithm);
+  const Compact compact(p, Direction::input_grad);
+  const Choice choice = select(p, compact.params(), Direction::input_grad, algorithm);
   const at::Tensor gy = grad.contiguous(p.memory_format());
   at::Tensor gx = at::empty(p.input_sizes(), grad.options().memory_format(p.memory_format()));
   if (gx.numel() > 0)
     for_dtype("convolution", p.dtype,
-              [&](auto t) { run_input_grad<decltype(t)>(p, running(p, choice), gy, weight, gx); });
+              [&](auto t) { run_input_grad<decltype(t)>(compact, running(p, choice), gy, weight, gx); });
   return gx;
 }
 
@@ -178,11 +226,13 @@ at::Tensor convolution_weight_grad(const at::Tensor& grad, const at::Tensor& inp
                                    answers_channels_last(input, grad));
   check_alike(p, grad, "output gradient", input, "input");
   check_grad(p, grad);
-  const Choice choice = select(p, Direction::weight_grad, algorithm);
+  const Compact compact(p, Direction::weight_grad);
+  const Choice choice = select(p, compact.params(), Direction::weight_grad, algorithm);
   const at::Tensor x = input.contiguous(p.memory_format()), gy = grad.contiguous(p.memory_format());
   at::Tensor gw = at::empty(weight_size, grad.options().memory_format(memory_format));
   if (gw.numel() > 0)
-    for_dtype("convolution", p.dtype, [&](auto t) { run_weight_grad<decltype(t)>(p, running(p, choice), gy, x, gw); });
+    for_dtype("convolution", p.dtype,
+              [&](auto t) { run_weight_grad<decltype(t)>(compact, running(p, choice), gy, x, gw); });
   return gw;
 }
 
@@ -237,8 +287,11 @@ std::tuple<std::string, std::vector<std::string>, int64_t, double> explain(
                                                   : Direction::weight_grad;
   const ConvParams p = conv_params(input_size, weight_size, {stride, padding, dilation, groups}, dtype, channels_last);
   check_explained(p, input_size, weight_size);
-  const Choice choice = select(p, d, algorithm);
-  return {choice.name, refusals(p, d, choice), workspace(p, d, running(p, choice)), choice.cost};
+  const Compact compact(p, d);
+  const Choice choice = select(p, compact.params(), d, algorithm);
+  const int64_t copies = compact.copied() * static_cast<int64_t>(c10::elementSize(dtype));
+  return {choice.name, refusals(compact.params(), d, choice),
+          copies + workspace(compact.params(), d, running(p, choice)), choice.cost};
 }
 
 }  // namespace

@@ -36,17 +36,21 @@ void set_taps(TappedGather& to, const AxisTaps& axes, const View& weight) {
   for (int a = 0; a < 3; ++a) to.gather.grid[a] = to.gather.tap_count > 0 ? static_cast<int64_t>(axes[a].size()) : 0;
 }
 
+// The taps of each residue of the stride along an axis, of ascending offsets.
+std::vector<std::vector<AxisTap>> residue_taps(const ConvParams& p, int a) {
+  std::vector<std::vector<AxisTap>> taps(std::min(p.stride[a], p.input[a]));
+  for (int64_t k = p.kernel[a] - 1; k >= 0; --k) {
+    const int64_t at = k * p.dilation[a] - p.before[a], residue = (at % p.stride[a] + p.stride[a]) % p.stride[a];
+    if (residue < static_cast<int64_t>(taps.size())) taps[residue].push_back({k, (residue - at) / p.stride[a]});
+  }
+  return taps;
+}
+
 // x̄ of ȳ at the input positions i ≡ residue (mod stride): there i = residue + t · stride, and tap k sees ȳ at
 // t + (residue + before − k · dilation) / stride, for the taps where that is whole.
 TappedGather input_grad_gather(const ConvParams& p, const View& x, const View& y, const View& weight,
-                               const std::array<int64_t, 3>& residue) {
+                               const std::array<int64_t, 3>& residue, const AxisTaps& axes) {
   TappedGather result{};
-  AxisTaps axes;
-  for (int a = 0; a < 3; ++a)
-    for (int64_t k = p.kernel[a] - 1; k >= 0; --k) {
-      const int64_t from = residue[a] + p.before[a] - k * p.dilation[a];
-      if (from % p.stride[a] == 0) axes[a].push_back({k, from / p.stride[a]});
-    }
   set_taps(result, axes, weight);
   Gather& g = result.gather;
   g.batch = p.batch, g.groups = p.groups, g.m = p.in_per_group(), g.c = p.out_per_group();
@@ -80,10 +84,13 @@ TappedGather forward_gather(const ConvParams& p, const View& x, const View& y, c
 
 std::vector<TappedGather> input_grad_gathers(const ConvParams& p, const View& x, const View& y, const View& weight) {
   std::vector<TappedGather> gathers;
-  for (int64_t r0 = 0; r0 < std::min(p.stride[0], p.input[0]); ++r0)
-    for (int64_t r1 = 0; r1 < std::min(p.stride[1], p.input[1]); ++r1)
-      for (int64_t r2 = 0; r2 < std::min(p.stride[2], p.input[2]); ++r2)
-        gathers.push_back(input_grad_gather(p, x, y, weight, {r0, r1, r2}));
+  const auto t0 = residue_taps(p, 0), t1 = residue_taps(p, 1), t2 = residue_taps(p, 2);
+  for (size_t r0 = 0; r0 < t0.size(); ++r0)
+    for (size_t r1 = 0; r1 < t1.size(); ++r1)
+      for (size_t r2 = 0; r2 < t2.size(); ++r2)
+        gathers.push_back(input_grad_gather(
+            p, x, y, weight, {static_cast<int64_t>(r0), static_cast<int64_t>(r1), static_cast<int64_t>(r2)},
+            {t0[r0], t1[r1], t2[r2]}));
   return gathers;
 }
 
@@ -169,6 +176,20 @@ Boxes evened(Boxes b, const Gather& g, int64_t tasks_of_a_box) {
   return b;
 }
 
+// Elements of the source that a box of all residues reads for one of its targets, about: the taps' reach included.
+double read_of(const std::vector<Gather>& g, const Boxes& boxes) {
+  double read = 1;
+  for (int a = 0; a < 3; ++a) {
+    int64_t low = 0, high = 0;
+    for (const Gather& r : g)
+      for (int64_t k = 0; k < r.tap_count; ++k)
+        low = std::min(low, r.taps[k].offset[a]), high = std::max(high, r.taps[k].offset[a]);
+    const int64_t size = std::max<int64_t>(1, blocks_of(g.front().count[a], boxes.count[a + 1]));
+    read *= static_cast<double>(size * g.front().step[a] + high - low) / static_cast<double>(size);
+  }
+  return read;
+}
+
 // An axis of one tap steps over a sparser map: the same gather with a step of one. Returns how far the source moves.
 int64_t without_steps(Gather& g, std::vector<Tap>& taps) {
   int64_t shift = 0;
@@ -220,8 +241,12 @@ struct DirectPlan {
     // About 1,600 positions, fewer where what is copied of the source would outgrow a second-level cache.
     int64_t pixel = std::max<int64_t>(1, first.c) * together * sizeof(accumulator_t<T>);
     for (int a = 0; a < 3; ++a) pixel *= first.step[a];
-    const int64_t room = std::clamp<int64_t>((1 << 20) / pixel, 96, 1600);
-    boxes = boxes_of(first, std::max(room / residues, std::min<int64_t>(room, 48)));
+    const int64_t most = std::clamp<int64_t>((1 << 20) / pixel, 96, 1600);
+    int64_t room = std::max(most / residues, std::min<int64_t>(most, 48));
+    boxes = boxes_of(first, room);
+    // More where taps reach so far that boxes read the same elements again and again.
+    const double whole = read_of(g, boxes_of(first, first.positions()));
+    while (boxes.total() > first.batch && read_of(g, boxes) > 8 * whole) boxes = boxes_of(first, room *= 2);
     scratch = 0;
     for (int64_t i = 0; i < boxes.count[1] * boxes.count[2] * boxes.count[3]; ++i) {
       Box box = box_at(boxes, first, i);

@@ -2,8 +2,10 @@
 
 #include <c10/util/Exception.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <iterator>
 #include <optional>
 
 #include "fft.h"
@@ -194,20 +196,36 @@ std::vector<std::string> algorithm_names() {
   return names;
 }
 
-Choice select(const ConvParams& params, Direction direction, std::string_view asked) {
+// The candidate of that name, or null where any may run; raises where it cannot.
+const Candidate* named(const ConvParams& params, Direction direction, std::string_view asked) {
+  if (asked == "auto" || asked == "highest") return nullptr;
+  const auto* c = std::find_if(std::begin(candidates), std::end(candidates),
+                               [&](const Candidate& candidate) { return asked == candidate.name; });
+  TORCH_CHECK_VALUE(c != std::end(candidates), "algorithm '", asked, "' is none of auto, ",
+                    c10::Join(", ", algorithm_names()));
+  const Reason reason = refusal(*c, params, direction, sums_only(asked));
+  TORCH_CHECK(reason.empty(), "algorithm '", asked, "' cannot run this convolution: ", reason);
+  return c;
+}
+
+void check_algorithm(const ConvParams& params, Direction direction, std::string_view asked) {
+  named(params, direction, asked);
+}
+
+Choice select(const ConvParams& whole, const ConvParams& params, Direction direction, std::string_view asked) {
+  const bool highest = sums_only(asked);
+  if (const Candidate* c = named(whole, direction, asked)) {
+    const bool runs = refusal(*c, params, direction, highest).empty();
+    return {runs ? c->algorithm : Algorithm::direct, c->name, c->cost(params, direction), highest};
+  }
   const Candidate* best = nullptr;
-  const bool any = asked == "auto" || asked == "highest", highest = sums_only(asked);
   Choice choice{};
   for (const Candidate& c : candidates) {
-    if (!any && asked != c.name) continue;
-    const Reason reason = refusal(c, params, direction, highest);
-    TORCH_CHECK(reason.empty() || any, "algorithm '", asked, "' cannot run this convolution: ", reason);
-    if (!reason.empty()) continue;
+    if (!refusal(c, params, direction, highest).empty()) continue;
     const double cost = c.cost(params, direction);
     if (!best || cost * c.least_saving < choice.cost * best->least_saving)
       best = &c, choice = {c.algorithm, c.name, cost, highest};
   }
-  TORCH_CHECK_VALUE(best, "algorithm '", asked, "' is none of auto, ", c10::Join(", ", algorithm_names()));
   return choice;
 }
 

@@ -78,7 +78,7 @@ int64_t filters_of(const at::Tensor& weight, int64_t transforms) {
 void check_operands(const Reduced& r, const char* name, const at::Tensor& activation, const char* other_name,
                     const at::Tensor& other, Direction direction, std::string_view algorithm) {
   check_alike(r.conv, activation, name, other, other_name);
-  select(r.conv, direction, algorithm);
+  check_algorithm(r.conv, direction, algorithm);
 }
 
 // Raises unless t is a reduced map of this dtype, on the device of `like`.
@@ -280,8 +280,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> convolution_norm_grad(
   const Reduced r = reduced(input.sizes(), weight.sizes(), output.size(1), {stride, padding, dilation, groups},
                             input.scalar_type(), answers_channels_last(input, weight));
   check_operands(r, "input", input, "weight", weight, Direction::forward, algorithm);
-  if (to_input) select(r.conv, Direction::input_grad, algorithm);
-  if (to_weight) select(r.conv, Direction::weight_grad, algorithm);
+  if (to_input) check_algorithm(r.conv, Direction::input_grad, algorithm);
+  if (to_weight) check_algorithm(r.conv, Direction::weight_grad, algorithm);
   check_tensor(r, "a gradient", grad, input.scalar_type(), input);
   check_tensor(r, "an output", output, input.scalar_type(), input);
   const auto format = r.conv.memory_format();

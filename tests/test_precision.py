@@ -5,19 +5,20 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from shapes import case
-from test_conv import DIRECTIONS, LAYOUTS, chosen, operands, run
+from test_conv import BOUNDS, DIRECTIONS, LAYOUTS, chosen, exact, operands, relative_error, run
 
 import torchconv
 import torchconv.functional as TF
 import torchconv.nn as tnn
 
+F = torch.nn.functional
 ops = torch.ops.torchconv
 SUMS = {"direct", "depthwise"}
 # Convolutions that auto gives to Winograd's algorithm or the Fourier transform.
 WINOGRAD = case("winograd", (1, 64, 12, 13), (64, 64, 3, 3), padding=1)
-FFT = case("fft", (1, 12, 64, 64), (12, 12, 33, 33), padding=16)
-DEPTHWISE_FFT = case("depthwise_fft", (1, 4, 112, 112), (4, 1, 63, 63), padding=31, groups=4)
-FFT_1D = case("fft_1d", (1, 8, 4000), (8, 8, 801), padding=400)
+FFT = case("fft", (1, 4, 48, 48), (4, 4, 25, 25), padding=12)
+DEPTHWISE_FFT = case("depthwise_fft", (1, 2, 96, 96), (2, 1, 49, 49), padding=24, groups=2)
+FFT_1D = case("fft_1d", (1, 6, 1000), (6, 6, 301), padding=150)
 TAKEN = {"winograd": [WINOGRAD], "fft": [FFT, DEPTHWISE_FFT, FFT_1D]}
 CASES = [c for cases in TAKEN.values() for c in cases]
 
@@ -142,3 +143,73 @@ def test_of_one_model() -> None:
     assert [layer.algorithm for layer in model] == ["auto"] * 3 + ["direct", "auto"]
     with pytest.raises(ValueError, match="precision must be 'high', 'highest' or None, got 'higher'"):
         torchconv.convert(model, precision="higher")
+
+
+# ---- what follows from it ----
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_counts_are_whole(case) -> None:
+    """Sums of zeros and ones, below 2²⁴, are exact whatever their order."""
+    x, w, b, g = (t.gt(0).float() for t in operands(case, torch.float32))
+    for direction in DIRECTIONS:
+        assert torch.equal(
+            run(case, direction, x, w, b, g, "highest").double(), exact(case, direction, x, w, b, g).round()
+        )
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_signs_and_zeros_stay(case) -> None:
+    """Non-negative operands give non-negative results, and zeros where only zeros are seen."""
+    x, w, b, g = (t.abs() for t in operands(case, torch.float32))
+    x[..., : case.input[-1] // 2], g[..., : case.output[-1] // 2] = 0, 0
+    for direction in DIRECTIONS:
+        result = run(case, direction, x, w, b * 0, g, "highest")
+        assert (result >= 0).all()
+        terms = exact(case, direction, x.sign(), w.sign(), b * 0, g.sign()).round()  # that are not zero
+        assert not result[terms == 0].any()
+
+
+def test_a_causal_filter_waits_for_the_impulse() -> None:
+    x, w = torch.zeros(1, 8, 4000), torch.randn(8, 8, 801)
+    x[..., 2000] = 1
+    y = TF.conv1d(x, w, padding=((800, 0),), algorithm="highest")
+    assert not y[..., :2000].any()
+    assert y[..., 2000].all()
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_a_quiet_passage_beside_a_loud_one(case) -> None:
+    """A million times quieter: results that see nothing else keep the bound of results anywhere."""
+    x, w, b, g = operands(case, torch.float32)
+    middle = case.input[-1] // 2
+    x[..., middle:] *= 1e-6
+    g[..., middle:] *= 1e-6
+    quiet = slice(middle + case.weight[-1] // 2 + 1, None)
+    for direction in ("forward", "input_grad"):
+        result, expected = (f(case, direction, x, w, b * 0, g, *how) for f, how in ((run, ["highest"]), (exact, [])))
+        assert relative_error(result[..., quiet], expected[..., quiet]) <= BOUNDS[torch.float32][direction]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_large_numbers_do_not_overflow(case) -> None:
+    """Where every product and every sum is within range, so is the result."""
+    x, w, b, g = operands(case, torch.float32)
+    for direction, values in (
+        ("forward", (x * 1e36, w * 1e-3, b, g)),
+        ("input_grad", (x, w * 1e-3, b, g * 1e36)),
+        ("weight_grad", (x * 1e36, w, b, g * 1e-3)),
+    ):
+        result, expected = run(case, direction, *values, "highest"), exact(case, direction, *values)
+        assert result.isfinite().all()
+        assert relative_error(result, expected) <= BOUNDS[torch.float32][direction]
+
+
+def test_fft_spoils_no_more_than_a_tile() -> None:
+    """Under "high" an impulse of 10⁶ harms the results of its own transforms, of 8,192 points at the most."""
+    torch.manual_seed(0)
+    x, w = torch.randn(1, 4, 40_000), torch.randn(4, 4, 401)
+    x[..., 20_000] = 1e6
+    y, y64 = TF.conv1d(x, w, algorithm="fft"), F.conv1d(x.double(), w.double())
+    for far in (slice(0, 20_000 - 8192), slice(20_000 + 8192, None)):
+        assert relative_error(y[..., far], y64[..., far]) <= BOUNDS[torch.float32]["forward"]
