@@ -65,10 +65,10 @@ def join(model: Module) -> Iterator[tuple[str, Module, str]]:
                 module.__class__ = rebased(type(module), cls) if own_class(module) is not type(module) else cls
             except TypeError as error:  # slots, a metaclass or an order of bases that leaves no room for another class
                 yield name, module, f"not fused: its class cannot be changed ({error})"
-        for row in rows:
-            for first, second, reason in plan.kept_apart(row):
-                if first in names and second in names:
-                    yield names[first], first, f"not fused with {names[second]} ({type(second).__name__}): {reason}"
+        apart = dict.fromkeys(each for row in rows for each in plan.kept_apart(row))  # each once, however often called
+        for first, second, reason in apart:
+            if first in names and second in names:
+                yield names[first], first, f"not fused with {names[second]} ({type(second).__name__}): {reason}"
 
 
 def _rows(cls: Any, module: Any) -> Iterator[tuple[Any, ...]]:

@@ -108,17 +108,21 @@ def kind_of(layer: Any) -> str | None:
     kind = KINDS.get(layer.__class__)
     if kind is None:
         return _uncommon_kind(layer)
+    state = layer.__dict__  # where a look-up takes a third of the time of an attribute's
     if (
-        layer._forward_hooks
-        or layer._forward_pre_hooks
-        or layer._backward_hooks
-        or layer._backward_pre_hooks
-        or layer._compiled_call_impl is not None
-        or "forward" in layer.__dict__
-        or "_conv_forward" in layer.__dict__
+        state["_forward_hooks"]
+        or state["_forward_pre_hooks"]
+        or state["_backward_hooks"]
+        or state["_backward_pre_hooks"]
+        or "forward" in state
+        or "_conv_forward" in state
+        or "_compiled_call_impl" in state
     ) and attached(layer):
         return None
-    return _as_set(layer, kind)
+    return _as_set(layer, kind) if kind in _SETTABLE else kind
+
+
+_SETTABLE = frozenset({"relu", "pool1", "pool2", "pool3"})
 
 
 def _as_set(layer: Any, kind: str) -> str | None:
