@@ -60,7 +60,9 @@ def batch_norm(
         return overridden("batch_norm", operands, *operands, training, momentum, eps, activation=activation)
     if activation not in (None, "relu"):
         raise ValueError(f"batch_norm: activation must be None or 'relu', got {activation!r}")
-    if not training or not _runs_here(input, weight, bias):
+    # What the built-in refuses in words of its own.
+    refused = eps <= 0 or (running_mean is None) != (running_var is None)
+    if not training or refused or not _runs_here(input, weight, bias):
         out = torch.nn.functional.batch_norm(*operands, training, momentum, eps)
         return out if activation is None else out.relu()
     out, mean, var = _batch_norm(input, weight, bias, eps, activation is not None)
