@@ -244,7 +244,7 @@ def draw_local(d: Draw) -> Case:
 def draw_local_transpose(d: Draw) -> Case:
     while True:
         s = LocalShape(d)
-        if s.padding[::2] == s.padding[1::2] and min(s.padding) >= 0:
+        if s.padding[::2] == s.padding[1::2] and not any(s.padding):
             break
     extra = [0] * s.dims
     sizes = [
