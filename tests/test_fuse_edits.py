@@ -299,3 +299,17 @@ def test_half_and_complex_run_their_layers():
     assert fused_steps(model, torch.randn(1, 3, 5, 5).half()) == []
     assert fused_steps(model.to("meta"), torch.empty(1, 3, 5, 5, device="meta").half()) == []
     assert fused_steps(model.float().to_empty(device="cpu"), torch.randn(1, 3, 5, 5)) == ["Conv2d BatchNorm2d ReLU"]
+
+
+@pytest.mark.parametrize(
+    ("home", "name"),
+    [(ReLU, "forward"), (BatchNorm2d, "forward"), (torch.nn.functional, "relu"), (torch.nn.functional, "batch_norm")],
+    ids=["ReLU", "BatchNorm2d", "relu", "batch_norm"],
+)
+def test_what_is_replaced_for_all_layers_is_run(home, name, monkeypatch):
+    model, stock = fused_net().eval(), net().eval()
+    old = getattr(home, name)
+    monkeypatch.setattr(home, name, lambda *args, **kwargs: 2 * old(*args, **kwargs))
+    torch.testing.assert_close(model(X), stock(X))
+    monkeypatch.undo()
+    assert fused_steps(model, X) == STEPS

@@ -392,3 +392,39 @@ def test_a_reason_is_given_once():
     hooked(model.conv)
     torchconv.convert(model, report=(left := []))
     assert list(map(str, left)) == list(HOOKED)
+
+
+class Deleting(Base):
+    def forward(self, x):
+        y = self.conv(x)
+        z = self.relu(y)
+        del y
+        return z
+
+
+class Adding(Base):
+    def forward(self, x):
+        y = self.conv(x)
+        z = self.norm(y)
+        y += 1
+        return z
+
+
+class Making(Base):
+    def forward(self, x):
+        x = self.make(x)
+        x = self.made(x)
+        return self.relu(x)
+
+    def make(self, x):
+        self.made = self.other if getattr(self, "made", None) is self.conv else self.conv
+        return x
+
+
+@pytest.mark.parametrize("cls", [Deleting, Adding, Making])
+def test_what_a_statement_reads_or_sets_besides(cls):
+    model = cls().eval()
+    stock = copy.deepcopy(model)
+    torchconv.convert(model)
+    for _ in range(2):
+        torch.testing.assert_close(model(X.float()), stock(X.float()))

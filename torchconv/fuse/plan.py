@@ -145,16 +145,22 @@ def _uncommon_kind(layer: Any) -> str | None:
 
 
 _CALL = Module.__call__
+_RELU, _BATCH_NORM = torch.nn.functional.relu, torch.nn.functional.batch_norm
+_CLASSES: tuple[Any, ...] = tuple(KINDS)
+_FORWARDS = [cls.forward for cls in _CLASSES]
 
 
 def _watched() -> bool:
-    """Whether somebody sees every layer, or every function, that is called: then all are."""
+    """Whether somebody sees, or replaced, every layer of a class or function that is called: then all are."""
     return bool(
         _torch_module._global_forward_hooks
         or _torch_module._global_forward_pre_hooks
         or _torch_module._global_backward_hooks
         or _torch_module._global_backward_pre_hooks
         or Module.__call__ is not _CALL
+        or torch.nn.functional.relu is not _RELU  # replaced for all layers
+        or torch.nn.functional.batch_norm is not _BATCH_NORM
+        or [cls.forward for cls in _CLASSES] != _FORWARDS
         or torch._C._len_torch_function_stack()
     )
 

@@ -75,7 +75,7 @@ def rewritten(home: type, name: str, original: FunctionType) -> tuple[FunctionTy
     if not first:
         return None
     definition = _definition(original)
-    found = _Chains(original, first[0])
+    found = _Chains(original, first[0], home)
     definition.body = found.linked(definition.body)
     found.generic_visit(definition)
     if not found.chains:
@@ -196,8 +196,9 @@ def _way_out(definition: _Function, name: str) -> ast.stmt:
 class _Chains(ast.NodeTransformer):
     """Finds the chains of a method's syntax tree and replaces them."""
 
-    def __init__(self, function: FunctionType, self_name: str) -> None:
+    def __init__(self, function: FunctionType, self_name: str, home: type) -> None:
         code = function.__code__
+        self.home = home
         self.chains: list[Chain] = []
         self.globals, self.self_name, self.filename = function.__globals__, self_name, code.co_filename
         self.locals = {*code.co_varnames, *code.co_cellvars, *code.co_freevars}
@@ -209,8 +210,10 @@ class _Chains(ast.NodeTransformer):
     def linked(self, body: list[ast.stmt]) -> list[ast.stmt]:
         """Statements of which each calls something on what the one before it made, made one."""
         uses: dict[str, int] = {}
-        for node in (node for statement in body for node in ast.walk(statement)):
-            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
+        nodes = [node for statement in body for node in ast.walk(statement)]
+        changed = [node.target for node in nodes if isinstance(node, ast.AugAssign)]  # read, though it says Store
+        for node in [*nodes, *changed]:
+            if isinstance(node, ast.Name) and (node in changed or not isinstance(node.ctx, ast.Store)):
                 uses[node.id] = uses.get(node.id, 0) + 1
         return self._linked(body, uses)
 
@@ -237,6 +240,8 @@ class _Chains(ast.NodeTransformer):
             return False
         inside = [node for node in ast.walk(second.value) if _is_name(node, made)]  # type: ignore[attr-defined]
         if len(inside) != 1 or any(isinstance(node, ast.NamedExpr) for node in ast.walk(first)):
+            return False
+        if any(map(self._is_method, before)):  # it may set what `second` finds on self
             return False
         return kept in (made, None) or uses[made] == 1
 
@@ -274,6 +279,12 @@ class _Chains(ast.NodeTransformer):
         if len(call.args) > 1 or call.keywords:
             return False
         return (root is call.func) == (root.id != self.self_name)
+
+    def _is_method(self, link: ast.Call) -> bool:
+        """Whether what is called is of the class, not a layer of the module's."""
+        called = link.func
+        of_self = isinstance(called, ast.Attribute) and _is_name(called.value, self.self_name)
+        return of_self and hasattr(self.home, called.attr)  # type: ignore[attr-defined]
 
     def _layer(self, link: ast.Call) -> ast.expr:
         if len(link.args) + len(link.keywords) > 1 and _is_in_place(link):
