@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from suite import slow
 
 import torchconv
 
@@ -43,6 +44,7 @@ def test_without_a_cap_the_dot_product_is_used_where_it_is_fast() -> None:
     assert free == ("avx512" if slow else widest)
 
 
+@slow
 @pytest.mark.parametrize("cap", CAPABILITIES)
 def test_kernels(cap: str) -> None:
     """The tests of the kernels' results again, in a process that runs on that instruction set."""
@@ -55,5 +57,6 @@ def test_kernels(cap: str) -> None:
     if cap == "avx512_bf16":
         names = ["conv", "bfloat16", "narrow"]  # all else is avx512's
     chosen = [str(TESTS / f"test_{name}.py") for name in names]
-    result = run(["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", *chosen], cap)
+    options = ["-q", "-x", "-m", "not slow", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    result = run(["-m", "pytest", *options, *chosen], cap)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-1000:]
