@@ -29,7 +29,8 @@ COMPILE = [
 LINK = ["-fopenmp", "-s"]
 
 # For `make sanitize`: checks of addresses and undefined behaviour, or of threads; lines in what they say; and an
-# optimisation that leaves the checks quick to compile. Python asks for -fwrapv, under which no overflow is one. libgomp is not to be seen through, so threads have another loop.
+# optimisation that leaves the checks quick to compile. Python asks for -fwrapv, under which no overflow is one. libgomp
+# is not to be seen through, so threads have another loop.
 SANITIZERS = {
     "address": ["-fsanitize=address,undefined", "-fno-sanitize=vptr", "-fno-sanitize-recover=all", "-fno-wrapv"],
     "thread": ["-fsanitize=thread", f"-I{Path(__file__).parent.resolve() / 'csrc' / 'thread_sanitizer'}"],
