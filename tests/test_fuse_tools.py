@@ -114,3 +114,15 @@ def test_autocast(training):
         one, other = ours(x), stock(x)
     assert one.dtype == other.dtype
     torch.testing.assert_close(one, other, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_a_forward_replaced_after_compiling(at: int) -> None:
+    """Is run, as torch.compile runs it for a model whose layers are called one by one."""
+    torch._dynamo.reset()
+    layers = [torch.nn.Conv2d(3, 3, 3), torch.nn.BatchNorm2d(3), torch.nn.ReLU()]
+    model = torchconv.convert(torch.nn.Sequential(*layers)).eval()
+    compiled, x = torch.compile(model, backend="eager", fullgraph=True), torch.randn(1, 3, 5, 5)
+    compiled(x)
+    layers[at].forward = torch.sigmoid
+    torch.testing.assert_close(compiled(x), model(x))

@@ -125,6 +125,14 @@ def kind_of(layer: Any) -> str | None:
 _SETTABLE = frozenset({"relu", "pool1", "pool2", "pool3"})
 
 
+def _traced_kind(layer: Any) -> str | None:
+    """The kind of a layer for Dynamo, which looks again when an attribute that was read has changed, but not when a
+    dictionary has a name more."""
+    for name in ("forward", "_conv_forward"):
+        getattr(layer, name, None)
+    return kind_of(layer)
+
+
 def _as_set(layer: Any, kind: str) -> str | None:
     """The kind, where it depends on how a layer is set."""
     if kind == "relu" and layer.inplace:
@@ -179,7 +187,7 @@ _PLAIN = (Tensor, torch.nn.Parameter)
 def run(layers: Sequence[Any], x: Any) -> Any:
     """What the last of `layers` gives for what the one before it gives, and so on, for `x`."""
     if torch.compiler.is_dynamo_compiling():  # which looks at the layers itself, and again when they change
-        steps = plan(tuple([kind_of(x) if isinstance(x, Module) else _uncommon_kind(x) for x in layers]))
+        steps = plan(tuple([_traced_kind(x) if isinstance(x, Module) else _uncommon_kind(x) for x in layers]))
     elif _watched():
         steps = _known_plan((None,) * len(layers))
     else:
