@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 import torch
-from suite import first_quick
+from suite import first_quick, slow
 from torch.autograd import gradcheck, gradgradcheck
 from torch.func import functional_call, grad, jacfwd, jacrev, vmap
 from traced import check_compiled, check_vmap
@@ -67,7 +67,7 @@ def conv_operands():
     return x, w, b, torch.randint(3, g.shape, dtype=torch.uint8), g, ([2, 2], [1, 1, 1, 1], [1, 1], 2, "auto")
 
 
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("layout", first_quick([torch.contiguous_format, torch.channels_last]))
 def test_opcheck_reduced(layout):
     x, w, b, winners, g, window = conv_operands()
     ops = torch.ops.torchconv
@@ -83,6 +83,7 @@ def test_opcheck_reduced(layout):
         torch.library.opcheck(ops.convolution_norm_grad.default, (*plain, *asked, *window))
 
 
+@slow
 def test_gradcheck_of_the_selection():
     x, w, _, winners, g, window = conv_operands()
     functions = {
@@ -98,12 +99,14 @@ def test_gradcheck_of_the_selection():
 @pytest.mark.parametrize("reduce", [None, "max", "mean", "norm"])
 @pytest.mark.parametrize(
     ("transforms", "sizes", "window"),
-    [
-        (T.rotations(3), ((2, 2, 3, 4), (2, 2, 3, 3), (2,)), dict(padding=1)),
-        (T.scales([1, 1.4]), ((1, 4, 3, 3), (4, 2, 2, 2), (4,)), dict(stride=2, padding=1, groups=2)),
-        (T.reflections(dims=1), ((2, 2, 5), (3, 2, 3), (3,)), dict()),
-        (T.rotations(2), ((1, 1, 2, 3, 3), (2, 1, 2, 2, 2), (2,)), dict(padding=1)),
-    ],
+    first_quick(
+        [
+            (T.reflections(dims=1), ((2, 2, 5), (3, 2, 3), (3,)), dict()),
+            (T.rotations(3), ((2, 2, 3, 4), (2, 2, 3, 3), (2,)), dict(padding=1)),
+            (T.scales([1, 1.4]), ((1, 4, 3, 3), (4, 2, 2, 2), (4,)), dict(stride=2, padding=1, groups=2)),
+            (T.rotations(2), ((1, 1, 2, 3, 3), (2, 1, 2, 2, 2), (2,)), dict(padding=1)),
+        ]
+    ),
 )
 def test_gradcheck(transforms, sizes, window, reduce):
     operands = doubles(*sizes)
@@ -250,7 +253,7 @@ def test_export(strict):
 
 
 @pytest.mark.parametrize("reduce", [None, "max", "mean", "norm"])
-@pytest.mark.parametrize("dims", [1, 3])
+@pytest.mark.parametrize("dims", first_quick([1, 3]))
 def test_layers_of_one_and_three_dimensions_are_traced_and_mapped(dims, reduce):
     kind = {1: TransformInvariantConv1d, 3: TransformInvariantConv3d}[dims]
     transforms = T.scales([1, 1.5], dims=dims) * T.reflections(dims=dims)
