@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from suite import slow
+from suite import first_quick, slow
 
 from benchmarks import __main__ as command
 from benchmarks import escnn, measure, steps, summary
@@ -191,7 +191,7 @@ def test_summary_of_steps():
     assert {(line.mean, line.met) for line in lines} == {(1.5, "yes")}
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", first_quick(reversed(NETWORKS)))
 def test_whole_networks_agree(name):
     ours, theirs = steps.check(name, LAYOUTS[1], 4, torch.float32)
     assert 0 < ours < 1e-3

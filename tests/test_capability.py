@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -21,10 +22,14 @@ def run(arguments: list[str], cap: str) -> subprocess.CompletedProcess:
     )
 
 
+@cache
+def picked(cap: str) -> str:
+    """What a process with this cap runs on."""
+    return run(["-c", "import torchconv; print(torchconv.cpu_capability())"], cap).stdout.strip()
+
+
 def test_the_widest_is_picked_and_a_cap_above_it_does_not_bind() -> None:
-    seen = [
-        run(["-c", "import torchconv; print(torchconv.cpu_capability())"], cap).stdout.strip() for cap in CAPABILITIES
-    ]
+    seen = [picked(cap) for cap in CAPABILITIES]
     assert seen[0] == "default"
     assert [CAPABILITIES.index(s) for s in seen] == sorted(CAPABILITIES.index(s) for s in seen)
     assert all(CAPABILITIES.index(s) <= CAPABILITIES.index(cap) for s, cap in zip(seen, CAPABILITIES, strict=True))
@@ -38,10 +43,9 @@ def test_unknown_cap_is_refused() -> None:
 
 def test_without_a_cap_the_dot_product_is_used_where_it_is_fast() -> None:
     """AMD's processors run it at twice the rate of float32's multiply-adds, Intel's at half."""
-    script = "import torchconv; print(torchconv.cpu_capability())"
-    free, widest = (run(["-c", script], cap).stdout.strip() for cap in ("", CAPABILITIES[-1]))
-    slow = widest == "avx512_bf16" and "AuthenticAMD" not in Path("/proc/cpuinfo").read_text()
-    assert free == ("avx512" if slow else widest)
+    free, widest = picked(""), picked(CAPABILITIES[-1])
+    halved = widest == "avx512_bf16" and "AuthenticAMD" not in Path("/proc/cpuinfo").read_text()
+    assert free == ("avx512" if halved else widest)
 
 
 @slow
@@ -50,13 +54,12 @@ def test_kernels(cap: str) -> None:
     """The tests of the kernels' results again, in a process that runs on that instruction set."""
     if cap == torchconv.cpu_capability():
         pytest.skip(f"this very process runs on {cap}, and so do the tests themselves")
-    widest = run(["-c", "import torchconv; print(torchconv.cpu_capability())"], cap).stdout.strip()
-    if widest != cap:
-        pytest.skip(f"this machine has no {cap}: the widest up to it is {widest}")
+    if picked(cap) != cap:
+        pytest.skip(f"this machine has no {cap}: the widest up to it is {picked(cap)}")
     names = ["conv", "bfloat16", "narrow", "depthwise", "winograd", "pool", "norm", "lrn", "local"]
     if cap == "avx512_bf16":
         names = ["conv", "bfloat16", "narrow"]  # all else is avx512's
     chosen = [str(TESTS / f"test_{name}.py") for name in names]
-    options = ["-q", "-x", "-m", "not slow", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    options = ["-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist"]
     result = run(["-m", "pytest", *options, *chosen], cap)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-1000:]

@@ -6,6 +6,7 @@ import re
 import pytest
 import torch
 from shapes import ALONG, CASES, VECTOR_LENGTHS, ConvCase, case
+from suite import first_quick
 
 import torchconv.functional as TF
 from torchconv.ops import activation_format
@@ -186,7 +187,7 @@ def drawn_case(generator: random.Random) -> ConvCase:
 
 
 @pytest.mark.parametrize(("scale", "mean"), [(1, 0), (1e-3, 0), (1e3, 0), (1, 10)])
-@pytest.mark.parametrize("part", range(4))
+@pytest.mark.parametrize("part", first_quick(range(4)))
 def test_error_bounds_on_drawn_shapes(part: int, scale: float, mean: float) -> None:
     """200 shapes, every direction, by auto and by Winograd where it runs."""
     generator = random.Random(part)

@@ -5,6 +5,7 @@ import pickle
 
 import pytest
 import torch
+from suite import first_quick
 from torch.nn.utils import parametrize
 
 import torchconv
@@ -96,7 +97,7 @@ def errors(results, exact):
 
 
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", first_quick(NETWORKS))
 def test_networks_keep_their_outputs_and_gradients(name, training):
     torch.manual_seed(0)
     stock = getattr(torchvision.models, name)(num_classes=10, **NETWORKS[name]).train(training).double()

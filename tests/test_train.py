@@ -204,6 +204,7 @@ def test_checkpoint_is_tested_from_the_runs_own_config(
         assert "accuracy" in capsys.readouterr().out
 
 
+@slow
 def test_two_processes(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "train", "fit", *SHORT, "--trainer.devices", "2"]
     limits = ["--trainer.limit_train_batches", "3", "--trainer.default_root_dir", str(tmp_path)]
