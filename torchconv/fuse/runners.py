@@ -27,6 +27,7 @@ WEIGHTS_PER_OUTPUT = 16
 
 
 def conv_relu(x: Tensor, conv: Any, relu: Any) -> Tensor:
+    """A convolution and the ReLU after it, as one operator in both directions."""
     return conv._convolve(x, conv.weight, conv.bias, "relu")
 
 
@@ -52,10 +53,12 @@ def _can_fold(x: Tensor, conv: Any, norm: Any, weight: Tensor) -> bool:
 
 
 def norm_relu(x: Tensor, norm: Any, relu: Any) -> Tensor:
+    """A batch norm and the ReLU after it: one operator in training, two in evaluation."""
     return normalise(x, norm, "relu")
 
 
 def relu_pool(x: Tensor, relu: Any, pool: Any) -> Tensor:
+    """A ReLU and the max pooling after it: the maximum first, then the ReLU on fewer elements."""
     window = (pool.kernel_size, pool.stride, pool.padding, pool.dilation, pool.ceil_mode)
     return pool._functional(x, *window, activation="relu")
 
