@@ -17,6 +17,7 @@ from .batches import BATCH, HANG, Batches, Finding, Tally
 from .draw import Case, T
 
 MOST = 60  # kinds of findings after which a run stops
+PROGRESS = 20_000  # calls after which a line says how far a run is
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -69,6 +70,8 @@ def fuzz(
         batches.threads = threads or (2 if done // BATCH % 4 == 3 else 1)
         batches.run([registry.drawn(names, seed, done + i) for i in range(count)])
         done += count
+        if done % PROGRESS < count:
+            print(f"{done} calls, {len(batches.tally.findings)} findings", file=sys.stderr, flush=True)
         if len({finding.kind for finding in batches.tally.findings}) >= MOST:
             break
     return batches.tally
