@@ -63,6 +63,7 @@ def fuzz(
 ) -> Tally:
     """Draws and runs calls; every fourth batch has two threads, unless `threads` says how many."""
     names, begin, done = registry.chosen(pattern), time.monotonic(), 0
+    kinds: set[tuple[str, str]] = set()
     batches = Batches(registry.check, hang)
     warm()
     while (calls is None or done < calls) and (seconds is None or time.monotonic() - begin < seconds):
@@ -70,9 +71,13 @@ def fuzz(
         batches.threads = threads or (2 if done // BATCH % 4 == 3 else 1)
         batches.run([registry.drawn(names, seed, done + i) for i in range(count)])
         done += count
+        new = {finding.kind: finding for finding in batches.tally.findings if finding.kind not in kinds}
+        kinds |= set(new)
+        for finding in new.values():
+            print(f"after {done} calls: {finding}", file=sys.stderr, flush=True)
         if done % PROGRESS < count:
             print(f"{done} calls, {len(batches.tally.findings)} findings", file=sys.stderr, flush=True)
-        if len({finding.kind for finding in batches.tally.findings}) >= MOST:
+        if len(kinds) >= MOST:
             break
     return batches.tally
 
