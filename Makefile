@@ -44,7 +44,7 @@ help:
 	@echo "make sanitize the kernels' tests and the fuzzer in a build that checks addresses and undefined behaviour"
 	@echo "              (SANITIZER=thread: that finds data races)"
 	@echo "make bench    time the operators against the built-in ones, and check them (BENCH_ARGS='--quick' or others)"
-	@echo "make lint     ruff and mypy"
+	@echo "make lint     ruff, clang-format and mypy"
 	@echo "make build    compile the library in place, against $(TORCH)"
 	@echo "make clean    remove what was built, but not $(VENV)"
 	@echo "Variables: PYTHON=$(PYTHON) VENV=$(VENV) TORCH=$(TORCH) TORCHVISION=$(TORCHVISION)"
@@ -92,6 +92,8 @@ sanitize: $(done)/test
 
 lint: $(done)/train $(done)/test
 	$(python) -m ruff check
+	$(python) -m ruff format --check
+	find csrc -name '*.cpp' -o -name '*.h' -o -name '*.inl' | xargs $(VENV)/bin/clang-format --dry-run --Werror
 	$(python) -m mypy
 
 bench: build

@@ -55,7 +55,7 @@ class Compact {
                       ConvParams& left);
   static void set_without_window(ConvParams& left, int axis, int64_t positions);
   int64_t dim(int axis) const { return axis + params_.dims - 1; }  // of the tensors
-  int64_t folded_taps() const;  // of all folded axes
+  int64_t folded_taps() const;                                     // of all folded axes
   // [N, C, folded taps..., elements...] of an input, or of one whose axes without strides are tables already.
   at::Tensor windows(const at::Tensor& x) const;
   at::Tensor by_taps(const at::Tensor& x) const;         // of what is left, its channels taken apart likewise

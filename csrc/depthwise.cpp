@@ -80,7 +80,7 @@ void run_grad(const Gather& g, bool pixels, const T* source, const T* target, T*
     for (int64_t i = begin; i < end; ++i) {
       const int64_t part = i / blocks;
       k.pixels_grad(g, i % blocks, rows * part / parts, rows * (part + 1) / parts, source, target,
-                              totals.get() + part * sums, scratch.get());
+                    totals.get() + part * sums, scratch.get());
     }
   });
   k.store_grad(g, totals.get(), parts, weight);
@@ -137,7 +137,8 @@ int64_t depthwise_workspace(const ConvParams& p, Direction direction) {
       bytes = pixels ? parts_of(forward.gather) * weights * sizeof(double) + p.taps() * depthwise_grad_channels * size
                      : k.planes_grad_scratch(forward.gather) * size;
     } else {
-      const auto tapped = direction == Direction::forward ? std::vector{forward} : input_grad_gathers(p, none, none, none);
+      const auto tapped =
+          direction == Direction::forward ? std::vector{forward} : input_grad_gathers(p, none, none, none);
       const auto gathers = plain(tapped);  // they point at the taps of `tapped`
       const int64_t count = static_cast<int64_t>(gathers.size());
       bytes = (weights + (pixels ? 0 : k.planes_scratch(gathers.data(), count))) * size;

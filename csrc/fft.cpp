@@ -180,7 +180,7 @@ Overlap overlap(at::Tensor whole, at::Tensor patch, const std::array<int64_t, 3>
   return {whole, patch};
 }
 
-std::array<int64_t, 3> each(const Axes& axes, int64_t Axis::*field) {
+std::array<int64_t, 3> each(const Axes& axes, int64_t Axis::* field) {
   return {axes[0].*field, axes[1].*field, axes[2].*field};
 }
 

@@ -35,8 +35,8 @@ Local local_of(at::IntArrayRef input, at::IntArrayRef weight, const LocalWindow&
   TORCH_CHECK(w.groups >= 1 && weight[0] >= 1 && weight[0] % w.groups == 0, name, ": weight of shape ", weight, " has ",
               weight[0], " output channels, which groups=", w.groups, " does not divide");
   const Checked channels = Checked(weight[1]) * w.groups;
-  TORCH_CHECK(channels.fits && input[1] == channels.value, name, ": weight of shape ", weight, " with groups=",
-              w.groups, " expects ", channels.value, " input channels, got input of shape ", input);
+  TORCH_CHECK(channels.fits && input[1] == channels.value, name, ": weight of shape ", weight,
+              " with groups=", w.groups, " expects ", channels.value, " input channels, got input of shape ", input);
   check_sizes(name, "input", input);
   check_sizes(name, "weight", weight);
   Local g{};

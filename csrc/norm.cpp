@@ -149,8 +149,8 @@ void check(const char* name, const at::Tensor& input, const std::optional<at::Te
     TORCH_CHECK(t->dim() == 1 && t->size(0) == input.size(1), name, ": expected a weight and a bias of ", input.size(1),
                 " elements for an input of shape ", input.sizes(), ", got shape ", t->sizes());
     TORCH_CHECK(t->scalar_type() == input.scalar_type() || t->scalar_type() == accumulator_type(input), name,
-                ": expected a weight and a bias of ", accumulator_type(input), ", or of the input's ", input.scalar_type(),
-                ", got ", t->scalar_type());
+                ": expected a weight and a bias of ", accumulator_type(input), ", or of the input's ",
+                input.scalar_type(), ", got ", t->scalar_type());
   }
 }
 

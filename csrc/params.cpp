@@ -58,8 +58,8 @@ void fit_axis(ConvParams& p, int64_t a, at::IntArrayRef input_size, at::IntArray
               ": sides beyond 2^60: kernel of shape ", weight_size.slice(2), ", dilation ", w.dilation,
               ", input of shape ", input_size, ", padding ", w.padding);
   TORCH_CHECK(padded.value >= span.value, name, ": kernel of shape ", weight_size.slice(2), " with dilation ",
-              w.dilation, " is larger than the padded input: input of shape ", input_size, ", padding ", w.padding, " (",
-              larger_than_input(p), ")");
+              w.dilation, " is larger than the padded input: input of shape ", input_size, ", padding ", w.padding,
+              " (", larger_than_input(p), ")");
   p.output[a] = (padded.value - span.value) / p.stride[a] + 1;
   if (p.output[a] == 1) p.stride[a] = std::min(p.stride[a], p.input[a]);
   if (p.kernel[a] == 1) p.dilation[a] = 1;
@@ -131,7 +131,8 @@ void check_alike(const ConvParams& p, const at::Tensor& a, const char* a_name, c
 }
 
 bool answers_channels_last(const at::Tensor& activation, const at::Tensor& other) {
-  if (activation.dim() == 0 || activation.size(0) == 0) return false;  // as the built-in: an empty batch comes back contiguous
+  if (activation.dim() == 0 || activation.size(0) == 0)
+    return false;  // as the built-in: an empty batch comes back contiguous
   const auto wants = [](const at::Tensor& t) {
     const auto format = t.suggest_memory_format();
     return format == at::MemoryFormat::ChannelsLast || format == at::MemoryFormat::ChannelsLast3d;

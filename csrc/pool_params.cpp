@@ -40,10 +40,11 @@ void check_numbers(const PoolWindow& w, int64_t dims, bool mean) {
   if (adaptive) return;
   for (size_t a = 0; a < w.kernel_size.size(); ++a) {
     const Checked length = Checked(w.dilation[a]) * (w.kernel_size[a] - 1) + 1;
-    TORCH_CHECK(length.fits, w.name, ": a window's length must be at most ", INT64_MAX, ", got kernel_size=",
-                w.kernel_size, ", dilation=", w.dilation);
-    TORCH_CHECK(w.padding[a] <= length.value / 2, w.name, ": padding must be at most half the window, got padding=",
-                w.padding, ", kernel_size=", w.kernel_size, ", dilation=", w.dilation);
+    TORCH_CHECK(length.fits, w.name, ": a window's length must be at most ", INT64_MAX,
+                ", got kernel_size=", w.kernel_size, ", dilation=", w.dilation);
+    TORCH_CHECK(w.padding[a] <= length.value / 2, w.name,
+                ": padding must be at most half the window, got padding=", w.padding, ", kernel_size=", w.kernel_size,
+                ", dilation=", w.dilation);
   }
 }
 

@@ -18,7 +18,9 @@ namespace torchconv {
 struct PoolWindow {
   std::string name;  // of the operator, for messages
   at::IntArrayRef kernel_size, stride, padding, dilation;
-  bool adaptive() const { return std::all_of(kernel_size.begin(), kernel_size.end(), [](int64_t k) { return k == 0; }); }
+  bool adaptive() const {
+    return std::all_of(kernel_size.begin(), kernel_size.end(), [](int64_t k) { return k == 0; });
+  }
 };
 
 // How a sum becomes a mean; a maximum has none.

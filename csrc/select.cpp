@@ -15,7 +15,7 @@
 namespace torchconv {
 namespace {
 
-std::atomic<bool> highest_precision{false};        // the process's
+std::atomic<bool> highest_precision{false};         // the process's
 thread_local std::optional<bool> thread_precision;  // of a thread inside torchconv.precision(): "highest"?
 
 // ---- what can run ----
@@ -240,7 +240,8 @@ std::vector<std::string> refusals(const ConvParams& params, Direction direction,
     if (reason.empty()) {
       const double cost = c.cost(params, direction);
       reason = estimate(cost);
-      if (cost < choice.cost && c.least_saving > 1) reason += c10::str(", taken only at ", 1 / c.least_saving, ": it rounds ", c.rounds);
+      if (cost < choice.cost && c.least_saving > 1)
+        reason += c10::str(", taken only at ", 1 / c.least_saving, ": it rounds ", c.rounds);
     }
     reasons.push_back(std::string(c.name) + ": " + reason);
   }

@@ -84,10 +84,10 @@ void check_operands(const Reduced& r, const char* name, const at::Tensor& activa
 // Raises unless t is a reduced map of this dtype, on the device of `like`.
 void check_tensor(const Reduced& r, const char* what, const at::Tensor& t, at::ScalarType dtype,
                   const at::Tensor& like) {
-  TORCH_CHECK(t.sizes() == at::IntArrayRef(r.reduced_sizes()) && t.scalar_type() == dtype && t.device() == like.device(),
-              "conv", r.conv.dims, "d: expected ", what, " of shape ", at::IntArrayRef(r.reduced_sizes()),
-              " and dtype ", dtype, " on ", like.device(), ", got ", t.sizes(), ", ", t.scalar_type(), " and ",
-              t.device());
+  TORCH_CHECK(
+      t.sizes() == at::IntArrayRef(r.reduced_sizes()) && t.scalar_type() == dtype && t.device() == like.device(),
+      "conv", r.conv.dims, "d: expected ", what, " of shape ", at::IntArrayRef(r.reduced_sizes()), " and dtype ", dtype,
+      " on ", like.device(), ", got ", t.sizes(), ", ", t.scalar_type(), " and ", t.device());
 }
 
 // Calls run(first, count) for each chunk of samples.

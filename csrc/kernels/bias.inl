@@ -96,9 +96,8 @@ void sum_maps(const BiasGrad& b, int64_t begin, int64_t end, const T* grad, cons
   }
   for (int64_t row = begin * b.channels; row < end * b.channels; ++row)
     for (int64_t p = 0, at = row * b.positions; p < b.positions; p += longest, at += longest)
-      sums[row % b.channels] +=
-          sum_run<T, MASKED>(at_most(longest, b.positions - p), grad + at, moved<MASKED>(output, at),
-                             moved<MASKED>(masked, at));
+      sums[row % b.channels] += sum_run<T, MASKED>(at_most(longest, b.positions - p), grad + at,
+                                                   moved<MASKED>(output, at), moved<MASKED>(masked, at));
 }
 
 template <class T, bool MASKED>

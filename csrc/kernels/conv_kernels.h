@@ -126,18 +126,18 @@ struct DepthwiseKernels {
   // residues of the stride together, as for direct. Contiguous: target maps [begin, end) of (sample, channel).
   void (*pack)(const Gather* residues, int64_t count, bool channels_last, const T* weight, A* packed);
   int64_t (*planes_scratch)(const Gather* residues, int64_t count);
-  void (*planes)(const Gather* residues, int64_t count, int64_t begin, int64_t end, const T* source,
-                           const A* packed, const T* bias, T* target, A* scratch);
+  void (*planes)(const Gather* residues, int64_t count, int64_t begin, int64_t end, const T* source, const A* packed,
+                 const T* bias, T* target, A* scratch);
   int64_t (*planes_grad_scratch)(const Gather&);
-  void (*planes_grad)(const Gather&, int64_t channel_begin, int64_t channel_end, const T* source,
-                                const T* target, T* weight, A* scratch);
+  void (*planes_grad)(const Gather&, int64_t channel_begin, int64_t channel_end, const T* source, const T* target,
+                      T* weight, A* scratch);
   // Channels-last, one filter a map and at least `channels` maps: rows of targets of sample n. The gradient's
   // rows are those of all samples; it fills the channels of one block in totals, [tap][channel]; scratch is [tap][block].
   int64_t channels;
-  void (*pixels)(const Gather* residues, int64_t count, int64_t n, int64_t row_begin, int64_t row_end,
-                           const T* source, const A* packed, const T* bias, T* target);
+  void (*pixels)(const Gather* residues, int64_t count, int64_t n, int64_t row_begin, int64_t row_end, const T* source,
+                 const A* packed, const T* bias, T* target);
   void (*pixels_grad)(const Gather&, int64_t block, int64_t row_begin, int64_t row_end, const T* source,
-                                const T* target, double* totals, A* scratch);
+                      const T* target, double* totals, A* scratch);
   void (*store_grad)(const Gather&, const double* totals, int64_t parts, T* weight);
 };
 

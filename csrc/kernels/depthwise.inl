@@ -12,14 +12,8 @@
 
 template <class T>
 DepthwiseKernels<T> depthwise_kernels() {
-  return {depthwise_pack<T>,
-          depthwise_planes_scratch<T>,
-          depthwise_planes<T>,
-          depthwise_planes_grad_scratch<T>,
-          depthwise_planes_grad<T>,
-          lanes<accumulator_t<T>>,
-          depthwise_pixels<T>,
-          depthwise_pixels_grad<T>,
+  return {depthwise_pack<T>,        depthwise_planes_scratch<T>, depthwise_planes<T>, depthwise_planes_grad_scratch<T>,
+          depthwise_planes_grad<T>, lanes<accumulator_t<T>>,     depthwise_pixels<T>, depthwise_pixels_grad<T>,
           depthwise_store_grad<T>};
 }
 TORCHCONV_EACH_TYPE(DepthwiseKernels, depthwise_kernels)

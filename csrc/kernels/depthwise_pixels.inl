@@ -5,10 +5,10 @@
 // not see the step from row to row coming.
 
 constexpr bool wide_registers = TORCHCONV_VECTOR_BYTES == 64;
-constexpr int64_t window_room = 32 << 10;  // bytes of source that a tile may look at: first-level cache
-constexpr int64_t window_channels = 64;    // that a tile takes at least, where there are so many
-constexpr int64_t residues_together = 8;   // whose tiles are taken in turn
-constexpr int paired_tile = wide_registers ? 7 : 4;    // tiles from this size on may have two rows,
+constexpr int64_t window_room = 32 << 10;            // bytes of source that a tile may look at: first-level cache
+constexpr int64_t window_channels = 64;              // that a tile takes at least, where there are so many
+constexpr int64_t residues_together = 8;             // whose tiles are taken in turn
+constexpr int paired_tile = wide_registers ? 7 : 4;  // tiles from this size on may have two rows,
 constexpr int64_t paired_taps = wide_registers ? 1 << 30 : 3;  // where a row has so many taps at the most
 
 // The window of one or two rows of targets, for any vector of channels.
@@ -161,9 +161,8 @@ template <class T, int TAPS, int STEP, int TILE, int ROWS>
 void sum_tile(const PixelRow<T>& r, int64_t channel, int64_t t, vector_t<accumulator_t<T>> bias, accumulator_t<T> floor,
               T* target) {
   const int64_t first = t * r.step + r.offset, last = first + (TILE - 1) * r.step + (r.taps - 1) * r.apart;
-  (first >= 0 && last < r.extent
-       ? sum_pixels<T, TAPS, STEP, TILE, ROWS, false>
-       : sum_pixels<T, TAPS, STEP, TILE, ROWS, true>)(r, channel, t, bias, floor, target);
+  (first >= 0 && last < r.extent ? sum_pixels<T, TAPS, STEP, TILE, ROWS, false>
+                                 : sum_pixels<T, TAPS, STEP, TILE, ROWS, true>)(r, channel, t, bias, floor, target);
 }
 
 template <class T>

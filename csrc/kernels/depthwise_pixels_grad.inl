@@ -127,8 +127,7 @@ void correlate_pixels(const PixelRow<T>& r, int64_t channel, int64_t begin, int6
   if (channel % line < lanes<accumulator_t<T>>) c.template fetch_below<TILE>(r.source + channel);
   if constexpr (TAPS == 3 && wide_registers) {
     const int64_t first = begin * STEP + r.offset;
-    if (r.planes == 1 && r.rows == 3 && end - begin == TILE && r.row >= 0 &&
-        r.row + 2 * r.between < r.extent_rows) {
+    if (r.planes == 1 && r.rows == 3 && end - begin == TILE && r.row >= 0 && r.row + 2 * r.between < r.extent_rows) {
       const T* x = r.source + channel + r.row * r.ld_row;
       if (first >= 0 && first + (TILE - 1) * STEP + TAPS <= r.extent)
         return c.template window<TAPS, STEP, TILE, 3, false>(x, sums + r.tap * ld);

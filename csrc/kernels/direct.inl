@@ -471,7 +471,7 @@ void direct(const Gather* g, int64_t residues, bool channels_last, int64_t group
             const T* source, const accumulator_t<T>* packed, const T* bias, T* target, const Box& box,
             int64_t panel_begin, int64_t panel_end, accumulator_t<T>* scratch) {
   source += group_begin * g->c * g->source.c;
-  const auto copy = [&](const int64_t(&begin)[3], const int64_t(&end)[3], accumulator_t<T>* out, int64_t size) {
+  const auto copy = [&](const int64_t (&begin)[3], const int64_t (&end)[3], accumulator_t<T>* out, int64_t size) {
     copy_source(*g, channels_last, group_end - group_begin, box, begin, end, source, out, size);
   };
   direct_box(g, residues, channels_last, group_begin, group_end, source, copy, packed, bias, target, box, panel_begin,

@@ -115,7 +115,7 @@ inline void pairs_direct(const Gather* g, int64_t residues, bool channels_last, 
   Gather* pairs = reinterpret_cast<Gather*>(scratch);
   for (int64_t r = 0; r < residues; ++r) pairs[r] = of_pairs(g[r]);
   source += group_begin * g->c * g->source.c;
-  const auto copy = [&](const int64_t(&begin)[3], const int64_t(&end)[3], float* out, int64_t size) {
+  const auto copy = [&](const int64_t (&begin)[3], const int64_t (&end)[3], float* out, int64_t size) {
     copy_source_pairs(*g, channels_last, group_end - group_begin, box, begin, end, source,
                       reinterpret_cast<BF16Pair*>(out), size);
   };

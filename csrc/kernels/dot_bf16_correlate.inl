@@ -133,8 +133,8 @@ inline void pairs_correlate(const Gather& g, const CorrelationPlan& p, int64_t g
                             int64_t row_chunk, int64_t begin, int64_t end, const bfloat16* source,
                             const bfloat16* target, float* sums, float* scratch) {
   if (p.mode == CorrelationMode::positions)
-    return avx512_table().bf16.conv.correlate(g, p, group_block, lane_chunk, row_chunk, begin, end, source, target, sums,
-                                            scratch);
+    return avx512_table().bf16.conv.correlate(g, p, group_block, lane_chunk, row_chunk, begin, end, source, target,
+                                              sums, scratch);
   const int64_t first_group = group_block * p.group_block, groups = at_most(p.group_block, g.groups - first_group);
   const CorrelateScratch s = correlate_pieces<float>(g, p);
   Meeting<float>* meetings = reinterpret_cast<Meeting<float>*>(scratch);

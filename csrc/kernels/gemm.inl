@@ -93,7 +93,7 @@ template <class A>
 constexpr int64_t segment_space = (gemm_positions * sizeof(Segment) + 63) / 64 * 64 / sizeof(A);
 template <class A>
 constexpr int64_t patch_space =
-    depth_block * patch_stride<A> > gemm_positions * depth_stride<A> ? depth_block * patch_stride<A>
+    depth_block * patch_stride<A> > gemm_positions* depth_stride<A> ? depth_block * patch_stride<A>
                                                                     : gemm_positions * depth_stride<A>;
 
 template <class T>

@@ -9,8 +9,8 @@ namespace torchconv {
 struct LocalNorm {
   int64_t batch, channels, positions;
   bool channels_last;
-  double size;                // what the sum of squares is divided by
-  int64_t before, after;      // channels of a window before its own and after it, no more than there are
+  double size;            // what the sum of squares is divided by
+  int64_t before, after;  // channels of a window before its own and after it, no more than there are
   double alpha, beta, k;
   int64_t window() const { return before + 1 + after; }
 };

@@ -14,7 +14,7 @@ struct PoolLink {
 // the padding, for first[o] <= t < last[o].
 struct PoolAxis {
   int64_t input, output;  // sizes
-  int64_t taps;           // of the widest window, those in the padding included as far as some window has them in the input
+  int64_t taps;  // of the widest window, those in the padding included as far as some window has them in the input
   int64_t dilation;
   int64_t stride;          // origin[o] == origin[0] + o * stride, or 0: the origins follow no such rule (adaptive)
   const int32_t* origin;   // [output], never falling
@@ -138,7 +138,8 @@ inline int64_t pool_scratch(const PoolGeometry& g) {
 // if dx is too narrow to sum in.
 inline int64_t pool_transpose_scratch(const PoolGeometry& g, bool narrow) {
   const int64_t inputs = g.axis[0].input * g.axis[1].input * g.axis[2].input;
-  const int64_t together = g.channels == 1 ? g.planes : g.channels, most = g.channels == 1 ? kPoolPlanes : kPoolChannels;
+  const int64_t together = g.channels == 1 ? g.planes : g.channels,
+                most = g.channels == 1 ? kPoolPlanes : kPoolChannels;
   if (!g.gathers) return narrow ? inputs * (together < most ? together : most) : 0;
   const int64_t shares = g.ring[0] * g.ring[1] * g.axis[2].output;
   return pool_scratch(g) + shares * (g.lanes == PoolLanes::planes ? kPoolPlanes : g.channels) + kPoolPlanes;

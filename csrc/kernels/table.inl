@@ -23,9 +23,14 @@ WinogradKernels<T> winograd_kernels();
 
 template <class T>
 CommonKernels<T> common_kernels() {
-  return {conv_kernels<T>(),  depthwise_kernels<T>(),  pool_kernels<T>(),
-          norm_kernels<T>(),  complex_kernels<accumulator_t<T>>(),
-          local_kernels<T>(), local_norm_kernels<T>(), transform_kernels<T>()};
+  return {conv_kernels<T>(),
+          depthwise_kernels<T>(),
+          pool_kernels<T>(),
+          norm_kernels<T>(),
+          complex_kernels<accumulator_t<T>>(),
+          local_kernels<T>(),
+          local_norm_kernels<T>(),
+          transform_kernels<T>()};
 }
 
 inline KernelTable table(const char* name) {

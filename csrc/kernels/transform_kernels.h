@@ -5,17 +5,17 @@
 
 namespace torchconv {
 
-constexpr int64_t transform_block = 16;  // channels of filters that are transformed side by side
-constexpr int64_t shuffle_size = 2 * 3 * 16;      // of a slot of transform_shuffles.inl, in floats, at the most
-constexpr int64_t shuffle_taps = 2 * 16;          // and of its filters
-constexpr int64_t shuffle_slots = 1 << 13;        // of all transforms
+constexpr int64_t transform_block = 16;       // channels of filters that are transformed side by side
+constexpr int64_t shuffle_size = 2 * 3 * 16;  // of a slot of transform_shuffles.inl, in floats, at the most
+constexpr int64_t shuffle_taps = 2 * 16;      // and of its filters
+constexpr int64_t shuffle_slots = 1 << 13;    // of all transforms
 
 // A sparse linear map in rows: transformed tap p of transform t is row t·out_taps + p, the sum over its entries
 // pointers[row] <= e < pointers[row + 1] of values[e] · tap columns[e]. It acts on `filters` · `channels` filters.
 struct FilterMap {
   int64_t filters, channels, transforms, taps, out_taps;
-  const int64_t* pointers;  // [transforms · out_taps + 1]
-  const int64_t* columns;   // [entries]
+  const int64_t* pointers;              // [transforms · out_taps + 1]
+  const int64_t* columns;               // [entries]
   int64_t row_entries, column_entries;  // most in a row, and of one transform in a column
   int64_t items() const { return (filters * channels + transform_block - 1) / transform_block; }
   int64_t slots(bool transposed) const { return transposed ? column_entries : row_entries; }

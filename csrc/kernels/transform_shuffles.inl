@@ -42,8 +42,8 @@ template <int V, class A>
 inline void add_shuffled(const Shuffle<A>* table, int64_t slots, const vector_t<A>* x, vector_t<A>* sum) {
   for (int64_t k = 0; k < slots; ++k)
     for (int v = 0; v < V; ++v, ++table) {
-      const vector_t<A> moved = V == 1 ? __builtin_shuffle(x[0], table->from)
-                                       : __builtin_shuffle(x[0], x[V - 1], table->from);
+      const vector_t<A> moved =
+          V == 1 ? __builtin_shuffle(x[0], table->from) : __builtin_shuffle(x[0], x[V - 1], table->from);
       sum[v] = table->used ? sum[v] + table->value * moved : sum[v];
     }
 }
@@ -54,7 +54,9 @@ inline void load_taps(const T* p, int64_t taps, const T* end, vector_t<accumulat
   constexpr int64_t L = lanes<accumulator_t<T>>;
   for (int v = 0; v < V; ++v)
     x[v] = end - p >= (v + 1) * L ? load_widened(p + v * L)
-                                  : load_some(p + v * L, taps < v * L ? 0 : taps - v * L < L ? taps - v * L : L);
+                                  : load_some(p + v * L, taps < v * L       ? 0
+                                                         : taps - v * L < L ? taps - v * L
+                                                                            : L);
 }
 
 // As many at p; where there is room, of `room` elements, whole registers.
@@ -127,8 +129,8 @@ void transpose_shuffles(const FilterMap& map, int64_t begin, int64_t end, const 
   fill_shuffles<V>(map, true, values, table);
   for_runs(map, begin, end, [&](int64_t d, int64_t c, int64_t c_end) {
     transpose_run<V>(table, map.slots(true), map.transforms, pitch, c_end - c, map.taps, map.out_taps,
-                     grad + d * map.transforms * pitch + c * map.out_taps,
-                     grad + map.filters * map.transforms * pitch, weight + (d * map.channels + c) * map.taps);
+                     grad + d * map.transforms * pitch + c * map.out_taps, grad + map.filters * map.transforms * pitch,
+                     weight + (d * map.channels + c) * map.taps);
   });
 }
 
