@@ -27,9 +27,9 @@ std::vector<const KernelTable*> supported() {
 }
 
 // Whether the dot product of bfloat16 is worth its own table. An Intel processor of 2023 was measured to run it at half
-// the rate of float32's multiply-adds, counted in multiplications. AMD's, from Zen 4 on, are taken to run it at twice the
-// rate, as published tables of instructions have it; none was measured. By the vendor, not by timing it: results may not
-// change from one start to the next.
+// the rate of float32's multiply-adds, counted in multiplications. AMD's, from Zen 4 on, are taken to run it at twice
+// the rate, as published tables of instructions have it; none was measured. By the vendor, not by timing it: results
+// may not change from one start to the next.
 bool prefers_dot_product() {
 #if defined(__x86_64__)
   return __builtin_cpu_is("amd");

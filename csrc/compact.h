@@ -1,10 +1,10 @@
 // A convolution without what only its window's numbers make large: strides, dilations and paddings beyond the operands.
 //
 // Along an axis, output t meets tap k at element i = t·stride + k·dilation − before of the input, if that is one. Taps
-// that meet no output, outputs that meet no tap and elements that no tap sees are left out. Where every element meets at
-// most one pair (t, k), as under a stride beyond the filter, what is left is told without a window: the elements are laid
-// out as [tap][output], and the axis' taps become channels of a convolution with one tap there. The elements are copies of
-// operands, as are those that `contiguous` makes.
+// that meet no output, outputs that meet no tap and elements that no tap sees are left out. Where every element meets
+// at most one pair (t, k), as under a stride beyond the filter, what is left is told without a window: the elements are
+// laid out as [tap][output], and the axis' taps become channels of a convolution with one tap there. The elements are
+// copies of operands, as are those that `contiguous` makes.
 #pragma once
 #include <ATen/core/Tensor.h>
 

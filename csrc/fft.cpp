@@ -1,11 +1,12 @@
-// Convolution through the Fourier transform, over tiles of the result: PyTorch's transforms, and between them products of
-// frequencies by the direct kernels, so that a result depends neither on the batch nor on the number of threads.
+// Convolution through the Fourier transform, over tiles of the result: PyTorch's transforms, and between them products
+// of frequencies by the direct kernels, so that a result depends neither on the batch nor on the number of threads.
 //
 // With stride 1, of a patch X of L points along each axis and a filter of K (dilated) points padded with zeros to L,
 //   z = IDFT(DFT(X) · conj(DFT(w)))   holds  z[u] = Σ_k w[k] X[u + k]  at 0 <= u <= L − K, free of wrapped points,
 //   x̄ = IDFT(DFT(Ȳ) · DFT(w))         holds  x̄[u] = Σ_k w[k] Ȳ[u − k]  at K − 1 <= u < L,
 //   w̄ = IDFT(Σ DFT(X) · conj(DFT(Ȳ))) holds  w̄[k] = Σ_u Ȳ[u] X[u + k]  where Ȳ is zero beyond L − K.
-// A stride keeps every stride-th z, and puts zeros between the elements of Ȳ. Source: Oppenheim and Schafer, overlap-save.
+// A stride keeps every stride-th z, and puts zeros between the elements of Ȳ. Source: Oppenheim and Schafer,
+// overlap-save.
 #include "fft.h"
 
 #include <ATen/Parallel.h>
@@ -118,9 +119,9 @@ int64_t points(const Axes& axes) { return axes[0].points * axes[1].points * axes
 int64_t frequencies(const Axes& axes) { return axes[0].points * axes[1].points * (axes[2].points / 2 + 1); }
 int64_t tiles(const Axes& axes) { return axes[0].tiles() * axes[1].tiles() * axes[2].tiles(); }
 
-// Measured in multiply-adds of one element: a point of a transform there and back, where it is multiplied by matrices and
-// where it is not; a frequency's product of a pair of channels; and a filter's point with its
-// matrix, for a batch of `batch`.
+// Measured in multiply-adds of one element: a point of a transform there and back, where it is multiplied by matrices
+// and where it is not; a frequency's product of a pair of channels; and a filter's point with its matrix, for a batch
+// of `batch`.
 double cost_of(const ConvParams& p, const Axes& axes) {
   constexpr double moved = 320, apart = 190, product = 16, filter = 1300, batch = 16;
   const double all = static_cast<double>(tiles(axes) * points(axes)), size = static_cast<double>(points(axes));
@@ -161,8 +162,8 @@ at::Tensor lifted(at::Tensor t) {
   return t;
 }
 
-// The part of `whole` [C, D, H, W] whose elements lie at positions step·e of [begin, end) along each axis, and where in a
-// patch that begins at `begin` they go: both empty where there are none.
+// The part of `whole` [C, D, H, W] whose elements lie at positions step·e of [begin, end) along each axis, and where in
+// a patch that begins at `begin` they go: both empty where there are none.
 struct Overlap {
   at::Tensor whole, patch;
 };
@@ -184,8 +185,8 @@ std::array<int64_t, 3> each(const Axes& axes, int64_t Axis::* field) {
   return {axes[0].*field, axes[1].*field, axes[2].*field};
 }
 
-// Maps [first, first + count) of item `item` of [items, maps, D, H, W], as a tensor of its own: it may be read and written
-// on any thread, where a view of an inference tensor may not.
+// Maps [first, first + count) of item `item` of [items, maps, D, H, W], as a tensor of its own: it may be read and
+// written on any thread, where a view of an inference tensor may not.
 at::Tensor maps_of(const at::Tensor& all, int64_t item, int64_t first, int64_t count) {
   const int64_t map = all.stride(1), offset = item * all.stride(0) + first * map;
   auto* data = static_cast<char*>(const_cast<void*>(all.const_data_ptr())) + offset * all.element_size();

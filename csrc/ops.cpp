@@ -24,7 +24,8 @@ TORCHCONV_EXPORT PyObject* PyInit__C(void) {
 TORCH_LIBRARY(torchconv, m) {
   m.def("cpu_capability() -> str", [] { return std::string(torchconv::kernel_table().capability); });
 
-  // y = x * w + b and the two other corners of the triangle; each is bilinear, and the derivative of each is the others.
+  // y = x * w + b and the two other corners of the triangle; each is bilinear, and the derivative of each is the
+  // others.
   m.def(
       "convolution(Tensor input, Tensor weight, Tensor? bias, SymInt[] stride, SymInt[] padding, SymInt[] dilation,"
       " SymInt groups, str algorithm) -> Tensor");

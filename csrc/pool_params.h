@@ -12,9 +12,9 @@
 
 namespace torchconv {
 
-// The windows as an operator receives them: one number an axis. A kernel_size of zeros stands for adaptive windows, where
-// output o of an axis sees the inputs floor(o * input / output) to ceil((o + 1) * input / output); the other numbers are
-// then not looked at. So do empty lists, but AOTInductor's packages make None of those.
+// The windows as an operator receives them: one number an axis. A kernel_size of zeros stands for adaptive windows,
+// where output o of an axis sees the inputs floor(o * input / output) to ceil((o + 1) * input / output); the other
+// numbers are then not looked at. So do empty lists, but AOTInductor's packages make None of those.
 struct PoolWindow {
   std::string name;  // of the operator, for messages
   at::IntArrayRef kernel_size, stride, padding, dilation;

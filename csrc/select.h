@@ -20,8 +20,8 @@ struct Choice {
 };
 
 // `asked` is "auto" for the cheapest candidate that can run, "highest" for the cheapest of those that sum directly,
-// whatever the process's precision, or a candidate's name; raises where that one cannot run `whole`. `params` is what is
-// left of it (compact.h): where a candidate asked for by name cannot run that, direct does.
+// whatever the process's precision, or a candidate's name; raises where that one cannot run `whole`. `params` is what
+// is left of it (compact.h): where a candidate asked for by name cannot run that, direct does.
 Choice select(const ConvParams& whole, const ConvParams& params, Direction direction, std::string_view asked);
 
 // Raises where an algorithm asked for by name cannot run.

@@ -1,5 +1,6 @@
-// The driver of Winograd convolution: cuts the maps into tiles and blocks of tiles, and puts the kernels' steps together
-// over them in parallel. Nothing here decides a bit of a result except correlate's splits, which the shapes alone decide.
+// The driver of Winograd convolution: cuts the maps into tiles and blocks of tiles, and puts the kernels' steps
+// together over them in parallel. Nothing here decides a bit of a result except correlate's splits, which the shapes
+// alone decide.
 #include "winograd.h"
 
 #include <ATen/Parallel.h>
@@ -77,8 +78,8 @@ void share(int64_t count, Body body) {
   });
 }
 
-// Blocks of tiles, about equal: whole rows of tiles, or parts of one row where a row has more than `most`. Their number is
-// a multiple of `parts` where that can be.
+// Blocks of tiles, about equal: whole rows of tiles, or parts of one row where a row has more than `most`. Their number
+// is a multiple of `parts` where that can be.
 struct Blocking {
   int64_t tiles_y, tiles_x, rows, block_rows, segments;
 
@@ -290,8 +291,9 @@ void by_panel(const Winograd& w, const T* source, const T* weight, const T* bias
   }
 }
 
-// The weight gradient's parts: a range of source channels by a block of target channels, whose sums a thread keeps while
-// the tiles pass by; and splits of the tiles, by the shapes alone, since the order of summation is part of the result.
+// The weight gradient's parts: a range of source channels by a block of target channels, whose sums a thread keeps
+// while the tiles pass by; and splits of the tiles, by the shapes alone, since the order of summation is part of the
+// result.
 struct CorrelatePlan {
   int64_t c_ranges, c_range, m_blocks, m_block, splits;
   Blocking blocking;

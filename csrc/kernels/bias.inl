@@ -1,9 +1,9 @@
-// The bias gradient, b̄[c] = Σ ȳ[n, c, p] over samples and positions; and under a ReLU of the output y, in the same pass,
-// what the ReLU lets through: masked = y ≤ 0 ? 0 : ȳ, whose sum it then is. NaN in y lets ȳ through, as in torch.
+// The bias gradient, b̄[c] = Σ ȳ[n, c, p] over samples and positions; and under a ReLU of the output y, in the same
+// pass, what the ReLU lets through: masked = y ≤ 0 ? 0 : ȳ, whose sum it then is. NaN in y lets ȳ through, as in torch.
 //
-// A split is a range of samples where contiguous, of pixels in channels-last. Its sums[split][channel] are of runs of at
-// most bias_run terms, summed in A, that are summed in double; store_bias adds the splits up. So the order is one that
-// the shape alone decides.
+// A split is a range of samples where contiguous, of pixels in channels-last. Its sums[split][channel] are of runs of
+// at most bias_run terms, summed in A, that are summed in double; store_bias adds the splits up. So the order is one
+// that the shape alone decides.
 
 // By value: of references, GCC 12 turns the condition into masked loads, and the masks are wrong.
 template <class T>

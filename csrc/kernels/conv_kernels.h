@@ -50,7 +50,8 @@ struct BiasGrad {
 // and positions, not channels, fill the vectors.
 enum class CorrelationMode { plain, row, patch, positions };
 
-// How the weight gradient is summed; see correlate.inl. Chosen by shape alone: the order of a sum is part of its result.
+// How the weight gradient is summed; see correlate.inl. Chosen by shape alone: the order of a sum is part of its
+// result.
 struct CorrelationPlan {
   CorrelationMode mode;
   bool source_lanes;              // the vectors hold source channels, and the rows target channels; or the reverse
@@ -80,8 +81,8 @@ struct ConvKernels {
   void (*pack_weight)(const Gather&, Broadcast, int64_t group, const T* weight, int64_t panel_begin, int64_t panel_end,
                       A* packed);
 
-  // gather at target positions [begin, end), at most gemm_positions of them, for the channels of some panels; packed for
-  // Broadcast::source if channels_last, else for weight.
+  // gather at target positions [begin, end), at most gemm_positions of them, for the channels of some panels; packed
+  // for Broadcast::source if channels_last, else for weight.
   using GatherKernel = void (*)(const Gather&, bool channels_last, int64_t group, const T* source, const A* packed,
                                 const T* bias, T* target, int64_t begin, int64_t end, int64_t panel_begin,
                                 int64_t panel_end, A* scratch);
@@ -132,7 +133,8 @@ struct DepthwiseKernels {
   void (*planes_grad)(const Gather&, int64_t channel_begin, int64_t channel_end, const T* source, const T* target,
                       T* weight, A* scratch);
   // Channels-last, one filter a map and at least `channels` maps: rows of targets of sample n. The gradient's
-  // rows are those of all samples; it fills the channels of one block in totals, [tap][channel]; scratch is [tap][block].
+  // rows are those of all samples; it fills the channels of one block in totals, [tap][channel]; scratch is
+  // [tap][block].
   int64_t channels;
   void (*pixels)(const Gather* residues, int64_t count, int64_t n, int64_t row_begin, int64_t row_end, const T* source,
                  const A* packed, const T* bias, T* target);

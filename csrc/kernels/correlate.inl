@@ -1,5 +1,5 @@
-// The weight gradient: per tap, the products of what stands at meeting places, a target position and the source pixel it
-// sees through that tap,
+// The weight gradient: per tap, the products of what stands at meeting places, a target position and the source pixel
+// it sees through that tap,
 //   sums[tap][r][l] = Σ_meetings row_side[r] · lane_side[l],
 // where one side, target maps or source channels, is broadcast and the other fills vectors: all sums of a tile in
 // registers while a block of positions runs. A tap that falls off the map meets nothing, so padding costs nothing.
@@ -303,8 +303,8 @@ void copy_sums(const CorrelationPlan& p, const A* sums, int64_t tap, int64_t row
   }
 }
 
-// weight[m, c, tap] of channels [m_begin, m_end), 16 at the most, from the added sums of correlate, by way of small blocks
-// [tap][c] or [tap][m] that are written in the weight's order.
+// weight[m, c, tap] of channels [m_begin, m_end), 16 at the most, from the added sums of correlate, by way of small
+// blocks [tap][c] or [tap][m] that are written in the weight's order.
 template <class T>
 void store_correlation(const Gather& g, const CorrelationPlan& p, int64_t group, const accumulator_t<T>* sums,
                        int64_t m_begin, int64_t m_end, T* weight) {

@@ -1,6 +1,7 @@
 // Depth-wise weights as the kernels read them.
 
-// Channels-last: [residue][tap][channel]. Contiguous: [target channel][residue][source channel][grid 0][grid 2][grid 1].
+// Channels-last: [residue][tap][channel]. Contiguous: [target channel][residue][source channel][grid 0][grid 2][grid
+// 1].
 template <class T>
 void depthwise_pack(const Gather* gathers, int64_t count, bool channels_last, const T* weight,
                     accumulator_t<T>* packed) {

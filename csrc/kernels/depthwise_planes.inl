@@ -1,7 +1,8 @@
 // Depth-wise gathers of contiguous tensors: the forward pass, or the input gradient with one gather for each residue of
-// the stride. A target map at a time, a band of its rows at a time: source rows are staged as accumulators between zeros,
-// each residue of their columns modulo the step apart, so that every tap is a shift of whole vectors; a strip of up to
-// eight target rows is summed in registers, where each loaded vector serves several taps; finished rows are stored.
+// the stride. A target map at a time, a band of its rows at a time: source rows are staged as accumulators between
+// zeros, each residue of their columns modulo the step apart, so that every tap is a shift of whole vectors; a strip of
+// up to eight target rows is summed in registers, where each loaded vector serves several taps; finished rows are
+// stored.
 
 // How all gathers of one call are run. Buffers: staged [rows][phases][pitch], sums [residue of rows and columns][band]
 // [sum_pitch], shifts [residue][grid 2], ranges [residue][vectors][2].
@@ -302,8 +303,8 @@ void store_rows(const PlanesPlan& p, const Gather* g, const Finish<A>& finish, c
 
 // ---- one map ----
 
-// Adds slice `slice` (of source channel and tap of axis 0), whose map is staged, into the sums of the residues along axes
-// 1 and 2. w: [residue][slice][grid 2][grid 1].
+// Adds slice `slice` (of source channel and tap of axis 0), whose map is staged, into the sums of the residues along
+// axes 1 and 2. w: [residue][slice][grid 2][grid 1].
 template <class A>
 void add_map(const PlanesPlan& p, const Gather* g, const RowTaps* taps, const A* staged, int64_t t_begin, int64_t rows,
              const A* w, int64_t slice, A* sums) {

@@ -1,12 +1,13 @@
-// Depth-wise weight gradient of contiguous tensors: w[k] = Σ over samples and targets t of ȳ[t] · x[t · step + offset k],
-// an output channel at a time. Source and target rows are staged as in depthwise_planes.inl; the sums of several taps
-// stay in registers, a lane for each position in a vector, down a column of vectors. The lanes are added once a map.
+// Depth-wise weight gradient of contiguous tensors: w[k] = Σ over samples and targets t of ȳ[t] · x[t · step + offset
+// k], an output channel at a time. Source and target rows are staged as in depthwise_planes.inl; the sums of several
+// taps stay in registers, a lane for each position in a vector, down a column of vectors. The lanes are added once a
+// map.
 
 constexpr int correlation_sums = TORCHCONV_VECTOR_BYTES == 64 ? 25 : 10;  // registers
 constexpr int64_t lane_terms = 1024;  // summed in one lane before the sum goes to a double: bounds the error
 
-// Strips of ROWS target rows, one below another: sums[c][k] += Σ over rows o of y[o] · x[o · STRIDE + k][shift c + lane]
-// in the lanes of `mask`.
+// Strips of ROWS target rows, one below another: sums[c][k] += Σ over rows o of y[o] · x[o · STRIDE + k][shift c +
+// lane] in the lanes of `mask`.
 template <class A>
 struct StripCorrelation {
   const A *x, *y;
@@ -195,7 +196,8 @@ void store_filter(const Gather& g, int64_t channel, const double* total, T* weig
 
 constexpr int64_t most_channels_together = 8;
 
-// Channels whose maps are taken in turn, sample by sample: small maps that lie side by side, with sums that stay in cache.
+// Channels whose maps are taken in turn, sample by sample: small maps that lie side by side, with sums that stay in
+// cache.
 inline int64_t channels_together(const Gather& g, int64_t sums) {
   const int64_t map = g.extent[0] * g.extent[1] * g.extent[2];
   return at_least(1, at_most(most_channels_together, at_most(4096 / map, 8192 / sums)));

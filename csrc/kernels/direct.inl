@@ -2,10 +2,10 @@
 //
 //   target[n, m, t] = bias[m] + Σ over the taps k that t sees, Σ_c weight[m, c, k] · source[n, c, t·step + offset_k]
 //
-// The positions of a box are put together by the taps they see inside the map, so that padding is never multiplied and a
-// tile has one list of taps. Neighbouring taps of a row whose pixels are adjacent in memory run as one. A source that is
-// not channels-last, or not of accumulators, is first copied so for the box; a contiguous result is put down as pixels,
-// a panel at a time, and transposed to its place.
+// The positions of a box are put together by the taps they see inside the map, so that padding is never multiplied and
+// a tile has one list of taps. Neighbouring taps of a row whose pixels are adjacent in memory run as one. A source that
+// is not channels-last, or not of accumulators, is first copied so for the box; a contiguous result is put down as
+// pixels, a panel at a time, and transposed to its place.
 //
 // Every output is the same chain of operations whatever box or tile it is in: blocks of at most depth_block products of
 // the taps it sees, each summed in order, then added in order. So neither batch nor threads can change a bit.
@@ -34,7 +34,8 @@ struct Place {
 
 // ---- the register tile ----
 
-// Panels side by side in one tile, with as many fewer rows: broadcasts are fewer, and pixels' addresses stay in registers.
+// Panels side by side in one tile, with as many fewer rows: broadcasts are fewer, and pixels' addresses stay in
+// registers.
 constexpr int tile_panels = TORCHCONV_VECTOR_BYTES == 64 ? 2 : 1;
 constexpr int direct_tile_rows(int vectors) {
   if (TORCHCONV_VECTOR_BYTES < 64 || vectors == 1) return tile_rows;
@@ -252,7 +253,8 @@ void copy_source(const Gather& g, bool channels_last, int64_t groups, const Box&
   });
 }
 
-// Results [n][position of the target's box][tile_panels · tile_columns] to a contiguous target; to points at the panel's first map.
+// Results [n][position of the target's box][tile_panels · tile_columns] to a contiguous target; to points at the
+// panel's first map.
 template <class T, class A>
 void store_box(const Gather& g, const Box& box, const int64_t (&begin)[3], const int64_t (&size)[3], const A* results,
                int64_t columns, T* target) {
@@ -429,7 +431,8 @@ void direct_group(const Gather* g, bool channels_last, const View& read, const a
   }
 }
 
-// source: the groups' own; copy(begin, end, out, size) puts the box's part of it, [group][n][i][c], groups `size` apart.
+// source: the groups' own; copy(begin, end, out, size) puts the box's part of it, [group][n][i][c], groups `size`
+// apart.
 template <class T, class Copy>
 void direct_box(const Gather* g, int64_t residues, bool channels_last, int64_t group_begin, int64_t group_end,
                 const T* source, Copy copy, const accumulator_t<T>* packed, const T* bias, T* target, const Box& box,

@@ -1,5 +1,5 @@
-// gather as a blocked matrix product: the patches of 192 positions, 256 rows of the inner product at a time, against the
-// packed weight. Contiguous: weight rows broadcast against vectors of positions. Channels-last: patches broadcast
+// gather as a blocked matrix product: the patches of 192 positions, 256 rows of the inner product at a time, against
+// the packed weight. Contiguous: weight rows broadcast against vectors of positions. Channels-last: patches broadcast
 // against vectors of target channels. Either way the result leaves as it lies in memory.
 //
 // Slower than direct wherever both were measured, 1×1 included: auto never takes it, it is there to be asked for.

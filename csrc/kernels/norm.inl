@@ -1,7 +1,7 @@
 // Batch normalisation in training, with the ReLU that follows it: two passes over memory forward, two backward.
 //
-//   forward    mean = Σ x / n,  var = Σ (x − mean)² / n,  y = max(0, (x − mean) · scale + bias),  scale = γ / √(var + ε)
-//   backward   g = y ≤ 0 ? 0 : ȳ,  dβ = Σ g,  dγ = Σ g (x − mean) / √(var + ε),
+//   forward    mean = Σ x / n,  var = Σ (x − mean)² / n,  y = max(0, (x − mean) · scale + bias),  scale = γ / √(var +
+//   ε) backward   g = y ≤ 0 ? 0 : ȳ,  dβ = Σ g,  dγ = Σ g (x − mean) / √(var + ε),
 //              dx = scale · (g − Σ g / n − (x − mean) · Σ g (x − mean) / (n (var + ε)))
 //
 // Moments are taken of runs short enough to be in cache for the second look, about each run's own mean, and runs are
@@ -195,8 +195,8 @@ void grad_sums_together(const NormRows& n, int64_t channel, const NormConstants<
 
 // ---- element by element ----
 
-// Rows [begin, end): to[i] = body(column, row's constants, offset, left) for each vector; whole vectors are written past a
-// row's end where the row after is yet to be written.
+// Rows [begin, end): to[i] = body(column, row's constants, offset, left) for each vector; whole vectors are written
+// past a row's end where the row after is yet to be written.
 template <class T, class Body>
 inline void each_vector(const NormRows& n, int64_t begin, int64_t end, T* to, Body body) {
   using A = accumulator_t<T>;

@@ -4,9 +4,9 @@
 
 namespace torchconv {
 
-// An activation as rows of `width` elements. Apart: each element of a row has constants of its own (channels-last, where
-// a row is a pixel; and small contiguous maps, where it is a sample). Together: a row is one map, all of one channel, and
-// row r of channel r % channels.
+// An activation as rows of `width` elements. Apart: each element of a row has constants of its own (channels-last,
+// where a row is a pixel; and small contiguous maps, where it is a sample). Together: a row is one map, all of one
+// channel, and row r of channel r % channels.
 struct NormRows {
   int64_t rows, width, channels;
   bool together, relu;
@@ -15,7 +15,8 @@ struct NormRows {
   int64_t constants() const { return together ? channels : width; }
 };
 
-// y = max(0, (x − mean) · scale + bias), the maximum where there is a ReLU; arrays [constants], readable a vector beyond.
+// y = max(0, (x − mean) · scale + bias), the maximum where there is a ReLU; arrays [constants], readable a vector
+// beyond.
 template <class A>
 struct NormConstants {
   const A *mean, *scale, *bias;

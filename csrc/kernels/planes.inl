@@ -347,7 +347,8 @@ void planes_group(const Gather& g, const A* packed, const A* source, const int64
     }
 }
 
-// Groups [group_begin, group_end); packed: each group's weight in every residue's packing (as for contiguous), in order.
+// Groups [group_begin, group_end); packed: each group's weight in every residue's packing (as for contiguous), in
+// order.
 template <class T>
 void planes(const Gather* g, int64_t residues, bool channels_last, int64_t group_begin, int64_t group_end,
             const T* source, const accumulator_t<T>* packed, const T* bias, T* target, const Box& box,

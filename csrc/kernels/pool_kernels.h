@@ -53,8 +53,8 @@ struct PoolGeometry {
   int64_t divisor_override;   // 0: none
 };
 
-// Planes that one unit covers: where the lanes are planes, and of what looks up kept positions in the contiguous layout.
-// In channels-last that takes so many channels of one plane.
+// Planes that one unit covers: where the lanes are planes, and of what looks up kept positions in the contiguous
+// layout. In channels-last that takes so many channels of one plane.
 constexpr int64_t kPoolPlanes = 16;
 constexpr int64_t kPoolChannels = 64;
 constexpr int64_t kPoolOffsets = 4096;
@@ -67,8 +67,8 @@ inline int64_t pool_offset(const PoolGeometry& g, uint64_t position) {
   return (i0 * a1.input + i1) * a2.input + i2;
 }
 
-// Each does units begin <= u < end of the work: pool_units() of them of max_pool and avg_pool, pool_transpose_units() of
-// scatter and spread, and pool_kept_units() of the others. scratch: pool_scratch() accumulators.
+// Each does units begin <= u < end of the work: pool_units() of them of max_pool and avg_pool, pool_transpose_units()
+// of scatter and spread, and pool_kept_units() of the others. scratch: pool_scratch() accumulators.
 template <class T>
 struct PoolKernels {
   using A = accumulator_t<T>;
@@ -134,8 +134,8 @@ inline int64_t pool_scratch(const PoolGeometry& g) {
   return g.lanes == PoolLanes::planes ? (g.strips.input + 2 * g.strips.output) * kPoolPlanes : 0;
 }
 
-// And of a transposed operator: those and the rows of shares, which are read a vector past the last; or a plane of sums,
-// if dx is too narrow to sum in.
+// And of a transposed operator: those and the rows of shares, which are read a vector past the last; or a plane of
+// sums, if dx is too narrow to sum in.
 inline int64_t pool_transpose_scratch(const PoolGeometry& g, bool narrow) {
   const int64_t inputs = g.axis[0].input * g.axis[1].input * g.axis[2].input;
   const int64_t together = g.channels == 1 ? g.planes : g.channels,

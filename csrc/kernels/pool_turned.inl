@@ -21,8 +21,8 @@ inline void put_lanes(S* p, vector_t<A> v) {
     store_narrowed(p, v);
 }
 
-// Planes from[plane][ld] to tile[pixel][lane]. Lanes that have no plane repeat the last one. `ahead`: from an element to
-// the one in its place in the next block, which is fetched into the cache meanwhile.
+// Planes from[plane][ld] to tile[pixel][lane]. Lanes that have no plane repeat the last one. `ahead`: from an element
+// to the one in its place in the next block, which is fetched into the cache meanwhile.
 template <class A, class S>
 void turn(const S* from, int64_t ld, int64_t planes, int64_t pixels, A* tile, int64_t ahead) {
   constexpr int64_t L = lanes<A>;

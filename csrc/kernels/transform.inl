@@ -146,8 +146,8 @@ using eight_t = typename Eight<accumulator_t<T>>::values;
 template <class T>
 using eight_indices_t = typename Eight<accumulator_t<T>>::indices;
 
-// The first `count` <= 8 elements, zeros after them; and as many stored. Vectors go by reference: they may be wider than
-// the capability's registers.
+// The first `count` <= 8 elements, zeros after them; and as many stored. Vectors go by reference: they may be wider
+// than the capability's registers.
 template <class V, class E>
 inline void read(const E* p, int64_t count, V& v) {
   v = V{};

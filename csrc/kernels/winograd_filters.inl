@@ -77,7 +77,8 @@ void gather_filters(const Winograd& w, int64_t slice_tap, const T* weight, const
   }
 }
 
-// Fetches what gather_filters will read for `count` channels from c on: memory in rows, along whichever channel is nearer.
+// Fetches what gather_filters will read for `count` channels from c on: memory in rows, along whichever channel is
+// nearer.
 template <class T>
 inline void touch_filters(const Gather& g, const T* weight, int64_t c, int64_t count, int64_t m) {
   constexpr int64_t L = lanes<accumulator_t<T>>;

@@ -34,7 +34,8 @@ struct Winograd {
 
 // m × m' outputs. A tile of m outputs uses the first m + r − 1 points, so the filter's transform serves tiles of either
 // size, and a plane holds rows for the tiles alone that have its points: the last point along an axis is the large
-// tiles' alone. Class (k, k'), at 2 k + k', is of the planes of the last point along the first axis (k) and second (k').
+// tiles' alone. Class (k, k'), at 2 k + k', is of the planes of the last point along the first axis (k) and second
+// (k').
 struct WinogradTile {
   int64_t n, slice;      // sample, and target slice along the axis that is not transformed
   int32_t y, x, my, mx;  // first target position, outputs
@@ -76,8 +77,8 @@ struct WinogradKernels {
   int64_t rows;                                               // tiles, or source channels, of one step of a product
   int64_t vector;                                             // channels handled at once
   int64_t (*scratch)(const Winograd&, const WinogradBlock&);  // elements of A
-  // What the block reads of the source or writes of the target, at most a run for each tile, of `channels` channels from
-  // `base`; returns how many runs.
+  // What the block reads of the source or writes of the target, at most a run for each tile, of `channels` channels
+  // from `base`; returns how many runs.
   int64_t (*touches)(const Winograd&, const WinogradBlock&, bool in_source, int64_t channels, const T* base,
                      WinogradTouch* out);
 

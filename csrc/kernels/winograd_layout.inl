@@ -1,5 +1,5 @@
-// Between tensors and the tiles of Winograd convolution: vectors of channels of either layout, strips of a map, and what
-// of memory comes next.
+// Between tensors and the tiles of Winograd convolution: vectors of channels of either layout, strips of a map, and
+// what of memory comes next.
 
 // Taps R and outputs M of an axis, and the points that its filters are scaled for, as types, so that the transforms of
 // each case are compiled apart.
@@ -69,8 +69,9 @@ inline void store_channels(vector_t<accumulator_t<T>> v, int64_t count, T* p) {
 
 // ---- between the contiguous layout and vectors of channels ----
 
-// out[pixel][lane] = from[lane · plane + pixel] for `pixels` pixels of `count` channels, zeros in the other lanes. Nothing
-// from `end` on is read. The last vector of pixels overlaps the one before it where it can, instead of being cut short.
+// out[pixel][lane] = from[lane · plane + pixel] for `pixels` pixels of `count` channels, zeros in the other lanes.
+// Nothing from `end` on is read. The last vector of pixels overlaps the one before it where it can, instead of being
+// cut short.
 template <class T>
 void gather_channels(const T* from, int64_t plane, int64_t count, int64_t pixels, const T* end, accumulator_t<T>* out) {
   using A = accumulator_t<T>;

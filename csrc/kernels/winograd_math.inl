@@ -1,15 +1,15 @@
 // The one-dimensional transforms of Winograd's minimal filtering, on vectors of channels.
 //
-// A correlation y_i = Σ_j w_j x_{i+j}, of m outputs and r taps, is the transpose of a product of polynomials, and that is
-// interpolation: with n = m + r − 1 points p, the last "∞" (the leading coefficient),
+// A correlation y_i = Σ_j w_j x_{i+j}, of m outputs and r taps, is the transpose of a product of polynomials, and that
+// is interpolation: with n = m + r − 1 points p, the last "∞" (the leading coefficient),
 //   y = V_mᵀ [(S V_r w) ⊙ (Bᵀ x)],   V_k[p][j] = pʲ (∞: 1 at j = k − 1),   S = diag(1 / Π_{q≠p} (p − q)),
 //   (Bᵀ x)_p = Σ_j [coefficient of zʲ in Π_{q≠p} (z − q)] x_j.
 // (Toom–Cook and its transposition: Lavin & Gray, "Fast algorithms for convolutional neural networks", 2015; Blahut,
 // "Fast Algorithms for Signal Processing", 2010.) V_r w is `evaluate`, Bᵀ x `interpolate`, V_mᵀ `collect`; the weight
 // gradient, w̄ = V_rᵀ S [(V_m ȳ) ⊙ (Bᵀ x)], is the same three.
 //
-// Tiles of fewer outputs use fewer of the same points. Their S differs, so it is taken from the whole set of points, and
-// Bᵀ makes up for it with the factor Π (p − q) over the points q that the tile leaves out.
+// Tiles of fewer outputs use fewer of the same points. Their S differs, so it is taken from the whole set of points,
+// and Bᵀ makes up for it with the factor Π (p − q) over the points q that the tile leaves out.
 
 // In the order they are taken; number 1 is ∞. Halves and twos in turns keep the matrices' entries, and so the rounding
 // errors, small.

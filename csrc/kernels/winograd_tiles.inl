@@ -1,5 +1,5 @@
-// Tiles of Winograd convolution to and from its planes: the source, the target and the target's gradient, each along two
-// axes in turn by the one-dimensional transforms of winograd_math.inl, a vector of channels at a time.
+// Tiles of Winograd convolution to and from its planes: the source, the target and the target's gradient, each along
+// two axes in turn by the one-dimensional transforms of winograd_math.inl, a vector of channels at a time.
 
 // ---- source: Bᵀ x B ----
 

@@ -1,5 +1,5 @@
-// In place of ATen's header in the build for ThreadSanitizer, which cannot see how libgomp's threads wait for each other
-// and would call every result a race: the parallel loop on std::threads, which it can see.
+// In place of ATen's header in the build for ThreadSanitizer, which cannot see how libgomp's threads wait for each
+// other and would call every result a race: the parallel loop on std::threads, which it can see.
 #pragma once
 #include_next <ATen/Parallel.h>
 
