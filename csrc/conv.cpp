@@ -183,16 +183,17 @@ at::Tensor convolution(const at::Tensor& input, const at::Tensor& weight, const 
     TORCH_CHECK(bias->dim() == 1 && bias->size(0) == p.out_channels, "conv", p.dims, "d: weight of shape ",
                 weight.sizes(), " expects a bias of shape [", p.out_channels, "], got ", bias->sizes());
   }
+  check_algorithm(p, Direction::forward, algorithm);
+  at::Tensor y = at::empty(p.output_sizes(), input.options().memory_format(p.memory_format()));
+  if (y.numel() == 0) return y;  // its sides may be of any length, and nothing below is to look at them
   const Compact compact(p, Direction::forward);
   const Choice choice = select(p, compact.params(), Direction::forward, algorithm);
   const at::Tensor x = input.contiguous(p.memory_format());
   const at::Tensor b = has_bias ? bias->contiguous() : at::Tensor();
-  at::Tensor y = at::empty(p.output_sizes(), input.options().memory_format(p.memory_format()));
-  if (y.numel() > 0)
-    for_dtype("convolution", p.dtype, [&](auto t) {
-      using T = decltype(t);
-      run_forward<T>(compact, running(p, choice), x, weight, b, RELU, y);
-    });
+  for_dtype("convolution", p.dtype, [&](auto t) {
+    using T = decltype(t);
+    run_forward<T>(compact, running(p, choice), x, weight, b, RELU, y);
+  });
   return y;
 }
 
@@ -209,13 +210,14 @@ at::Tensor convolution_input_grad(const at::Tensor& grad, const at::Tensor& weig
                                    answers_channels_last(grad, weight));
   check_alike(p, grad, "output gradient", weight, "weight");
   check_grad(p, grad);
+  check_algorithm(p, Direction::input_grad, algorithm);
+  at::Tensor gx = at::empty(p.input_sizes(), grad.options().memory_format(p.memory_format()));
+  if (gx.numel() == 0) return gx;
   const Compact compact(p, Direction::input_grad);
   const Choice choice = select(p, compact.params(), Direction::input_grad, algorithm);
   const at::Tensor gy = grad.contiguous(p.memory_format());
-  at::Tensor gx = at::empty(p.input_sizes(), grad.options().memory_format(p.memory_format()));
-  if (gx.numel() > 0)
-    for_dtype("convolution", p.dtype,
-              [&](auto t) { run_input_grad<decltype(t)>(compact, running(p, choice), gy, weight, gx); });
+  for_dtype("convolution", p.dtype,
+            [&](auto t) { run_input_grad<decltype(t)>(compact, running(p, choice), gy, weight, gx); });
   return gx;
 }
 
@@ -226,13 +228,15 @@ at::Tensor convolution_weight_grad(const at::Tensor& grad, const at::Tensor& inp
                                    answers_channels_last(input, grad));
   check_alike(p, grad, "output gradient", input, "input");
   check_grad(p, grad);
+  check_algorithm(p, Direction::weight_grad, algorithm);
+  at::Tensor gw = at::empty(weight_size, grad.options().memory_format(memory_format));
+  if (gw.numel() == 0) return gw;
+  if (input.numel() == 0) return gw.zero_();
   const Compact compact(p, Direction::weight_grad);
   const Choice choice = select(p, compact.params(), Direction::weight_grad, algorithm);
   const at::Tensor x = input.contiguous(p.memory_format()), gy = grad.contiguous(p.memory_format());
-  at::Tensor gw = at::empty(weight_size, grad.options().memory_format(memory_format));
-  if (gw.numel() > 0)
-    for_dtype("convolution", p.dtype,
-              [&](auto t) { run_weight_grad<decltype(t)>(compact, running(p, choice), gy, x, gw); });
+  for_dtype("convolution", p.dtype,
+            [&](auto t) { run_weight_grad<decltype(t)>(compact, running(p, choice), gy, x, gw); });
   return gw;
 }
 
@@ -268,12 +272,15 @@ int64_t workspace(const ConvParams& p, Direction direction, Algorithm algorithm)
 
 // Plans grow with the sides and the taps, and here no tensor in memory bounds those.
 void check_explained(const ConvParams& p, at::IntArrayRef input_size, at::IntArrayRef weight_size) {
-  constexpr int64_t most_elements = int64_t{1} << 30, most_taps = 1 << 24;
+  constexpr int64_t most_elements = int64_t{1} << 30, most_side = 1 << 24;
   const auto volume = [](const std::array<int64_t, 3>& sides) { return sides[0] * sides[1] * sides[2]; };
+  int64_t longest = p.taps();
+  for (int a = 0; a < 3; ++a) longest = std::max({longest, p.input[a], p.output[a]});
   TORCH_CHECK(p.in_channels * volume(p.input) <= most_elements && p.out_channels * volume(p.output) <= most_elements &&
-                  p.out_channels * p.in_per_group() * p.taps() <= most_elements && p.taps() <= most_taps,
-              "explain: more than 2^30 elements in a tensor of one sample, or 2^24 taps: input of shape ", input_size,
-              ", weight of shape ", weight_size);
+                  p.out_channels * p.in_per_group() * p.taps() <= most_elements && longest <= most_side,
+              "explain: more than 2^30 elements in a tensor of one sample, or 2^24 taps or positions along an axis: "
+              "input of shape ",
+              input_size, ", weight of shape ", weight_size, ", output of shape ", p.output_sizes());
 }
 
 std::tuple<std::string, std::vector<std::string>, int64_t, double> explain(

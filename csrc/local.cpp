@@ -103,14 +103,16 @@ at::Tensor local_convolution(const at::Tensor& input, const at::Tensor& weight, 
                              int64_t groups) {
   const Local g = local_of(input.sizes(), weight.sizes(), {stride, padding, dilation, groups});
   check_dtypes(input, "input", weight, "weight");
-  const at::Tensor x = input.contiguous(), w = weight.contiguous();
-  const at::Tensor y = at::empty(output_sizes(g, input.dim()), input.options());
-  const at::Tensor b = bias.has_value() && bias->defined() ? bias->contiguous() : at::Tensor();
-  if (b.defined()) {
-    check_dtypes(input, "input", b, "bias");
-    TORCH_CHECK(b.sizes() == y.sizes().slice(1), "locally connected: weight of shape ", weight.sizes(),
-                " expects a bias of shape ", y.sizes().slice(1), ", got ", b.sizes());
+  const auto size = output_sizes(g, input.dim());
+  const bool has_bias = bias.has_value() && bias->defined();
+  if (has_bias) {
+    check_dtypes(input, "input", *bias, "bias");
+    const at::IntArrayRef expected = at::IntArrayRef(size).slice(1);
+    TORCH_CHECK(bias->sizes() == expected, "locally connected: weight of shape ", weight.sizes(),
+                " expects a bias of shape ", expected, ", got ", bias->sizes());
   }
+  const at::Tensor y = at::empty(size, input.options());
+  const at::Tensor x = input.contiguous(), w = weight.contiguous(), b = has_bias ? bias->contiguous() : at::Tensor();
   if (y.numel() > 0)
     for_dtype("locally connected", input.scalar_type(), [&]<class T>(T) {
       const auto& k = kernels<T>().local;

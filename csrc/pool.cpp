@@ -61,6 +61,11 @@ void check_positions(const std::string& name, const at::Tensor& positions, const
               positions.scalar_type());
 }
 
+// Raises where there is no kernel for t, before anything takes memory.
+void check_dtype(const std::string& name, const at::Tensor& t) {
+  for_dtype(name, t.scalar_type(), [](auto) {});
+}
+
 // The output's spatial size, which is that of the positions or of the gradient handed in.
 at::IntArrayRef spatial(const std::string& name, const at::Tensor& t) {
   TORCH_CHECK(t.dim() >= 3 && t.dim() <= 5, name, ": expected a batched tensor of 3 to 5 axes, got shape ", t.sizes());
@@ -71,6 +76,7 @@ std::tuple<at::Tensor, at::Tensor> max_pool(const at::Tensor& input, at::IntArra
                                             at::IntArrayRef stride, at::IntArrayRef padding, at::IntArrayRef dilation,
                                             at::IntArrayRef output_size) {
   const PoolWindow window{"max_pool", kernel_size, stride, padding, dilation};
+  check_dtype(window.name, input);
   const auto format = input.suggest_memory_format();
   const PoolPlan plan(window, input.sizes(), output_size, is_channels_last(format), PoolDirection::forward);
   const auto output = at::empty(plan.output_sizes, input.options(), format);
@@ -99,12 +105,14 @@ at::Tensor max_pool_scatter(const at::Tensor& grad, const at::Tensor& positions,
                             at::IntArrayRef kernel_size, at::IntArrayRef stride, at::IntArrayRef padding,
                             at::IntArrayRef dilation) {
   const PoolWindow window{"max_pool_scatter", kernel_size, stride, padding, dilation};
+  TORCH_CHECK(grad.defined(), window.name, ": expected a gradient, got None");
+  check_dtype(window.name, grad);
+  check_same_shape(window.name, "a gradient", grad.sizes(), positions.sizes());
   const auto format = positions.suggest_memory_format();
   PoolPlan plan(window, input_size, spatial(window.name, positions), is_channels_last(format),
                 PoolDirection::transposed);
   check_positions(window.name, positions, plan);
   if (!plan.geometry.gathers) plan.fill_offsets();
-  check_same_shape(window.name, "a gradient", grad.sizes(), plan.output_sizes);
   const auto output = at::empty(input_size, grad.options(), format);
   const auto dy = grad.contiguous(format), kept = positions.contiguous(format);
   for_dtype(window.name, grad.scalar_type(), [&]<class T>(T) {
@@ -119,6 +127,7 @@ at::Tensor max_pool_scatter(const at::Tensor& grad, const at::Tensor& positions,
 at::Tensor max_pool_gather(const at::Tensor& input, const at::Tensor& positions, at::IntArrayRef kernel_size,
                            at::IntArrayRef stride, at::IntArrayRef padding, at::IntArrayRef dilation) {
   const PoolWindow window{"max_pool_gather", kernel_size, stride, padding, dilation};
+  check_dtype(window.name, input);
   const auto format = positions.suggest_memory_format();
   PoolPlan plan(window, input.sizes(), spatial(window.name, positions), is_channels_last(format),
                 PoolDirection::forward);
@@ -157,6 +166,7 @@ at::Tensor avg_pool(const at::Tensor& input, at::IntArrayRef kernel_size, at::In
                     std::optional<int64_t> divisor_override) {
   const auto dilation = undilated(kernel_size);
   const PoolWindow window{"avg_pool", kernel_size, stride, padding, dilation};
+  check_dtype(window.name, input);
   const auto format = input.suggest_memory_format();
   const PoolPlan plan(window, input.sizes(), output_size, is_channels_last(format), PoolDirection::forward,
                       PoolDivisor{count_include_pad, divisor_override});
@@ -177,6 +187,7 @@ at::Tensor avg_pool_spread(const at::Tensor& grad, at::IntArrayRef input_size, a
                            std::optional<int64_t> divisor_override, at::MemoryFormat format) {
   const auto dilation = undilated(kernel_size);
   const PoolWindow window{"avg_pool_spread", kernel_size, stride, padding, dilation};
+  check_dtype(window.name, grad);
   const PoolPlan plan(window, input_size, spatial(window.name, grad), is_channels_last(format),
                       PoolDirection::transposed, PoolDivisor{count_include_pad, divisor_override});
   check_same_shape(window.name, "a gradient", grad.sizes(), plan.output_sizes);

@@ -89,11 +89,12 @@ PoolPlan::PoolPlan(const PoolWindow& w, at::IntArrayRef input_size, at::IntArray
   g.divisor_override = divisor ? divisor->override.value_or(0) : 0;
   // Strips are cut along the second axis, where a single axis therefore goes if it is long.
   const bool along_second = dims == 1 && std::max(input_size[2], output_size[0]) > kLongRow;
+  const bool empty = std::count(output_sizes.begin(), output_sizes.end(), 0) > 0;
   for (int a = 0; a < 3; ++a) {
     const int64_t index = a - (3 - dims) + along_second;  // among the tensors' own; another is an axis of size 1
     const bool own = index >= 0 && index < dims;
     g.axis[a].input = own ? input_size[2 + index] : 1, g.axis[a].output = own ? output_size[index] : 1;
-    fill_axis(a, w, own ? index : -1, divisor && divisor->include_padding);
+    fill_axis(a, w, own ? index : -1, divisor && divisor->include_padding, empty);
   }
   if (divisor) {
     Checked elements = 1;  // those in the padding, too
@@ -113,7 +114,7 @@ PoolPlan::PoolPlan(const PoolWindow& w, at::IntArrayRef input_size, at::IntArray
     choose_strips(direction == PoolDirection::forward ? g.axis[1].output : g.axis[1].input);
 }
 
-void PoolPlan::fill_axis(int a, const PoolWindow& w, int64_t index, bool include_padding) {
+void PoolPlan::fill_axis(int a, const PoolWindow& w, int64_t index, bool include_padding, bool empty) {
   PoolAxis& axis = geometry.axis[a];
   const bool adaptive = index >= 0 && w.adaptive(), regular = index >= 0 && !adaptive;
   const int64_t stride = regular ? w.stride[index] : 1, padding = regular ? w.padding[index] : 0;
@@ -136,6 +137,7 @@ void PoolPlan::fill_axis(int a, const PoolWindow& w, int64_t index, bool include
     if (axis.output > 0) axis.taps = (axis.input + axis.output - 2) / axis.output + 1;
     axis.stride = axis.output > 0 && axis.input % axis.output == 0 ? axis.input / axis.output : 0;
   }
+  if (empty) axis.output = 0;  // of an empty output no axis has a position: the others may be of any length
   auto& table = tables_[a];
   table.resize(4 * axis.output);
   int32_t *const origins = table.data(), *const firsts = origins + axis.output, *const lasts = firsts + axis.output,

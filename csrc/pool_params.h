@@ -49,7 +49,7 @@ class PoolPlan {
   at::ScalarType position_dtype;      // byte, short or int: the narrowest that holds a position in the window
 
  private:
-  void fill_axis(int a, const PoolWindow& window, int64_t index, bool include_padding);
+  void fill_axis(int a, const PoolWindow& window, int64_t index, bool include_padding, bool empty);
   void fill_links(int a);
   void choose_gather();
   void choose_strips(int64_t rows);

@@ -14,11 +14,12 @@
 namespace torchconv {
 namespace {
 
-// Of the sides of a kernel.
+// Of the sides of a kernel: memory for each is taken before the filters', so they are bounded here.
 int64_t taps_of(const char* name, at::IntArrayRef kernel) {
   check_sizes(name, "kernel", kernel);
   int64_t taps = 1;
   for (const int64_t side : kernel) taps *= side;
+  TORCH_CHECK(taps <= INT32_MAX, name, ": a kernel of ", kernel, " has more than ", INT32_MAX, " taps");
   return taps;
 }
 
@@ -53,6 +54,8 @@ FilterMap filter_map(const char* name, const at::Tensor& pointers, const at::Ten
                   columns.dim() == 1,
               name, ": the map's pointers and columns must be vectors of int64, got ", pointers.scalar_type(), " ",
               pointers.sizes(), " and ", columns.scalar_type(), " ", columns.sizes());
+  TORCH_CHECK(kernel.size() == out_kernel.size(), name, ": a map's kernels must have as many axes, got ", kernel,
+              " to ", out_kernel);
   FilterMap map{filters, channels, 0, taps_of(name, kernel), taps_of(name, out_kernel), nullptr, nullptr, 0, 0};
   TORCH_CHECK(map.taps > 0 && map.out_taps > 0, name, ": an empty kernel: ", kernel, " to ", out_kernel);
   const int64_t rows = pointers.numel() - 1;

@@ -254,6 +254,7 @@ def _built_in(name: str, dims: int, args: list[Any]) -> Tensor:
             raise Illegal(str(error)) from None
         args[0] = F.pad(x, [side for pair in reversed(sides) for side in pair])
         args[4] = 0
+    args[1] = args[1].contiguous()  # or the built-in's gradient of some transposed ones asserts that it is
     try:
         return getattr(F, name)(*args)
     except ERRORS as error:

@@ -272,12 +272,27 @@ def answer(call: Callable[[], Any]) -> tuple[Any, Exception | None]:
         return None, error
 
 
+def _unless_memory_ends(expected: Callable[[Any], str | None]) -> Callable[[Any], str | None]:
+    """`expected`, of which nothing is known where it, or the built-in that it asks, takes more memory than there is."""
+
+    def tried(result: Any) -> str | None:
+        try:
+            return expected(result)
+        except (MemoryError, RuntimeError, Illegal) as error:
+            if isinstance(error, MemoryError) or MEMORY.search(str(error)):
+                raise Huge from error
+            raise
+
+    return tried
+
+
 def verdict(result: Any, error: Exception | None, spoilt: bool, expected: Callable[[Any], str | None]) -> str | None:
     """The finding about a call that gave `result` or raised `error`, or None.
 
     `expected` says how a result differs from what is right, and raises Illegal or Huge where nothing is. A spoilt call
     may be refused even so.
     """
+    expected = _unless_memory_ends(expected)
     if error is None:
         try:
             difference = expected(result)

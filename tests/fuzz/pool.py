@@ -179,6 +179,8 @@ def _built_in(name: str, args: list[Any], kwargs: dict) -> Any:
         dims = int(name[-2])
         sizes = [each_axis(args[2], dims), args[3] and each_axis(args[3], dims), each_axis(args[4], dims, 0)]
         args[2:5] = sizes
+    if name.startswith("max_pool3d") and isinstance(args[0], Tensor):
+        args[0] = args[0].contiguous()  # in channels-last it numbers windows without an element otherwise
     if name.startswith("adaptive_avg"):  # whose built-in takes any axes where the output is one element
         need(args[0].dim() - int(name[-2]) in (1, 2), "axes")
     try:
@@ -195,7 +197,10 @@ def _built_in(name: str, args: list[Any], kwargs: dict) -> Any:
 def _near(name: str, case: Case, got: Tensor, want: Tensor) -> str | None:
     if "max" in name or not want.numel():
         return differ(got, want)
-    size = float(made(case.args[0], torch.float64).nan_to_num(posinf=0, neginf=0).abs().max())
+    values = made(case.args[0], torch.float64).nan_to_num(posinf=0, neginf=0).abs()
+    # A sum over a window is as large as its elements together, where its divisor is not their number.
+    most = float(values.amax()) if values.numel() else 0.0
+    size = max(most, float(want.nan_to_num(posinf=0, neginf=0).abs().amax()))
     eps = torch.finfo(got.dtype).eps
     if "lp" in name:
         # The power of each value, of the sum, and in bfloat16 each step between: roundings of a few units each.
@@ -221,7 +226,8 @@ def _gradient(case: Case, x: Tensor, y: Tensor, wide_x: Tensor, wide_y: Tensor) 
         problem = differ(mine, theirs)
     else:
         eps = torch.finfo(x.dtype).eps * (64 if "lp" in case.operator else 16)
-        problem = differ(mine, theirs, eps * 4 * max(theirs.numel(), 1) ** 0.5, eps)
+        shares = max(1, y.numel() // max(x.numel(), 1))  # summed in an input's gradient, each addition rounded
+        problem = differ(mine, theirs, eps * 4 * (max(theirs.numel(), 1) * shares) ** 0.5, eps)
     return f"gradient: {problem}" if problem else None
 
 
@@ -388,7 +394,7 @@ def _pool_index(sides: Sequence[int], window: Sequence[Any], outputs: list[int])
 def _adaptive_index(sides: Sequence[int], outputs: list[int]) -> tuple[Tensor, list[int]]:
     need(all(n >= 1 for n in sides) and all(o >= 0 for o in outputs), "sides")
     taps = [(n + o - 2) // o + 1 if o else 1 for n, o in zip(sides, outputs, strict=True)]
-    if math.prod(taps) * math.prod(outputs) > 1 << 22:
+    if max(math.prod(taps) * math.prod(outputs), *taps, *outputs) > 1 << 22:
         raise Huge
     flat, pixels = torch.zeros(1, 1, dtype=torch.int64), math.prod(sides)
     for n, o, k in zip(sides, outputs, taps, strict=True):

@@ -246,7 +246,7 @@ def draw_transform_conv(dims: int, d: Draw) -> Case:
 
 def filter_map(weight: Any, transforms: Any) -> Any:
     """A map of so many transforms that roll a filter's taps by 0, 1, 2 places."""
-    if not isinstance(weight, T) or not isinstance(transforms, int) or not 0 < transforms <= 64:
+    if not isinstance(weight, T) or type(transforms) is not int or not 0 < transforms <= 64:
         return transforms
     kernel = tuple(weight.shape[2:])
     taps = product(kernel)

@@ -305,6 +305,8 @@ def _conv_transpose(
         out = convolution_input_grad(x, w, shape, stride, flat, dilation, groups, algorithm)
         if b is not None:
             out = out + b.reshape(1, -1, *[1] * dims)
+    elif has_kernel(x, w, b) and w.shape[1] == 0:  # the built-in refuses it from inside
+        raise RuntimeError(f"{name}: weight of shape {list(w.shape)} has no output channels")
     else:
         _check_algorithm(algorithm, x, name)
         out = getattr(torch.nn.functional, name)(x, w, b, stride, padding, output_padding, groups, dilation)

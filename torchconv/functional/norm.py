@@ -8,15 +8,26 @@ from ..autograd.norm import batch_norm as _batch_norm
 from ._route import has_kernel, overridden
 
 
-def _runs_here(input: Tensor, weight: Tensor | None, bias: Tensor | None) -> bool:
-    """Whether there is a kernel for these: parameters of the input's dtype or float32."""
-    dtypes = (input.dtype, torch.float32 if input.dtype == torch.bfloat16 else input.dtype)
-    return (
-        has_kernel(input, weight, bias)
-        and 2 <= input.dim() <= 5
-        and input.numel() > input.shape[1]  # of one value a channel the built-in says what is wrong
-        and all(t is None or (t.dtype in dtypes and t.shape == input.shape[1:2]) for t in (weight, bias))
-    )
+def _check_vectors(input: Tensor, **vectors: Tensor | None) -> None:
+    """Raises unless each vector has an element a channel, of the input's dtype, or all float32 beside bfloat16.
+
+    The built-in refuses others from inside, and some it takes for what they are not.
+    """
+    dtypes = {t.dtype for t in vectors.values() if t is not None}
+    alike = len(dtypes) == 1 and (input.dtype in dtypes or (input.dtype, *dtypes) == (torch.bfloat16, torch.float32))
+    for name, t in vectors.items():
+        if t is None:
+            continue
+        if t.shape != input.shape[1:2]:
+            raise RuntimeError(
+                f"batch_norm: {name} should contain {input.shape[1]} elements not {t.numel()}: expected shape "
+                f"[{input.shape[1]}] for an input of shape {list(input.shape)}, got {list(t.shape)}"
+            )
+        if not alike:
+            raise RuntimeError(
+                f"batch_norm: {name} of {t.dtype} beside an input of {input.dtype}: expected all of running_mean, "
+                "running_var, weight and bias of the input's dtype, or float32 beside a bfloat16 input"
+            )
 
 
 def batch_norm(
@@ -61,8 +72,11 @@ def batch_norm(
     if activation not in (None, "relu"):
         raise ValueError(f"batch_norm: activation must be None or 'relu', got {activation!r}")
     # What the built-in refuses in words of its own.
-    refused = eps <= 0 or (running_mean is None) != (running_var is None)
-    if not training or refused or not _runs_here(input, weight, bias):
+    refused = eps <= 0 or (running_mean is None) != (running_var is None) or not 2 <= input.dim() <= 5
+    if not refused and has_kernel(input):
+        _check_vectors(input, running_mean=running_mean, running_var=running_var, weight=weight, bias=bias)
+    # Of one value a channel the built-in says what is wrong.
+    if not training or refused or not has_kernel(*operands) or input.numel() <= input.shape[1]:
         out = torch.nn.functional.batch_norm(*operands, training, momentum, eps)
         return out if activation is None else out.relu()
     out, mean, var = _batch_norm(input, weight, bias, eps, activation is not None)

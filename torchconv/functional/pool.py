@@ -190,8 +190,6 @@ def _adaptive_max_pool(dims: int, input: Tensor, output_size: Sizes, return_indi
         return _built_in(name, input, output_size, return_indices)
     size = _adaptive_size(output_size, input, dims, name)
     x, batched = _prepare(input, dims, name, any_format=False)
-    if 0 in size:
-        return _built_in(name, input, output_size, return_indices)
     return _max_result(x, batched, [[0] * dims] * 4, size, return_indices)
 
 

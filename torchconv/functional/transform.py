@@ -106,6 +106,10 @@ def _transform_conv(
     x, batched = _batched(input, dims, name)
     sides = _sides(padding, x.shape[2:], weight.shape[2:], stride, dilation, name)
     filters, fmap = weight.shape[0], _map_for(weight, transforms)
+    if groups < 1 or filters % groups:
+        raise RuntimeError(
+            f"{name}: weight of shape {list(weight.shape)} has {filters} filters, no multiple of groups={groups}"
+        )
     # The supports have the filter's centre: what they reach beyond it is padded too.
     if margins:
         reach = support_margins(weight.shape[2:], fmap.support, dilation)

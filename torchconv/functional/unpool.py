@@ -61,7 +61,8 @@ def _max_unpool(
             "(Expected shape of indices to be same as that of the input tensor)"
         )
     kernel = _per_axis(kernel_size, dims, "kernel_size", name, 1)
-    steps = kernel if stride is None else _per_axis(stride, dims, "stride", name, 1)
+    # A stride only says how large the output is: the built-in takes 0, but not in three dimensions.
+    steps = kernel if stride is None else _per_axis(stride, dims, "stride", name, int(dims == 3))
     pads = _per_axis(padding, dims, "padding", name, 0)
     sides = _size(input, kernel, steps, pads, output_size, name)
 
