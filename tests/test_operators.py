@@ -83,7 +83,7 @@ REFUSED: list[tuple[str, tuple[Any, ...], str]] = [
     ("transform_filters", (R(0, 1, 3), ints(0, 1, 2, 3), ints(0, 1, -1), R(3), [3]), r"reads tap -1"),
     ("transform_filters", (R(0, 1, 3).half(), *MAP, R(3).half(), [3]), r"no kernel for Half"),
     ("transform_filters_transpose", (R(2, 1, 3), *MAP, R(3), [2**32, 2**32]), r"kernel of shape .* has more elements"),
-    ("transform_filters_transpose", (R(2, 1, 3), *MAP, R(3), [10**13]), r"can't allocate memory"),
+    ("transform_filters_transpose", (R(2, 1, 3), *MAP, R(3), [10**13]), r"more than 2147483647 taps"),
     ("transform_values_grad", (R(2, 1, 3), R(2, 1, 3), ints(0, 1, 2, 3), ints(0, 1, 7)), r"reads tap 7"),
 ]
 
@@ -281,7 +281,7 @@ def test_transforms_with_all_entries_in_one_row() -> None:
     copies = ops.transform_filters(torch.ones(1, 1, 1), pointers, ints(*[0] * entries), torch.ones(entries), [1])
     assert copies[-1] == entries
     assert not copies[:-1].any()
-    assert ops.transform_filters_transpose(R(2, 0, 3), *MAP, R(3), [10**12]).shape == (2, 0, 10**12)
+    assert ops.transform_filters_transpose(R(2, 0, 3), *MAP, R(3), [10**9]).shape == (2, 0, 10**9)
 
 
 def test_local_layers_with_windows_that_take_one_step() -> None:
