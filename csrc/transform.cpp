@@ -55,9 +55,8 @@ FilterMap filter_map(const char* name, const at::Tensor& pointers, const at::Ten
               name, ": the map's pointers and columns must be vectors of int64, got ", pointers.scalar_type(), " ",
               pointers.sizes(), " and ", columns.scalar_type(), " ", columns.sizes());
   FilterMap map{filters, channels, 0, taps_of(name, kernel), taps_of(name, out_kernel), nullptr, nullptr, 0, 0};
-  TORCH_CHECK(kernel.size() == out_kernel.size(), name, ": a map's kernels must have as many axes, got ", kernel,
-              " to ", out_kernel);
-  TORCH_CHECK(map.taps > 0 && map.out_taps > 0, name, ": an empty kernel: ", kernel, " to ", out_kernel);
+  TORCH_CHECK(!kernel.empty() && !out_kernel.empty() && map.taps > 0 && map.out_taps > 0, name,
+              ": an empty kernel: ", kernel, " to ", out_kernel);
   const int64_t rows = pointers.numel() - 1;
   TORCH_CHECK(rows > 0 && rows % map.out_taps == 0, name, ": a map to kernels of ", out_kernel, " needs ", map.out_taps,
               " rows a transform, got ", std::max<int64_t>(rows, 0));
