@@ -272,13 +272,13 @@ int64_t workspace(const ConvParams& p, Direction direction, Algorithm algorithm)
 
 // Plans grow with the sides and the taps, and here no tensor in memory bounds those.
 void check_explained(const ConvParams& p, at::IntArrayRef input_size, at::IntArrayRef weight_size) {
-  constexpr int64_t most_elements = int64_t{1} << 30, most_side = 1 << 24;
+  constexpr int64_t most_elements = int64_t{1} << 30, most_side = 1 << 25;
   const auto volume = [](const std::array<int64_t, 3>& sides) { return sides[0] * sides[1] * sides[2]; };
   int64_t longest = p.taps();
   for (int a = 0; a < 3; ++a) longest = std::max({longest, p.input[a], p.output[a]});
   TORCH_CHECK(p.in_channels * volume(p.input) <= most_elements && p.out_channels * volume(p.output) <= most_elements &&
                   p.out_channels * p.in_per_group() * p.taps() <= most_elements && longest <= most_side,
-              "explain: more than 2^30 elements in a tensor of one sample, or 2^24 taps or positions along an axis: "
+              "explain: more than 2^30 elements in a tensor of one sample, or 2^25 taps or positions along an axis: "
               "input of shape ",
               input_size, ", weight of shape ", weight_size, ", output of shape ", p.output_sizes());
 }

@@ -63,6 +63,7 @@ void check_positions(const std::string& name, const at::Tensor& positions, const
 
 // Raises where there is no kernel for t, before anything takes memory.
 void check_dtype(const std::string& name, const at::Tensor& t) {
+  TORCH_CHECK(t.defined(), name, ": expected a tensor, got None");
   for_dtype(name, t.scalar_type(), [](auto) {});
 }
 
@@ -105,7 +106,6 @@ at::Tensor max_pool_scatter(const at::Tensor& grad, const at::Tensor& positions,
                             at::IntArrayRef kernel_size, at::IntArrayRef stride, at::IntArrayRef padding,
                             at::IntArrayRef dilation) {
   const PoolWindow window{"max_pool_scatter", kernel_size, stride, padding, dilation};
-  TORCH_CHECK(grad.defined(), window.name, ": expected a gradient, got None");
   check_dtype(window.name, grad);
   check_same_shape(window.name, "a gradient", grad.sizes(), positions.sizes());
   const auto format = positions.suggest_memory_format();

@@ -197,6 +197,7 @@ void PoolPlan::choose_gather() {
   g.gathers = reaching <= kMostReaching;
   for (int a = 0; a < 3; ++a)  // the links of an axis are counted in 32 bits
     g.gathers &= g.axis[a].stride > 0 && most[a] <= kLargest / g.axis[a].input;
+  g.gathers &= g.planes * g.channels > 0;  // or nothing runs, and tables as long as the map are for nothing
   if (!g.gathers) return;
   for (int a = 0; a < 3; ++a) fill_links(a);
   for (int a = 0; a < 2; ++a) g.ring[a] = pool_power(most[a]);

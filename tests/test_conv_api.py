@@ -189,6 +189,8 @@ REFUSED = {
         lambda x, w: TF.conv_transpose2d(x, w),
         r"conv_transpose2d: weight of shape \[6, 2, 3, 3\].*expects 6 input channels.*\[2, 4, 5, 6\]",
     ),
+    "no transposed channel": (lambda x, w: TF.conv_transpose2d(x, w[:4, :0]), r"\[4, 0, 3, 3\] has no output channels"),
+    "nor sample": (lambda x, w: TF.conv_transpose2d(x[:0], w[:4, :0]), r"\[4, 0, 3, 3\] has no output channels"),
     "output_padding": (
         lambda x, w: TF.conv_transpose2d(x, w[:4], output_padding=1),
         r"output_padding must be smaller than either stride or dilation.*\[1, 1\]",

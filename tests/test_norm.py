@@ -2,6 +2,7 @@
 derivatives; and max pooling with a ReLU before it."""
 
 import math
+from itertools import product
 
 import pytest
 import torch
@@ -276,3 +277,55 @@ def test_pooling_with_relu_may_be_changed_in_place() -> None:
     TF.max_pool2d(one, 2, activation="relu").mul_(3).sum().backward()
     F.max_pool2d(other.relu(), 2).mul_(3).sum().backward()
     assert torch.equal(one.grad, other.grad)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("shape", [(4, 3), (4, 3, 5), (4, 3, 5, 6), (2, 3, 4, 5, 2)])
+def test_parameters_with_axes_of_size_one(shape, training):
+    """As the built-in takes them in some layouts, and asserts from inside in others."""
+    x, stats = torch.randn(shape), (torch.randn(3), torch.rand(3) + 1)
+    flat = [torch.randn(3, requires_grad=True) for _ in range(2)]
+    wide = [t.detach().reshape(size).requires_grad_() for t, size in zip(flat, ((3, 1), (1, 3)), strict=True)]
+    results = [TF.batch_norm(x, *(s.clone() for s in stats), *pair, training) for pair in (flat, wide)]
+    assert torch.equal(*results)
+    for result in results:
+        result.square().sum().backward()
+    for a, b in zip(flat, wide, strict=True):
+        assert torch.equal(a.grad, b.grad.flatten())
+        assert b.grad.shape == b.shape
+
+
+ONE = torch.ones(3)
+BROKEN = [
+    ((ONE.reshape(3, 1), ONE, None, None), r"running_mean should contain 3 elements not 3: .* got \[3, 1\]"),
+    ((ONE, torch.ones(2), None, None), r"running_var should contain 3 elements not 2"),
+    ((None, None, torch.ones(()), None), r"weight should contain 3 elements not 1"),
+    ((None, None, ONE, torch.ones(0)), r"bias should contain 3 elements not 0"),
+    ((ONE, ONE.double(), None, None), r"running_mean of torch.float32 beside an input of torch.float32"),
+    ((None, None, ONE, ONE.to(torch.complex64)), r"weight of torch.float32 beside"),
+    ((None, None, None, ONE.to(torch.uint8)), r"bias of torch.uint8 beside an input of torch.float32"),
+    ((None, None, ONE.bfloat16(), None), r"weight of torch.bfloat16 beside"),
+]
+
+
+@pytest.mark.parametrize("batch", [0, 4])
+@pytest.mark.parametrize(("vectors", "message"), BROKEN)
+def test_vectors_that_do_not_fit_are_refused(vectors, message, batch):
+    kept = [None if t is None else t.clone() for t in vectors]
+    with pytest.raises(RuntimeError, match=message):
+        TF.batch_norm(torch.randn(batch, 3, 5, 5), *vectors, True)
+    assert all(a is b is None or torch.equal(a, b) for a, b in zip(kept, vectors, strict=True))
+
+
+def test_dtypes_of_vectors_are_those_that_the_built_in_takes():
+    dtypes = (None, torch.float32, torch.float64, torch.bfloat16, torch.float16)
+    for training, of_x in product((True, False), (torch.float32, torch.float64, torch.bfloat16)):
+        for of_stats, of_weight, of_bias in product(dtypes[not training :], dtypes, dtypes):
+            vectors = [None if d is None else torch.ones(3, dtype=d) for d in (of_stats, of_stats, of_weight, of_bias)]
+            answers = []
+            for function in (F.batch_norm, TF.batch_norm):
+                try:
+                    answers.append(function(torch.randn(4, 3, 2).to(of_x), *vectors, training).dtype)
+                except RuntimeError:
+                    answers.append(None)
+            assert answers[0] == answers[1], (training, of_x, of_stats, of_weight, of_bias)

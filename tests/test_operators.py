@@ -3,6 +3,9 @@
 Each row below once ended the process, took time or memory out of proportion, or answered with what memory held.
 """
 
+import resource
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +18,8 @@ import torchconv.functional as TF
 ops = torch.ops.torchconv
 F = torch.nn.functional
 R = torch.randn
-CL = torch.channels_last
+CL, NCHW = torch.channels_last, torch.contiguous_format
+F32 = torch.float32
 
 
 def ints(*values: int) -> Tensor:
@@ -46,6 +50,10 @@ REFUSED: list[tuple[str, tuple[Any, ...], str]] = [
     ("max_pool", (R(1, 1, 1).expand(1, 1, 2**31), [2], [2], [0], [1], [1]), r"from 1 to 2147483647 positions"),
     ("max_pool", (R(0, 1, 5).half(), [2], [1], [0], [1], [4]), r"no kernel for Half"),
     ("max_pool_scatter", (R(0, 1, 3), bytes_of(0, 1, 4), [0, 1, 5], [2], [1], [0], [1]), r"a gradient of shape"),
+    ("max_pool_scatter", (None, bytes_of(1, 1, 9, 4), [1, 1, 2**30, 12], [1, 4], [1, 4], [0, 2], [1, 1]), r"got None"),
+    ("max_pool_gather", (None, bytes_of(1, 1, 4), [2], [1], [0], [1]), r"got None"),
+    ("max_pool", (ints(*range(12)).view(1, 3, 4), [], [], [], [], [10**9]), r"no kernel for Long"),
+    ("avg_pool", (ints(*range(12)).view(1, 3, 4), [], [], [], [10**9], True, None), r"no kernel for Long"),
     ("max_pool_scatter", (R(1, 1, 4), bytes_of(1, 1, 4), [1, 1, -5], [2], [1], [0], [1]), r"has a negative side"),
     ("max_pool_gather", (R(1, 1, 300), bytes_of(1, 1, 44), [257], [1], [0], [1]), r"positions of dtype Short"),
     ("avg_pool", (R(1, 1, 5), [2**62], [1], [2**61], [6], True, None), r"kernel_size must be at most 2147483647"),
@@ -84,7 +92,12 @@ REFUSED: list[tuple[str, tuple[Any, ...], str]] = [
     ("transform_filters", (R(0, 1, 3).half(), *MAP, R(3).half(), [3]), r"no kernel for Half"),
     ("transform_filters_transpose", (R(2, 1, 3), *MAP, R(3), [2**32, 2**32]), r"kernel of shape .* has more elements"),
     ("transform_filters_transpose", (R(2, 1, 3), *MAP, R(3), [10**13]), r"more than 2147483647 taps"),
+    ("transform_filters", (R(1, 1, 2), ints(0, 1), ints(0), R(1), []), r"an empty kernel"),
+    ("transform_filters_transpose", (R(1, 1, 1), ints(0, 1), ints(0), R(1), []), r"an empty kernel"),
     ("transform_values_grad", (R(2, 1, 3), R(2, 1, 3), ints(0, 1, 2, 3), ints(0, 1, 7)), r"reads tap 7"),
+    # What takes memory comes after every check
+    ("local_convolution", (R(1, 1, 1).expand(2**40, 1, 5), R(2, 1, 3, 3), ints(1, 2), [1], [0, 0], [1], 1), r"bias"),
+    ("_explain", ("forward", [1, 1, 5], [1, 1, 3], [1], [2**28, 0], [1], 1, F32, False, "auto"), r"2\^25 .* positions"),
 ]
 
 
@@ -291,3 +304,52 @@ def test_local_layers_with_windows_that_take_one_step() -> None:
         torch.testing.assert_close(y, torch.einsum("nck,ock->no", x[..., :2], weight[..., 0]).unsqueeze(-1) + bias)
     far = ops.local_convolution(x, weight, bias, [1], [2**40, 1 - 2**40 - 5], [1], 1)  # sees padding alone
     assert torch.equal(far, bias.expand(2, 4, 1))
+
+
+HUGE = 2**30
+
+
+@pytest.fixture
+def little_memory() -> Iterator[None]:
+    """A quarter of a gigabyte more than what the process has."""
+    has = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (has + (1 << 28), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "shape"),
+    [
+        ("avg_pool", (R(1, 4, 3, 4), [], [], [], [0, HUGE], True, None), (1, 4, 0, HUGE)),
+        ("avg_pool", (R(0, 4, 3, 4), [], [], [], [2, HUGE], True, None), (0, 4, 2, HUGE)),
+        ("avg_pool_spread", (R(0, 1, HUGE // 4), [0, 1, HUGE], [4], [4], [0], True, None, NCHW), (0, 1, HUGE)),
+        ("avg_pool_spread", (R(1, 0, HUGE // 4), [1, 0, HUGE], [4], [4], [0], True, None, NCHW), (1, 0, HUGE)),
+        ("max_pool_scatter", (R(0, 1, 8), bytes_of(0, 1, 8), [0, 1, HUGE], [1], [HUGE // 8], [0], [1]), (0, 1, HUGE)),
+        ("convolution", (R(0, 1, HUGE), R(1, 1, 1), None, [1], [0, 0], [1], 1, "auto"), (0, 1, HUGE)),
+        (
+            "convolution_input_grad",
+            (R(0, 1, HUGE), R(1, 1, 1), [0, 1, HUGE], [1], [0, 0], [1], 1, "auto"),
+            (0, 1, HUGE),
+        ),
+        (
+            "convolution_weight_grad",
+            (R(0, 1, HUGE), R(0, 1, HUGE), [1, 1, 1], [1], [0, 0], [1], 1, "auto", NCHW),
+            (1, 1, 1),
+        ),
+    ],
+)
+@pytest.mark.usefixtures("little_memory")
+def test_nothing_is_worked_out_for_what_has_no_element(name, args, shape) -> None:
+    """Tables of such sides would take gigabytes."""
+    result = getattr(ops, name)(*args)
+    assert result.shape == shape
+    assert not result.any()
+
+
+@pytest.mark.usefixtures("little_memory")
+@pytest.mark.parametrize("name", ["convolution", "convolution_relu"])
+def test_a_word_that_is_no_algorithm_is_refused_first(name) -> None:
+    with pytest.raises(ValueError, match="'nonsense' is none of auto, "):
+        getattr(ops, name)(R(1, 1, 5), R(1, 1, 3), None, [1], [2**31, 0], [1], 1, "nonsense")

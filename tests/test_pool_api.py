@@ -260,3 +260,16 @@ def test_default_device_does_not_turn_the_kernels_off():
         with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.dtype) or t, lambda t: t):
             ours.max_pool2d(torch.randn(1, 1, 4, 4, requires_grad=True), 2)
     assert saved == [torch.uint8]
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+@pytest.mark.parametrize("kind", ["max", "avg"])
+def test_adaptive_pooling_to_nothing(kind, dims):
+    """Whatever the other sides; the built-in's maximum runs over them, and its backward refuses what it gave."""
+    for last in ((0,), (2**28,)):
+        size = ((0,) + (3,) * dims)[: dims - 1] + last if dims > 1 else (0,)
+        x = torch.randn(2, 3, *[5] * dims, requires_grad=True)
+        y = getattr(ours, f"adaptive_{kind}_pool{dims}d")(x, size)
+        assert y.shape == (2, 3, *size)
+        y.sum().backward()
+        assert not x.grad.any()

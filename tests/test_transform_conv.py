@@ -368,3 +368,11 @@ def test_explain_knows_the_convolution_that_it_is(reduce):
                 theirs.multiply_adds,
                 theirs.direction,
             )
+
+
+@pytest.mark.parametrize("reduce", [None, "max", "mean", "norm"])
+def test_filters_that_do_not_divide_into_groups_are_refused(reduce):
+    """Their copies may: four of each of nine filters are 36, and the 18 of a group would cut a filter's apart."""
+    x, w = torch.randn(1, 8, 6, 6), torch.randn(9, 4, 3, 3)
+    with pytest.raises(RuntimeError, match=r"has 9 filters, no multiple of groups=2"):
+        TF.transform_conv2d(x, w, SETS["quarters"], groups=2, reduce=reduce)

@@ -173,3 +173,15 @@ def test_layers(dims):
     assert torch.equal(layer(y, indices, output_size=x.size()), expected)
     with torchconv.enabled():
         assert torch.equal(getattr(F, f"max_unpool{dims}d")(y, indices, 2), expected)
+
+
+@pytest.mark.parametrize("dims", [1, 2])
+def test_a_stride_of_zero_gives_the_built_ins_size(dims):
+    """It says how large the output is, and no more; in three dimensions the built-in refuses it."""
+    x, indices = (
+        torch.randn(2, 3, *[4] * dims),
+        torch.arange(4**dims).reshape(1, 1, *[4] * dims).expand(2, 3, *[4] * dims),
+    )
+    name = f"max_unpool{dims}d"
+    window = ([7] * dims, [0] * dims, [0] * dims)
+    assert torch.equal(getattr(ours, name)(x, indices, *window), getattr(F, name)(x, indices, *window))

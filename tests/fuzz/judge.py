@@ -83,6 +83,25 @@ class Windows:
         return torch.where(flat < 0, pixels, flat)
 
 
+def adaptive_index(sides: Sequence[int], outputs: list[int]) -> tuple[Tensor, list[int]]:
+    """As `Windows.index` for adaptive windows, and the most taps of an axis."""
+    need(all(n >= 1 for n in sides) and all(o >= 0 for o in outputs), "sides")
+    taps = [(n + o - 2) // o + 1 if o else 1 for n, o in zip(sides, outputs, strict=True)]
+    if max(product(taps) * product(outputs), *taps, *outputs) > 1 << 22:
+        raise Huge
+    flat, pixels = torch.zeros(1, 1, dtype=torch.int64), product(sides)
+    for n, o, k in zip(sides, outputs, taps, strict=True):
+        rows = [[t * n // o + j if t * n // o + j < -(-(t + 1) * n // o) else -1 for j in range(k)] for t in range(o)]
+        here = (
+            torch.tensor(rows, dtype=torch.int64)
+            .reshape(o, k)[None, :, None, :]
+            .expand(flat.shape[0], o, flat.shape[1], k)
+        )
+        outer = flat[:, None, :, None]
+        flat = torch.where((here < 0) | (outer < 0), -1, outer * n + here).reshape(-1, flat.shape[1] * k)
+    return torch.where(flat < 0, pixels, flat), taps
+
+
 def _met(side: int, taps: int, outputs: int, stride: int, before: int, dilation: int) -> Tensor:
     """[outputs, taps]: the input of an axis that each tap of each window meets; -1 where none."""
     if max(stride * outputs, dilation * taps, abs(before)) < 1 << 31:

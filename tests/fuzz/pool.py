@@ -18,6 +18,7 @@ from .judge import (
     Huge,
     Illegal,
     Windows,
+    adaptive_index,
     answer,
     differ,
     each_axis,
@@ -380,7 +381,7 @@ def _pool_index(sides: Sequence[int], window: Sequence[Any], outputs: list[int])
     if all(k == 0 for k in kernel):  # or none
         sizes = {len(values) for values in window if values is not dilation or len(kernel) == len(dilation)}
         need(sizes <= {len(kernel)} and len(kernel) in (0, len(sides)), "numbers of adaptive windows")
-        return _adaptive_index(sides, outputs)
+        return adaptive_index(sides, outputs)
     need(all(isinstance(v, int) for values in window for v in values), "numbers")
     need(len(padding) == len(kernel) == len(dilation) == len(stride) == len(sides), "numbers an axis")
     need(all(o >= 1 for o in outputs), "an empty output")
@@ -389,24 +390,6 @@ def _pool_index(sides: Sequence[int], window: Sequence[Any], outputs: list[int])
         need((o - 1) * s < n + p, "a window past the input")
     windows = Windows(sides, kernel, stride, [p for p in padding for _ in (0, 1)], dilation, outputs)
     return windows.index(), list(kernel)
-
-
-def _adaptive_index(sides: Sequence[int], outputs: list[int]) -> tuple[Tensor, list[int]]:
-    need(all(n >= 1 for n in sides) and all(o >= 0 for o in outputs), "sides")
-    taps = [(n + o - 2) // o + 1 if o else 1 for n, o in zip(sides, outputs, strict=True)]
-    if max(math.prod(taps) * math.prod(outputs), *taps, *outputs) > 1 << 22:
-        raise Huge
-    flat, pixels = torch.zeros(1, 1, dtype=torch.int64), math.prod(sides)
-    for n, o, k in zip(sides, outputs, taps, strict=True):
-        rows = [[t * n // o + j if t * n // o + j < -(-(t + 1) * n // o) else -1 for j in range(k)] for t in range(o)]
-        here = (
-            torch.tensor(rows, dtype=torch.int64)
-            .reshape(o, k)[None, :, None, :]
-            .expand(flat.shape[0], o, flat.shape[1], k)
-        )
-        outer = flat[:, None, :, None]
-        flat = torch.where((here < 0) | (outer < 0), -1, outer * n + here).reshape(-1, flat.shape[1] * k)
-    return torch.where(flat < 0, pixels, flat), taps
 
 
 def _expected_avg(name: str, case: Case, args: list[Any], got: Any) -> str | None:

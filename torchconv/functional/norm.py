@@ -9,16 +9,16 @@ from ._route import has_kernel, overridden
 
 
 def _check_vectors(input: Tensor, **vectors: Tensor | None) -> None:
-    """Raises unless each vector has an element a channel, of the input's dtype, or all float32 beside bfloat16.
+    """Raises unless vectors have an element a channel, and are of the input's dtype, or float32 beside bfloat16.
 
-    The built-in refuses others from inside, and some it takes for what they are not.
+    The built-in refuses some of these from inside. A weight or a bias may have further axes of size 1 there.
     """
     dtypes = {t.dtype for t in vectors.values() if t is not None}
-    alike = len(dtypes) == 1 and (input.dtype in dtypes or (input.dtype, *dtypes) == (torch.bfloat16, torch.float32))
+    alike = not dtypes - {input.dtype} or (input.dtype == torch.bfloat16 and dtypes == {torch.float32})
     for name, t in vectors.items():
         if t is None:
             continue
-        if t.shape != input.shape[1:2]:
+        if t.numel() != input.shape[1] or (t.dim() != 1 and name.startswith("running")):
             raise RuntimeError(
                 f"batch_norm: {name} should contain {input.shape[1]} elements not {t.numel()}: expected shape "
                 f"[{input.shape[1]}] for an input of shape {list(input.shape)}, got {list(t.shape)}"
@@ -28,6 +28,10 @@ def _check_vectors(input: Tensor, **vectors: Tensor | None) -> None:
                 f"batch_norm: {name} of {t.dtype} beside an input of {input.dtype}: expected all of running_mean, "
                 "running_var, weight and bias of the input's dtype, or float32 beside a bfloat16 input"
             )
+
+
+def _flat(t: Tensor | None) -> Tensor | None:
+    return t if t is None or t.dim() == 1 else t.reshape(-1)
 
 
 def batch_norm(
@@ -62,7 +66,7 @@ def batch_norm(
 
     Raises:
         ValueError: another activation; in training, one value a channel.
-        RuntimeError: parameters of another length than C.
+        RuntimeError: parameters or running statistics of another length than C, or of dtypes that do not go together.
 
     Source: torch.nn.functional.batch_norm, whose signature and results these are; Ioffe and Szegedy, 2015.
     """
@@ -73,11 +77,13 @@ def batch_norm(
         raise ValueError(f"batch_norm: activation must be None or 'relu', got {activation!r}")
     # What the built-in refuses in words of its own.
     refused = eps <= 0 or (running_mean is None) != (running_var is None) or not 2 <= input.dim() <= 5
-    if not refused and has_kernel(input):
+    here = not refused and has_kernel(*operands)
+    if here or (not refused and has_kernel(input)):
         _check_vectors(input, running_mean=running_mean, running_var=running_var, weight=weight, bias=bias)
+        weight, bias = _flat(weight), _flat(bias)
     # Of one value a channel the built-in says what is wrong.
-    if not training or refused or not has_kernel(*operands) or input.numel() <= input.shape[1]:
-        out = torch.nn.functional.batch_norm(*operands, training, momentum, eps)
+    if not training or not here or input.numel() <= input.shape[1]:
+        out = torch.nn.functional.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
         return out if activation is None else out.relu()
     out, mean, var = _batch_norm(input, weight, bias, eps, activation is not None)
     with torch.no_grad():

@@ -201,8 +201,6 @@ def _adaptive_avg_pool(dims: int, input: Tensor, output_size: Sizes) -> Tensor:
         return _built_in(name, input, output_size)
     size = _adaptive_size(output_size, input, dims, name)
     x, batched = _prepare(input, dims, name, any_format=False)
-    if 0 in size:
-        return _built_in(name, input, output_size)
     out = avg_pool(x, *[[0] * dims] * 3, size, True, None)
     return out if batched else out.squeeze(0)
 
