@@ -20,7 +20,8 @@ import torch
 from .machine import describe
 from .measure import Plan, Result, Wrong, measure
 from .report import ROWS, STEPS, SUMMARY, markdown, plot
-from .rows import LAYOUTS, rows
+from .row import LAYOUTS
+from .rows import rows
 from .steps import NETWORKS, StepResult, measure_steps
 from .summary import summarise
 

@@ -19,7 +19,7 @@ from torch.utils.benchmark import Timer
 from torchconv.nn import GroupConv2d
 
 from .machine import describe
-from .rows import LAYOUTS, memory_format
+from .row import LAYOUTS, memory_format
 from .steps import in_a_fresh_process, peak_of
 
 MODULE = "benchmarks.escnn"

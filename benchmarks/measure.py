@@ -14,7 +14,7 @@ import torchconv
 from torchconv.explain import Row as Explained
 from torchconv.explain import error_bound
 
-from .rows import LIBRARIES, Row, memory_format
+from .row import LIBRARIES, Row, memory_format
 
 BOTH = "forward + backward"
 COPY = ("copy", "contiguous")  # a side of its own among what is timed

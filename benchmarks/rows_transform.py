@@ -11,7 +11,7 @@ import torchconv
 from torchconv.nn.group import regular_map
 from torchconv.transforms import dihedral, rotations
 
-from .rows import Row
+from .row import Row
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import torch
 
 import torchconv
 
-from .rows import Row
+from .row import Row
 
 
 @dataclass(frozen=True)

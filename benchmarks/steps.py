@@ -20,7 +20,7 @@ import torchconv
 from train.models import alexnet, initialise, lenet5, vgg16
 
 from .measure import Plan, Wrong, interleaved, ratios, relative_error
-from .rows import LAYOUTS, LIBRARIES, memory_format
+from .row import LAYOUTS, LIBRARIES, memory_format
 
 
 def mobilenet(layers: ModuleType, in_channels: int = 3, num_classes: int = 10) -> nn.Sequential:

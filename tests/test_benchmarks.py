@@ -15,7 +15,8 @@ from suite import first_quick, slow
 from benchmarks import __main__ as command
 from benchmarks import escnn, measure, steps, summary
 from benchmarks.measure import BOTH, Result
-from benchmarks.rows import LAYOUTS, Row, rows
+from benchmarks.row import LAYOUTS, Row
+from benchmarks.rows import rows
 from benchmarks.steps import NETWORKS, StepResult
 
 ROWS = ["rest.lenet.5x5.1-6@32.p0", "rest.1d3.64-128@500", "3x3.48-48@4", "pool.lenet.6@28", "depthwise.256@14"]
