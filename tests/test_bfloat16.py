@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from conv_cases import DIRECTIONS, LAYOUTS, check_bits, exact, operands, run
 from shapes import ConvCase, case
-from test_conv import DIRECTIONS, LAYOUTS, check_bits, exact, operands, run
 
 import torchconv
 

@@ -9,8 +9,8 @@ import re
 
 import pytest
 import torch
+from conv_cases import BOUNDS, DIRECTIONS, LAYOUTS, bound, chosen, exact, layout_of, operands, run
 from shapes import ConvCase, case
-from test_conv import BOUNDS, DIRECTIONS, LAYOUTS, bound, chosen, exact, layout_of, operands, run
 
 import torchconv.functional as TF
 

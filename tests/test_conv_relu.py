@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
+from conv_autograd_cases import EVERY_MODE, SMALL, doubles, window
+from conv_cases import LAYOUTS, chosen, operands
 from shapes import CASES, ConvCase
 from suite import first_quick
-from test_conv import LAYOUTS, chosen, operands
-from test_conv_autograd import EVERY_MODE, SMALL, doubles, window
 from torch.autograd import gradcheck, gradgradcheck
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, vmap
 from traced import check_compiled, check_vmap

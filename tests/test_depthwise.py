@@ -10,8 +10,8 @@ import math
 
 import pytest
 import torch
+from conv_cases import BOUNDS, DIRECTIONS, LAYOUTS, bound, exact, operands, relative_error, run
 from shapes import VECTOR_LENGTHS, ConvCase, case
-from test_conv import BOUNDS, DIRECTIONS, LAYOUTS, bound, exact, operands, relative_error, run
 
 import torchconv.functional as TF
 import torchconv.transforms as T

@@ -5,7 +5,7 @@ import threading
 import pytest
 import torch
 import torch.nn.functional as F
-from test_convert import errors, picture, run, small
+from convert_cases import errors, picture, run, small
 
 import torchconv
 

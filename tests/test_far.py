@@ -11,10 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
-from shapes import ConvCase, case
-from test_conv import (
+from conv_cases import (
     ALGORITHMS,
     BOUNDS,
     DIRECTIONS,
@@ -27,6 +24,9 @@ from test_conv import (
     relative_error,
     run,
 )
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from shapes import ConvCase, case
 
 ops = torch.ops.torchconv
 FAR = 2**30

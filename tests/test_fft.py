@@ -7,14 +7,14 @@ import itertools
 import math
 import re
 
+import conv_cases
 import pytest
-import test_conv
 import torch
+from conv_cases import DIRECTIONS, LAYOUTS, exact, operands, run
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from shapes import ConvCase, case
 from suite import examples, first_quick
-from test_conv import DIRECTIONS, LAYOUTS, exact, operands, run
 from torch.autograd import gradcheck, gradgradcheck
 from traced import check_compiled, check_vmap
 
@@ -151,7 +151,7 @@ def test_without_autograd_on_any_number_of_threads(algorithm: str) -> None:
         for shape in shapes:
             values = operands(shape, torch.float32, "contiguous")
             for direction in DIRECTIONS:
-                if not test_conv.chosen(shape, direction, values[0], values[1], values[3], algorithm)[0]:
+                if not conv_cases.chosen(shape, direction, values[0], values[1], values[3], algorithm)[0]:
                     continue
                 torch.set_num_threads(1)
                 expected = run(shape, direction, *values, algorithm)

@@ -8,8 +8,8 @@ from collections import Counter
 
 import pytest
 import torch
+from convert_cases import Plain, classes, errors, picture, run
 from fuse_cases import fused_steps, perturbed
-from test_convert import Plain, classes, errors, picture, run
 from torch.nn import BatchNorm1d, BatchNorm2d, Conv2d, ReLU, Sequential
 
 import torchconv

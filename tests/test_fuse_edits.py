@@ -6,8 +6,8 @@ import types
 
 import pytest
 import torch
+from convert_cases import errors, picture, run
 from fuse_cases import STEPS, Block, fused_net, fused_steps, net
-from test_convert import errors, picture, run
 from torch.nn import GELU, BatchNorm2d, Conv2d, Dropout, GroupNorm, Identity, MaxPool2d, ReLU, Sequential
 from torch.nn.modules import module as torch_module
 from torch.nn.utils import fusion, prune

@@ -5,8 +5,8 @@ import pickle
 
 import pytest
 import torch
+from convert_cases import classes, run
 from fuse_cases import fused_steps
-from test_convert import classes, run
 from torch.nn import BatchNorm2d, Conv2d, Dropout, MaxPool2d, ReLU, Sequential
 
 import torchconv

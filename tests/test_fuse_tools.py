@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from test_fuse_rewrite import CASES, Base
+from fuse_rewrite_cases import CASES, Base
 from torch.nn import BatchNorm2d, Conv2d, Identity, ReLU, Sequential
 
 import torchconv

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from conv_cases import DIRECTIONS, LAYOUTS, bound, chosen, exact, operands, relative_error, run
 from shapes import case
 from suite import slow
-from test_conv import DIRECTIONS, LAYOUTS, bound, chosen, exact, operands, relative_error, run
 
 import torchconv.functional as TF
 

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from conv_cases import DIRECTIONS, LAYOUTS, bound, check_bits, exact, operands, relative_error, run
 from shapes import ConvCase, case
-from test_conv import DIRECTIONS, LAYOUTS, bound, check_bits, exact, operands, relative_error, run
 
 ops = torch.ops.torchconv
 

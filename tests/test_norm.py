@@ -6,8 +6,8 @@ from itertools import product
 
 import pytest
 import torch
+from conv_autograd_cases import EVERY_MODE
 from suite import slow
-from test_conv_autograd import EVERY_MODE
 from torch.autograd import gradcheck, gradgradcheck
 from torch.func import grad, jvp, vmap
 

@@ -4,8 +4,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from conv_cases import BOUNDS, DIRECTIONS, LAYOUTS, chosen, exact, operands, relative_error, run
 from shapes import case
-from test_conv import BOUNDS, DIRECTIONS, LAYOUTS, chosen, exact, operands, relative_error, run
 
 import torchconv
 import torchconv.functional as TF

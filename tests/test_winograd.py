@@ -5,8 +5,8 @@ from fractions import Fraction
 
 import pytest
 import torch
+from conv_cases import BOUNDS, DIRECTIONS, LAYOUTS, bound, chosen, exact, layout_of, operands, relative_error, run
 from shapes import CASES, WINOGRAD_CASES, ConvCase, case
-from test_conv import BOUNDS, DIRECTIONS, LAYOUTS, bound, chosen, exact, layout_of, operands, relative_error, run
 
 import torchconv
 import torchconv.functional as TF
