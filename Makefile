@@ -99,9 +99,9 @@ lint: $(done)/train $(done)/test
 bench: build
 	$(python) -m benchmarks $(BENCH_ARGS)
 
-build: torchconv/built_with.txt
+build: torchconv/_C.abi3.so
 
-torchconv/built_with.txt: $(torch) setup.py $(shell find csrc -type f)
+torchconv/_C.abi3.so: $(torch) setup.py $(shell find csrc -type f)
 	$(python) setup.py --quiet build_ext --inplace
 	@touch $@
 
@@ -119,16 +119,16 @@ $(torch): requirements/build.txt | $(VENV)/bin/python
 	@$(python) -c 'import os, sys, sysconfig as s; sys.exit(not os.path.exists(os.path.join(s.get_path("include"), "Python.h")))' \
 		|| { echo "No Python.h for $(PYTHON): install Python's development headers (python3-dev), or name another with PYTHON=" >&2; exit 1; }
 	$(install) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) '$(TORCH)' --requirement requirements/build.txt
-	@rm -rf $(done) build torchconv/_C*.so torchconv/built_with.txt
+	@rm -rf $(done) build torchconv/_C*.so
 	@mkdir -p $(done) && touch '$@'
 
 $(VENV)/bin/python:
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' \
-		|| { echo "Python 3.10 to 3.13 is needed, and $(PYTHON) is another (or is not there): name one with PYTHON=" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 14))' \
+		|| { echo "Python 3.10 to 3.14 is needed, and $(PYTHON) is another (or is not there): name one with PYTHON=" >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV) \
 		|| { rm -rf $(VENV); echo "$(PYTHON) cannot make a virtual environment: install its venv module (python3-venv)" >&2; exit 1; }
 
 clean:
-	rm -rf build dist *.egg-info torchconv/_C*.so torchconv/built_with.txt
+	rm -rf build dist *.egg-info torchconv/_C*.so
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find * -name __pycache__ -prune -exec rm -rf {} +

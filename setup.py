@@ -4,7 +4,6 @@ import os
 from glob import glob
 from pathlib import Path
 
-import torch
 from setuptools import setup
 from torch.utils.cpp_extension import BuildExtension, CppExtension, include_paths
 
@@ -13,7 +12,6 @@ from torch.utils.cpp_extension import BuildExtension, CppExtension, include_path
 COMPILE = [
     "-O3",
     "-std=c++20",
-    "-fopenmp",
     "-fvisibility=hidden",
     "-ffp-contract=fast",
     "-fno-math-errno",
@@ -26,14 +24,15 @@ COMPILE = [
 ]
 
 
-LINK = ["-fopenmp", "-s"]
+# Of torch's libraries one alone: the operators use its C functions (csrc/torch.h), the same in every release.
+LINK = ["-s", "-Wl,--as-needed"]
 
 # For `make sanitize`: checks of addresses and undefined behaviour, or of threads; lines in what they say; and an
 # optimisation that leaves the checks quick to compile. Python asks for -fwrapv, under which no overflow is one. libgomp
 # is not to be seen through, so threads have another loop.
 SANITIZERS = {
     "address": ["-fsanitize=address,undefined", "-fno-sanitize=vptr", "-fno-sanitize-recover=all", "-fno-wrapv"],
-    "thread": ["-fsanitize=thread", f"-I{Path(__file__).parent.resolve() / 'csrc' / 'thread_sanitizer'}"],
+    "thread": ["-fsanitize=thread", "-DTORCHCONV_STD_THREADS"],
 }
 if sanitizer := os.environ.get("TORCHCONV_SANITIZER"):
     if sanitizer not in SANITIZERS:
@@ -50,30 +49,6 @@ if sanitizer := os.environ.get("TORCHCONV_SANITIZER"):
     LINK = [checks[0]]
 
 
-class Build(BuildExtension):
-    """BuildExtension that leaves beside the library which torch it was built for; torchconv reads it before loading."""
-
-    def finalize_options(self):
-        super().finalize_options()
-        # Apart for each torch: ninja does not see that system headers have changed.
-        self.build_temp = os.path.join(self.build_temp, f"torch-{torch.__version__}")
-
-    def build_extension(self, ext):
-        built_with = Path(self.get_ext_fullpath(ext.name)).with_name("built_with.txt")
-        if not built_with.is_file() or built_with.read_text() != torch.__version__:
-            self.force = True
-        super().build_extension(ext)
-        built_with.write_text(torch.__version__)
-
-    def copy_extensions_to_source(self):
-        super().copy_extensions_to_source()
-        Path("torchconv/built_with.txt").write_text(torch.__version__)
-
-    def get_outputs(self):
-        outputs = super().get_outputs()
-        return outputs + [os.path.join(os.path.dirname(outputs[0]), "built_with.txt")] if outputs else outputs
-
-
 setup(
     ext_modules=[
         CppExtension(
@@ -86,6 +61,6 @@ setup(
             py_limited_api=True,
         )
     ],
-    cmdclass={"build_ext": Build},
+    cmdclass={"build_ext": BuildExtension},
     options={"bdist_wheel": {"py_limited_api": "cp310"}},
 )

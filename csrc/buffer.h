@@ -1,7 +1,6 @@
 // Workspace, and the arithmetic of cutting work into blocks.
 #pragma once
-#include <ATen/core/Tensor.h>
-#include <ATen/ops/empty.h>
+#include "torch.h"
 
 namespace torchconv {
 
@@ -9,9 +8,9 @@ inline int64_t blocks_of(int64_t total, int64_t block) { return (total + block -
 
 template <class A>
 struct Buffer {  // uninitialised, aligned to a cache line
-  explicit Buffer(int64_t size) : storage(at::empty({size * static_cast<int64_t>(sizeof(A))}, at::kByte)) {}
+  explicit Buffer(int64_t size) : storage(empty({size * static_cast<int64_t>(sizeof(A))}, ScalarType::Byte)) {}
   A* get() const { return static_cast<A*>(storage.mutable_data_ptr()); }
-  at::Tensor storage;
+  Tensor storage;
 };
 
 }  // namespace torchconv

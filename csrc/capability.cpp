@@ -1,12 +1,12 @@
 // Which of the compiled kernel tables this process uses: the fastest the processor runs, unless
 // TORCHCONV_CPU_CAPABILITY=default|avx2|avx512|avx512_bf16 caps it.
-#include <c10/util/Exception.h>
 
 #include <cstdlib>
 #include <string>
 #include <vector>
 
 #include "kernels/dot_bf16.h"
+#include "torch.h"
 
 namespace torchconv {
 namespace {

@@ -1,11 +1,11 @@
 // Arithmetic of sizes, whatever the integers: what leaves int64_t is known to have left it, instead of wrapping round.
 #pragma once
-#include <c10/util/ArrayRef.h>
-#include <c10/util/Exception.h>
 
 #include <algorithm>
 #include <cstdint>
 #include <string>
+
+#include "torch.h"
 
 namespace torchconv {
 
@@ -34,7 +34,7 @@ inline int64_t or_most(Checked a) { return a.fits ? a.value : INT64_MAX; }
 
 // Raises unless a tensor of these sizes can be: no side is negative, and offsets in bytes are integers, whatever the
 // element type. An empty side counts as 1, as it does in strides. what: "input", "output", "weight".
-inline void check_sizes(const std::string& name, const char* what, c10::IntArrayRef sizes) {
+inline void check_sizes(const std::string& name, const char* what, IntArrayRef sizes) {
   Checked bytes = 16;
   for (const int64_t side : sizes) {
     TORCH_CHECK(side >= 0, name, ": ", what, " of shape ", sizes, " has a negative side");

@@ -1,11 +1,5 @@
 #include "compact.h"
 
-#include <ATen/core/List.h>
-#include <ATen/ops/empty.h>
-#include <ATen/ops/from_blob.h>
-#include <ATen/ops/index_select.h>
-#include <ATen/ops/zeros.h>
-
 #include <algorithm>
 #include <numeric>
 
@@ -70,33 +64,38 @@ int64_t step_of(const Table& table) {
   return std::max<int64_t>(step, 0);
 }
 
-at::Tensor slice(const at::Tensor& t, int64_t dim, const Table& table, int64_t step) {
+Tensor slice(const Tensor& t, int64_t dim, const Table& table, int64_t step) {
   return t.slice(dim, table.front(), table.back() + 1, step);
 }
 
-at::Tensor indices(const Table& table) {
-  return at::from_blob(const_cast<int64_t*>(table.data()), {static_cast<int64_t>(table.size())}, at::kLong);
+Tensor indices(const Table& table) {
+  return from_blob(const_cast<int64_t*>(table.data()), static_cast<int64_t>(table.size()), ScalarType::Long);
+}
+
+Tensor copied_indices(const Table& table) {
+  return empty(static_cast<int64_t>(table.size()), ScalarType::Long).copy_(indices(table));
 }
 
 // Element j along `dim` is t's element table[j], or 0.
-at::Tensor take(const at::Tensor& t, int64_t dim, const Table& table) {
+Tensor take(const Tensor& t, int64_t dim, const Table& table) {
   if (const int64_t step = step_of(table)) return slice(t, dim, table, step);
   Table from, zero;
   for (size_t j = 0; j < table.size(); ++j) {
     from.push_back(std::max<int64_t>(0, table[j]));
     if (table[j] < 0) zero.push_back(static_cast<int64_t>(j));
   }
-  at::Tensor taken = at::index_select(t, dim, indices(from));
-  return zero.empty() ? taken : taken.index_fill_(dim, indices(zero), 0);
+  Tensor taken = call("aten::index_select", "", t.alias(), dim, indices(from));
+  if (!zero.empty()) call("aten::index_fill_", "int_Tensor", taken, dim, indices(zero), zeros({}, taken.scalar_type()));
+  return taken;
 }
 
 // The reverse: element table[j] of `size` is t's element j, the others 0.
-at::Tensor spread(const at::Tensor& t, int64_t dim, const Table& table, int64_t size) {
+Tensor spread(const Tensor& t, int64_t dim, const Table& table, int64_t size) {
   if (const int64_t step = step_of(table)) {
     if (static_cast<int64_t>(table.size()) == size) return t;
     std::vector<int64_t> sizes = t.sizes().vec();
     sizes[dim] = size;
-    at::Tensor whole = at::zeros(sizes, t.options());
+    Tensor whole = zeros(sizes, t.scalar_type());
     slice(whole, dim, table, step).copy_(t);
     return whole;
   }
@@ -200,9 +199,9 @@ std::vector<int64_t> Compact::weight_sizes() const {
   return sizes;
 }
 
-at::Tensor Compact::windows(const at::Tensor& x) const {
+Tensor Compact::windows(const Tensor& x) const {
   std::vector<int64_t> sizes{x.size(0), x.size(1)}, strides{x.stride(0), x.stride(1)}, last_sizes, last_strides;
-  int64_t offset = x.storage_offset();
+  int64_t offset = 0;
   for (int a = 3 - static_cast<int>(params_.dims); a < 3; ++a) {
     const Axis& axis = axes_[a];
     const int64_t step = x.stride(dim(a));
@@ -216,28 +215,28 @@ at::Tensor Compact::windows(const at::Tensor& x) const {
   return x.as_strided(sizes, strides, offset);
 }
 
-at::Tensor Compact::by_taps(const at::Tensor& x) const {
+Tensor Compact::by_taps(const Tensor& x) const {
   std::vector<int64_t> channels{params_.in_channels / folded_taps()};
   for (const Axis& axis : axes_)
     if (axis.folded) channels.push_back(axis.taps());
   return x.unflatten(1, channels);
 }
 
-at::Tensor Compact::input(const at::Tensor& x) const {
-  at::Tensor t = x;
+Tensor Compact::input(const Tensor& x) const {
+  Tensor t = x;
   for (int a = 0; a < 3; ++a)
     if (!axes_[a].x.empty()) t = take(t, dim(a), axes_[a].x);
-  at::Tensor left = at::empty(params_.input_sizes(), x.options().memory_format(params_.memory_format()));
+  Tensor left = torchconv::empty(params_.input_sizes(), x.scalar_type(), params_.memory_format());
   by_taps(left).copy_(windows(t));
   return left;
 }
 
-void Compact::put_input(const at::Tensor& x, const at::Tensor& to) const {
+void Compact::put_input(const Tensor& x, const Tensor& to) const {
   std::vector<int64_t> sizes = to.sizes().vec();
   bool tables = false;
   for (int a = 0; a < 3; ++a)
     if (!axes_[a].x.empty()) tables = true, sizes[dim(a)] = static_cast<int64_t>(axes_[a].x.size());
-  at::Tensor t = tables ? at::empty(sizes, to.options()) : to;
+  Tensor t = tables ? torchconv::empty(sizes, to.scalar_type()) : to;
   if (x.numel() < t.numel()) t.zero_();
   windows(t).copy_(by_taps(x));
   if (!tables) return;
@@ -246,43 +245,43 @@ void Compact::put_input(const at::Tensor& x, const at::Tensor& to) const {
   to.copy_(t);
 }
 
-at::Tensor Compact::weight_by_taps(const at::Tensor& w) const {
+Tensor Compact::weight_by_taps(const Tensor& w) const {
   std::vector<int64_t> order{0, 1}, last;
   for (int a = 3 - static_cast<int>(params_.dims); a < 3; ++a) (axes_[a].folded ? order : last).push_back(dim(a));
   order.insert(order.end(), last.begin(), last.end());
   return w.permute(order);
 }
 
-at::Tensor Compact::weight(const at::Tensor& w) const {
-  at::Tensor t = w;
+Tensor Compact::weight(const Tensor& w) const {
+  Tensor t = w;
   for (int a = 0; a < 3; ++a)
     if (!axes_[a].whole) t = take(t, dim(a), axes_[a].w);
-  return weight_by_taps(t).reshape(weight_sizes()).contiguous();
+  return weight_by_taps(t).contiguous().view(weight_sizes());
 }
 
-void Compact::put_weight(const at::Tensor& w, const at::Tensor& to) const {
+void Compact::put_weight(const Tensor& w, const Tensor& to) const {
   std::vector<int64_t> sizes = to.sizes().vec();
   for (int a = 0; a < 3; ++a)
     if (!axes_[a].whole) sizes[dim(a)] = axes_[a].taps();
-  at::Tensor t = at::empty(sizes, to.options());
-  const at::Tensor from = weight_by_taps(t);
+  Tensor t = torchconv::empty(sizes, to.scalar_type());
+  const Tensor from = weight_by_taps(t);
   from.copy_(w.view(from.sizes()));
   for (int a = 0; a < 3; ++a)
     if (!axes_[a].whole) t = spread(t, dim(a), axes_[a].w, axes_[a].kernel);
   to.copy_(t);
 }
 
-at::Tensor Compact::output(const at::Tensor& y) const {
-  at::Tensor t = y;
+Tensor Compact::output(const Tensor& y) const {
+  Tensor t = y;
   for (int a = 0; a < 3; ++a)
     if (!axes_[a].whole_output()) t = take(t, dim(a), axes_[a].y);
   return t.contiguous(params_.memory_format());
 }
 
 // A slice of the tensor where the outputs are one along every axis, places one by one elsewhere.
-void Compact::put_output(const at::Tensor& y, const at::Tensor& to) const {
-  at::Tensor target = to;
-  c10::List<std::optional<at::Tensor>> places;
+void Compact::put_output(const Tensor& y, const Tensor& to) const {
+  Tensor target = to;
+  std::vector<std::optional<Tensor>> places;
   bool slices = true;
   for (int a = 3 - static_cast<int>(params_.dims); a < 3; ++a) {
     if (axes_[a].whole_output()) continue;
@@ -299,9 +298,9 @@ void Compact::put_output(const at::Tensor& y, const at::Tensor& to) const {
     shape[0] = -1;
     Table own = axes_[a].y;
     if (axes_[a].whole_output() || step_of(own)) own = range(0, params_.output[a]);
-    places.push_back(indices(own).clone().view(shape));
+    places.push_back(copied_indices(own).view(shape));
   }
-  target.index_put_(places, y);
+  call("aten::index_put_", "", target, places, y, false);
 }
 
 int64_t Compact::copied() const {

@@ -6,12 +6,12 @@
 // laid out as [tap][output], and the axis' taps become channels of a convolution with one tap there. The elements are
 // copies of operands, as are those that `contiguous` makes.
 #pragma once
-#include <ATen/core/Tensor.h>
 
 #include <array>
 #include <vector>
 
 #include "params.h"
+#include "torch.h"
 
 namespace torchconv {
 
@@ -25,14 +25,14 @@ class Compact {
   bool whole_output() const;             // no output was left out
 
   // Of what is left, from the tensors of the whole.
-  at::Tensor input(const at::Tensor& x) const;
-  at::Tensor output(const at::Tensor& y) const;
-  at::Tensor weight(const at::Tensor& w) const;
+  Tensor input(const Tensor& x) const;
+  Tensor output(const Tensor& y) const;
+  Tensor weight(const Tensor& w) const;
   std::vector<int64_t> weight_sizes() const;
   // The reverse, into tensors of the whole; outputs that were left out stay, elements and taps become zeros.
-  void put_input(const at::Tensor& x, const at::Tensor& to) const;
-  void put_output(const at::Tensor& y, const at::Tensor& to) const;
-  void put_weight(const at::Tensor& w, const at::Tensor& to) const;
+  void put_input(const Tensor& x, const Tensor& to) const;
+  void put_output(const Tensor& y, const Tensor& to) const;
+  void put_weight(const Tensor& w, const Tensor& to) const;
 
   int64_t copied() const;  // elements of the tensors of what is left
 
@@ -57,9 +57,9 @@ class Compact {
   int64_t dim(int axis) const { return axis + params_.dims - 1; }  // of the tensors
   int64_t folded_taps() const;                                     // of all folded axes
   // [N, C, folded taps..., elements...] of an input, or of one whose axes without strides are tables already.
-  at::Tensor windows(const at::Tensor& x) const;
-  at::Tensor by_taps(const at::Tensor& x) const;         // of what is left, its channels taken apart likewise
-  at::Tensor weight_by_taps(const at::Tensor& w) const;  // [O, C, folded taps..., taps...] of a weight
+  Tensor windows(const Tensor& x) const;
+  Tensor by_taps(const Tensor& x) const;         // of what is left, its channels taken apart likewise
+  Tensor weight_by_taps(const Tensor& w) const;  // [O, C, folded taps..., taps...] of a weight
 
   ConvParams params_;
   std::array<Axis, 3> axes_;

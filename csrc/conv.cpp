@@ -1,10 +1,6 @@
 // The convolution operators: check once, choose an algorithm, allocate, and run its kernel over blocks in parallel.
 #include "conv.h"
 
-#include <ATen/Parallel.h>
-#include <ATen/ops/empty.h>
-#include <torch/library.h>
-
 #include <algorithm>
 
 #include "compact.h"
@@ -35,7 +31,7 @@ reference::Problem problem_of(const ConvParams& p, const View& x, const View& y,
 
 template <class Visit>
 void for_pairs(int64_t outer, int64_t inner, Visit visit) {
-  at::parallel_for(0, outer * inner, 1, [&](int64_t begin, int64_t end) {
+  parallel_for(0, outer * inner, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) visit(i / inner, i % inner);
   });
 }
@@ -43,8 +39,8 @@ void for_pairs(int64_t outer, int64_t inner, Visit visit) {
 // ---- the three directions ----
 
 template <class T>
-void run_forward(const ConvParams& p, Algorithm algorithm, const at::Tensor& x, const at::Tensor& weight,
-                 const at::Tensor& biases, bool relu, const at::Tensor& y) {
+void run_forward(const ConvParams& p, Algorithm algorithm, const Tensor& x, const Tensor& weight, const Tensor& biases,
+                 bool relu, const Tensor& y) {
   const View vx = view(x), vy = view(y), vw = view(weight);
   const T *from = data<T>(x), *w = data<T>(weight), *bias = biases.defined() ? data<T>(biases) : nullptr;
   T* to = mutable_data<T>(y);
@@ -69,8 +65,8 @@ void run_forward(const ConvParams& p, Algorithm algorithm, const at::Tensor& x, 
 }
 
 template <class T>
-void run_input_grad(const ConvParams& p, Algorithm algorithm, const at::Tensor& gy, const at::Tensor& weight,
-                    const at::Tensor& gx) {
+void run_input_grad(const ConvParams& p, Algorithm algorithm, const Tensor& gy, const Tensor& weight,
+                    const Tensor& gx) {
   const View vx = view(gx), vy = view(gy), vw = view(weight);
   const T *from = data<T>(gy), *w = data<T>(weight);
   T* to = mutable_data<T>(gx);
@@ -97,8 +93,7 @@ void run_input_grad(const ConvParams& p, Algorithm algorithm, const at::Tensor& 
 }
 
 template <class T>
-void run_weight_grad(const ConvParams& p, Algorithm algorithm, const at::Tensor& gy, const at::Tensor& x,
-                     const at::Tensor& gw) {
+void run_weight_grad(const ConvParams& p, Algorithm algorithm, const Tensor& gy, const Tensor& x, const Tensor& gw) {
   const View vx = view(x), vy = view(gy), vw = view(gw);
   const T *grad = data<T>(gy), *from = data<T>(x);
   T* to = mutable_data<T>(gw);
@@ -110,7 +105,7 @@ void run_weight_grad(const ConvParams& p, Algorithm algorithm, const at::Tensor&
     }
     case Algorithm::depthwise: return depthwise_weight_grad(p, gy, x, gw);
     case Algorithm::fft: return fft_weight_grad(p, gy, x, gw);
-    case Algorithm::gemm: TORCH_INTERNAL_ASSERT(false, "gemm refuses weight gradients");
+    case Algorithm::gemm: TORCH_CHECK(false, "gemm refuses weight gradients");
     case Algorithm::winograd:
       return run_winograd_correlate<T>(forward_gather(p, vx, vy, vw).gather, p.channels_last, from, grad, to);
     case Algorithm::direct:
@@ -121,44 +116,42 @@ void run_weight_grad(const ConvParams& p, Algorithm algorithm, const at::Tensor&
 // ---- the same without what only the window makes large ----
 
 // max(0, bias) or 0 where no tap meets an output.
-void fill(const at::Tensor& y, const at::Tensor& bias, bool relu) {
+void fill(const Tensor& y, const Tensor& bias, bool relu) {
   if (!bias.defined()) return void(y.zero_());
   std::vector<int64_t> shape(y.dim(), 1);
   shape[1] = -1;
-  y.copy_((relu ? bias.relu() : bias).view(shape));
+  y.copy_((relu ? call("aten::relu", "", bias.alias()) : bias).view(shape));
 }
 
-at::Tensor empty_like(const at::Tensor& t, at::IntArrayRef sizes, const ConvParams& p) {
-  return at::empty(sizes, t.options().memory_format(p.memory_format()));
+Tensor empty_like(const Tensor& t, IntArrayRef sizes, const ConvParams& p) {
+  return empty(sizes, t.scalar_type(), p.memory_format());
 }
 
 template <class T>
-void run_forward(const Compact& c, Algorithm algorithm, const at::Tensor& x, const at::Tensor& weight,
-                 const at::Tensor& bias, bool relu, const at::Tensor& y) {
+void run_forward(const Compact& c, Algorithm algorithm, const Tensor& x, const Tensor& weight, const Tensor& bias,
+                 bool relu, const Tensor& y) {
   if (c.whole()) return run_forward<T>(c.params(), algorithm, x, weight, bias, relu, y);
   if (!c.whole_output()) fill(y, bias, relu);
   if (c.empty()) return;
-  const at::Tensor left = c.whole_output() ? y : empty_like(y, c.params().output_sizes(), c.params());
+  const Tensor left = c.whole_output() ? y : empty_like(y, c.params().output_sizes(), c.params());
   run_forward<T>(c.params(), algorithm, c.input(x), c.weight(weight), bias, relu, left);
   if (!c.whole_output()) c.put_output(left, y);
 }
 
 template <class T>
-void run_input_grad(const Compact& c, Algorithm algorithm, const at::Tensor& gy, const at::Tensor& weight,
-                    const at::Tensor& gx) {
+void run_input_grad(const Compact& c, Algorithm algorithm, const Tensor& gy, const Tensor& weight, const Tensor& gx) {
   if (c.whole()) return run_input_grad<T>(c.params(), algorithm, gy, weight, gx);
   if (c.empty()) return void(gx.zero_());
-  const at::Tensor left = empty_like(gx, c.params().input_sizes(), c.params());
+  const Tensor left = empty_like(gx, c.params().input_sizes(), c.params());
   run_input_grad<T>(c.params(), algorithm, c.output(gy), c.weight(weight), left);
   c.put_input(left, gx);
 }
 
 template <class T>
-void run_weight_grad(const Compact& c, Algorithm algorithm, const at::Tensor& gy, const at::Tensor& x,
-                     const at::Tensor& gw) {
+void run_weight_grad(const Compact& c, Algorithm algorithm, const Tensor& gy, const Tensor& x, const Tensor& gw) {
   if (c.whole()) return run_weight_grad<T>(c.params(), algorithm, gy, x, gw);
   if (c.empty()) return void(gw.zero_());
-  const at::Tensor left = at::empty(c.weight_sizes(), gw.options());
+  const Tensor left = empty(c.weight_sizes(), gw.scalar_type());
   run_weight_grad<T>(c.params(), algorithm, c.output(gy), c.input(x), left);
   c.put_weight(left, gw);
 }
@@ -171,25 +164,24 @@ Algorithm running(const ConvParams& p, const Choice& choice) {
 }
 
 template <bool RELU>
-at::Tensor convolution(const at::Tensor& input, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
-                       at::IntArrayRef stride, at::IntArrayRef padding, at::IntArrayRef dilation, int64_t groups,
-                       std::string_view algorithm) {
+Tensor convolution(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias, IntArrayRef stride,
+                   IntArrayRef padding, IntArrayRef dilation, int64_t groups, std::string_view algorithm) {
   const ConvParams p = conv_params(input.sizes(), weight.sizes(), {stride, padding, dilation, groups},
                                    input.scalar_type(), answers_channels_last(input, weight));
   check_alike(p, input, "input", weight, "weight");
-  const bool has_bias = bias.has_value() && bias->defined();
+  const bool has_bias = bias.has_value();
   if (has_bias) {
     check_alike(p, input, "input", *bias, "bias");
     TORCH_CHECK(bias->dim() == 1 && bias->size(0) == p.out_channels, "conv", p.dims, "d: weight of shape ",
                 weight.sizes(), " expects a bias of shape [", p.out_channels, "], got ", bias->sizes());
   }
   check_algorithm(p, Direction::forward, algorithm);
-  at::Tensor y = at::empty(p.output_sizes(), input.options().memory_format(p.memory_format()));
+  Tensor y = empty(p.output_sizes(), input.scalar_type(), p.memory_format());
   if (y.numel() == 0) return y;  // its sides may be of any length, and nothing below is to look at them
   const Compact compact(p, Direction::forward);
   const Choice choice = select(p, compact.params(), Direction::forward, algorithm);
-  const at::Tensor x = input.contiguous(p.memory_format());
-  const at::Tensor b = has_bias ? bias->contiguous() : at::Tensor();
+  const Tensor x = input.contiguous(p.memory_format());
+  const Tensor b = has_bias ? bias->contiguous() : Tensor();
   for_dtype("convolution", p.dtype, [&](auto t) {
     using T = decltype(t);
     run_forward<T>(compact, running(p, choice), x, weight, b, RELU, y);
@@ -198,43 +190,42 @@ at::Tensor convolution(const at::Tensor& input, const at::Tensor& weight, const 
 }
 
 // Raises unless grad has the shape of the convolution's output.
-void check_grad(const ConvParams& p, const at::Tensor& grad) {
-  TORCH_CHECK(grad.sizes() == at::IntArrayRef(p.output_sizes()), "conv", p.dims,
-              "d: expected an output gradient of shape ", at::IntArrayRef(p.output_sizes()), ", got ", grad.sizes());
+void check_grad(const ConvParams& p, const Tensor& grad) {
+  TORCH_CHECK(grad.sizes() == IntArrayRef(p.output_sizes()), "conv", p.dims, "d: expected an output gradient of shape ",
+              IntArrayRef(p.output_sizes()), ", got ", grad.sizes());
 }
 
-at::Tensor convolution_input_grad(const at::Tensor& grad, const at::Tensor& weight, at::IntArrayRef input_size,
-                                  at::IntArrayRef stride, at::IntArrayRef padding, at::IntArrayRef dilation,
-                                  int64_t groups, std::string_view algorithm) {
+Tensor convolution_input_grad(const Tensor& grad, const Tensor& weight, IntArrayRef input_size, IntArrayRef stride,
+                              IntArrayRef padding, IntArrayRef dilation, int64_t groups, std::string_view algorithm) {
   const ConvParams p = conv_params(input_size, weight.sizes(), {stride, padding, dilation, groups}, grad.scalar_type(),
                                    answers_channels_last(grad, weight));
   check_alike(p, grad, "output gradient", weight, "weight");
   check_grad(p, grad);
   check_algorithm(p, Direction::input_grad, algorithm);
-  at::Tensor gx = at::empty(p.input_sizes(), grad.options().memory_format(p.memory_format()));
+  Tensor gx = empty(p.input_sizes(), grad.scalar_type(), p.memory_format());
   if (gx.numel() == 0) return gx;
   const Compact compact(p, Direction::input_grad);
   const Choice choice = select(p, compact.params(), Direction::input_grad, algorithm);
-  const at::Tensor gy = grad.contiguous(p.memory_format());
+  const Tensor gy = grad.contiguous(p.memory_format());
   for_dtype("convolution", p.dtype,
             [&](auto t) { run_input_grad<decltype(t)>(compact, running(p, choice), gy, weight, gx); });
   return gx;
 }
 
-at::Tensor convolution_weight_grad(const at::Tensor& grad, const at::Tensor& input, at::IntArrayRef weight_size,
-                                   at::IntArrayRef stride, at::IntArrayRef padding, at::IntArrayRef dilation,
-                                   int64_t groups, std::string_view algorithm, at::MemoryFormat memory_format) {
+Tensor convolution_weight_grad(const Tensor& grad, const Tensor& input, IntArrayRef weight_size, IntArrayRef stride,
+                               IntArrayRef padding, IntArrayRef dilation, int64_t groups, std::string_view algorithm,
+                               MemoryFormat memory_format) {
   const ConvParams p = conv_params(input.sizes(), weight_size, {stride, padding, dilation, groups}, grad.scalar_type(),
                                    answers_channels_last(input, grad));
   check_alike(p, grad, "output gradient", input, "input");
   check_grad(p, grad);
   check_algorithm(p, Direction::weight_grad, algorithm);
-  at::Tensor gw = at::empty(weight_size, grad.options().memory_format(memory_format));
+  Tensor gw = empty(weight_size, grad.scalar_type(), memory_format);
   if (gw.numel() == 0) return gw;
   if (input.numel() == 0) return gw.zero_();
   const Compact compact(p, Direction::weight_grad);
   const Choice choice = select(p, compact.params(), Direction::weight_grad, algorithm);
-  const at::Tensor x = input.contiguous(p.memory_format()), gy = grad.contiguous(p.memory_format());
+  const Tensor x = input.contiguous(p.memory_format()), gy = grad.contiguous(p.memory_format());
   for_dtype("convolution", p.dtype,
             [&](auto t) { run_weight_grad<decltype(t)>(compact, running(p, choice), gy, x, gw); });
   return gw;
@@ -271,7 +262,7 @@ int64_t workspace(const ConvParams& p, Direction direction, Algorithm algorithm)
 }
 
 // Plans grow with the sides and the taps, and here no tensor in memory bounds those.
-void check_explained(const ConvParams& p, at::IntArrayRef input_size, at::IntArrayRef weight_size) {
+void check_explained(const ConvParams& p, IntArrayRef input_size, IntArrayRef weight_size) {
   constexpr int64_t most_elements = int64_t{1} << 30, most_side = 1 << 25;
   const auto volume = [](const std::array<int64_t, 3>& sides) { return sides[0] * sides[1] * sides[2]; };
   int64_t longest = p.taps();
@@ -284,8 +275,8 @@ void check_explained(const ConvParams& p, at::IntArrayRef input_size, at::IntArr
 }
 
 std::tuple<std::string, std::vector<std::string>, int64_t, double> explain(
-    std::string_view direction, at::IntArrayRef input_size, at::IntArrayRef weight_size, at::IntArrayRef stride,
-    at::IntArrayRef padding, at::IntArrayRef dilation, int64_t groups, at::ScalarType dtype, bool channels_last,
+    std::string_view direction, IntArrayRef input_size, IntArrayRef weight_size, IntArrayRef stride,
+    IntArrayRef padding, IntArrayRef dilation, int64_t groups, ScalarType dtype, bool channels_last,
     std::string_view algorithm) {
   TORCH_CHECK_VALUE(direction == "forward" || direction == "input_grad" || direction == "weight_grad",
                     "explain: direction '", direction, "' is none of forward, input_grad, weight_grad");
@@ -296,38 +287,38 @@ std::tuple<std::string, std::vector<std::string>, int64_t, double> explain(
   check_explained(p, input_size, weight_size);
   const Compact compact(p, d);
   const Choice choice = select(p, compact.params(), d, algorithm);
-  const int64_t copies = compact.copied() * static_cast<int64_t>(c10::elementSize(dtype));
+  const int64_t copies = compact.copied() * element_size(dtype);
   return {choice.name, refusals(compact.params(), d, choice),
           copies + workspace(compact.params(), d, running(p, choice)), choice.cost};
 }
 
 }  // namespace
 
-at::Tensor run_convolution(const at::Tensor& input, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
-                           const Window& window, std::string_view algorithm) {
+Tensor run_convolution(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
+                       const Window& window, std::string_view algorithm) {
   return convolution<false>(input, weight, bias, window.stride, window.padding, window.dilation, window.groups,
                             algorithm);
 }
 
-at::Tensor run_convolution_input_grad(const at::Tensor& grad, const at::Tensor& weight, at::IntArrayRef input_size,
-                                      const Window& window, std::string_view algorithm) {
+Tensor run_convolution_input_grad(const Tensor& grad, const Tensor& weight, IntArrayRef input_size,
+                                  const Window& window, std::string_view algorithm) {
   return convolution_input_grad(grad, weight, input_size, window.stride, window.padding, window.dilation, window.groups,
                                 algorithm);
 }
 
-at::Tensor run_convolution_weight_grad(const at::Tensor& grad, const at::Tensor& input, at::IntArrayRef weight_size,
-                                       const Window& window, std::string_view algorithm) {
+Tensor run_convolution_weight_grad(const Tensor& grad, const Tensor& input, IntArrayRef weight_size,
+                                   const Window& window, std::string_view algorithm) {
   return convolution_weight_grad(grad, input, weight_size, window.stride, window.padding, window.dilation,
-                                 window.groups, algorithm, at::MemoryFormat::Contiguous);
+                                 window.groups, algorithm, MemoryFormat::Contiguous);
 }
 
-TORCH_LIBRARY_IMPL(torchconv, CPU, m) {
-  m.impl("convolution", convolution<false>);
-  m.impl("convolution_relu", convolution<true>);
-  m.impl("convolution_input_grad", convolution_input_grad);
-  m.impl("convolution_weight_grad", convolution_weight_grad);
+STABLE_TORCH_LIBRARY_IMPL(torchconv, CPU, m) {
+  m.impl("convolution", boxed<convolution<false>>);
+  m.impl("convolution_relu", boxed<convolution<true>>);
+  m.impl("convolution_input_grad", boxed<convolution_input_grad>);
+  m.impl("convolution_weight_grad", boxed<convolution_weight_grad>);
 }
 
-TORCH_LIBRARY_IMPL(torchconv, CompositeExplicitAutograd, m) { m.impl("_explain", explain); }
+STABLE_TORCH_LIBRARY_IMPL(torchconv, CompositeExplicitAutograd, m) { m.impl("_explain", boxed<explain>); }
 
 }  // namespace torchconv

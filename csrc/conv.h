@@ -4,12 +4,12 @@
 
 namespace torchconv {
 
-at::Tensor run_convolution(const at::Tensor& input, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
-                           const Window& window, std::string_view algorithm);
-at::Tensor run_convolution_input_grad(const at::Tensor& grad, const at::Tensor& weight, at::IntArrayRef input_size,
-                                      const Window& window, std::string_view algorithm);
-at::Tensor run_convolution_weight_grad(const at::Tensor& grad, const at::Tensor& input, at::IntArrayRef weight_size,
-                                       const Window& window, std::string_view algorithm);
-at::Tensor run_convolution_bias_grad(const at::Tensor& grad);
+Tensor run_convolution(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
+                       const Window& window, std::string_view algorithm);
+Tensor run_convolution_input_grad(const Tensor& grad, const Tensor& weight, IntArrayRef input_size,
+                                  const Window& window, std::string_view algorithm);
+Tensor run_convolution_weight_grad(const Tensor& grad, const Tensor& input, IntArrayRef weight_size,
+                                   const Window& window, std::string_view algorithm);
+Tensor run_convolution_bias_grad(const Tensor& grad);
 
 }  // namespace torchconv

@@ -1,7 +1,5 @@
 #include "correlate.h"
 
-#include <ATen/Parallel.h>
-
 #include "buffer.h"
 
 namespace torchconv {
@@ -15,7 +13,7 @@ void run_correlate(const Gather& g, bool channels_last, const T* source, const T
   const CorrelationPlan p = k.correlation_plan(g, channels_last);
   const int64_t boxes = p.boxes[0] * p.boxes[1] * p.boxes[2] * p.boxes[3], chunks = p.lane_chunks * p.row_chunks;
   Buffer<A> sums(p.splits * p.split_sums);
-  at::parallel_for(0, p.splits * p.group_blocks * chunks, 1, [&](int64_t begin, int64_t end) {
+  parallel_for(0, p.splits * p.group_blocks * chunks, 1, [&](int64_t begin, int64_t end) {
     Buffer<A> scratch(k.correlate_scratch(g, p));
     for (int64_t task = begin; task < end; ++task) {
       const int64_t chunk = task % chunks, block = task / chunks % p.group_blocks;
@@ -27,10 +25,10 @@ void run_correlate(const Gather& g, bool channels_last, const T* source, const T
     }
   });
   if (p.splits > 1)
-    at::parallel_for(0, p.split_sums, 1 + 131072 / p.splits,
-                     [&](int64_t begin, int64_t end) { k.add_parts(p, begin, end, sums.get()); });
+    parallel_for(0, p.split_sums, 1 + 131072 / p.splits,
+                 [&](int64_t begin, int64_t end) { k.add_parts(p, begin, end, sums.get()); });
   const int64_t m_block = 16, m_blocks = blocks_of(g.m, m_block), grain = 1 + 16384 / (1 + g.depth() * m_block);
-  at::parallel_for(0, g.groups * m_blocks, grain, [&](int64_t begin, int64_t end) {
+  parallel_for(0, g.groups * m_blocks, grain, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i)
       k.store_correlation(g, p, i / m_blocks, sums.get(), i % m_blocks * m_block,
                           std::min(g.m, (i % m_blocks + 1) * m_block), weight);

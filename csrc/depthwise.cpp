@@ -1,8 +1,5 @@
 #include "depthwise.h"
 
-#include <ATen/Parallel.h>
-#include <ATen/ops/empty.h>
-
 #include <algorithm>
 
 #include "dispatch.h"
@@ -17,10 +14,8 @@ bool takes_pixels(const ConvParams& p) {
   return p.channels_last && p.out_per_group() == 1 && p.in_channels >= kernels<T>().depthwise.channels;
 }
 
-at::Tensor planes(const at::Tensor& t) { return t.contiguous(at::MemoryFormat::Contiguous); }
-at::Tensor planes_like(const at::Tensor& t) {
-  return at::empty(t.sizes(), t.options().memory_format(at::MemoryFormat::Contiguous));
-}
+Tensor planes(const Tensor& t) { return t.contiguous(MemoryFormat::Contiguous); }
+Tensor planes_like(const Tensor& t) { return empty(t.sizes(), t.scalar_type(), MemoryFormat::Contiguous); }
 
 std::vector<Gather> plain(const std::vector<TappedGather>& tapped) {
   std::vector<Gather> gathers;
@@ -40,12 +35,12 @@ void run(const std::vector<TappedGather>& tapped, bool pixels, const T* source, 
   Buffer<accumulator_t<T>> packed(weights);
   k.pack(gathers.data(), count, pixels, weight, packed.get());
   if (!pixels)
-    return at::parallel_for(0, first.batch * first.groups * first.m, 1, [&](int64_t begin, int64_t end) {
+    return parallel_for(0, first.batch * first.groups * first.m, 1, [&](int64_t begin, int64_t end) {
       Buffer<accumulator_t<T>> scratch(k.planes_scratch(gathers.data(), count));
       k.planes(gathers.data(), count, begin, end, source, packed.get(), bias, target, scratch.get());
     });
   const int64_t rows = first.count[0] * first.count[1];
-  at::parallel_for(0, first.batch * rows, 1, [&](int64_t begin, int64_t end) {
+  parallel_for(0, first.batch * rows, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin, next; i < end; i = next) {
       next = std::min(end, (i / rows + 1) * rows);
       const int64_t n = i / rows;
@@ -68,14 +63,14 @@ template <class T>
 void run_grad(const Gather& g, bool pixels, const T* source, const T* target, T* weight) {
   const auto& k = kernels<T>().depthwise;
   if (!pixels)
-    return at::parallel_for(0, g.groups * g.m, 1, [&](int64_t begin, int64_t end) {
+    return parallel_for(0, g.groups * g.m, 1, [&](int64_t begin, int64_t end) {
       Buffer<accumulator_t<T>> scratch(k.planes_grad_scratch(g));
       k.planes_grad(g, begin, end, source, target, weight, scratch.get());
     });
   const int64_t parts = parts_of(g), blocks = blocks_of(g.groups, depthwise_grad_channels);
   const int64_t rows = g.batch * g.count[0] * g.count[1], sums = g.tap_count * g.groups;
   Buffer<double> totals(parts * sums);
-  at::parallel_for(0, parts * blocks, 1, [&](int64_t begin, int64_t end) {
+  parallel_for(0, parts * blocks, 1, [&](int64_t begin, int64_t end) {
     Buffer<accumulator_t<T>> scratch(g.tap_count * depthwise_grad_channels);
     for (int64_t i = begin; i < end; ++i) {
       const int64_t part = i / blocks;
@@ -88,12 +83,12 @@ void run_grad(const Gather& g, bool pixels, const T* source, const T* target, T*
 
 }  // namespace
 
-void depthwise_forward(const ConvParams& p, const at::Tensor& x, const at::Tensor& weight, const void* bias, bool relu,
-                       const at::Tensor& y) {
+void depthwise_forward(const ConvParams& p, const Tensor& x, const Tensor& weight, const void* bias, bool relu,
+                       const Tensor& y) {
   for_dtype("convolution", p.dtype, [&](auto t) {
     using T = decltype(t);
     const bool pixels = takes_pixels<T>(p), copies = p.channels_last && !pixels;
-    const at::Tensor from = copies ? planes(x) : x, to = copies ? planes_like(y) : y;
+    const Tensor from = copies ? planes(x) : x, to = copies ? planes_like(y) : y;
     TappedGather g = forward_gather(p, view(from), view(to), view(weight));
     g.gather.relu = relu;
     run<T>({g}, pixels, data<T>(from), data<T>(weight), weight.numel(), static_cast<const T*>(bias),
@@ -102,22 +97,22 @@ void depthwise_forward(const ConvParams& p, const at::Tensor& x, const at::Tenso
   });
 }
 
-void depthwise_input_grad(const ConvParams& p, const at::Tensor& gy, const at::Tensor& weight, const at::Tensor& gx) {
+void depthwise_input_grad(const ConvParams& p, const Tensor& gy, const Tensor& weight, const Tensor& gx) {
   for_dtype("convolution", p.dtype, [&](auto t) {
     using T = decltype(t);
     const bool pixels = takes_pixels<T>(p), copies = p.channels_last && !pixels;
-    const at::Tensor from = copies ? planes(gy) : gy, to = copies ? planes_like(gx) : gx;
+    const Tensor from = copies ? planes(gy) : gy, to = copies ? planes_like(gx) : gx;
     run<T>(input_grad_gathers(p, view(to), view(from), view(weight)), pixels, data<T>(from), data<T>(weight),
            weight.numel(), nullptr, mutable_data<T>(to));
     if (copies) gx.copy_(to);
   });
 }
 
-void depthwise_weight_grad(const ConvParams& p, const at::Tensor& gy, const at::Tensor& x, const at::Tensor& gw) {
+void depthwise_weight_grad(const ConvParams& p, const Tensor& gy, const Tensor& x, const Tensor& gw) {
   for_dtype("convolution", p.dtype, [&](auto t) {
     using T = decltype(t);
     const bool pixels = takes_pixels<T>(p), copies = p.channels_last && !pixels;
-    const at::Tensor target = copies ? planes(gy) : gy, source = copies ? planes(x) : x;
+    const Tensor target = copies ? planes(gy) : gy, source = copies ? planes(x) : x;
     const TappedGather g = forward_gather(p, view(source), view(target), view(gw));
     run_grad<T>(g.gather, pixels, data<T>(source), data<T>(target), mutable_data<T>(gw));
   });

@@ -5,10 +5,10 @@
 namespace torchconv {
 
 // y = x * w + bias, and max(0, y) where asked; bias may be undefined. Tensors as the operators hold them.
-void fft_forward(const ConvParams& p, const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, bool relu,
-                 const at::Tensor& y);
-void fft_input_grad(const ConvParams& p, const at::Tensor& gy, const at::Tensor& weight, const at::Tensor& gx);
-void fft_weight_grad(const ConvParams& p, const at::Tensor& gy, const at::Tensor& x, const at::Tensor& gw);
+void fft_forward(const ConvParams& p, const Tensor& x, const Tensor& weight, const Tensor& bias, bool relu,
+                 const Tensor& y);
+void fft_input_grad(const ConvParams& p, const Tensor& gy, const Tensor& weight, const Tensor& gx);
+void fft_weight_grad(const ConvParams& p, const Tensor& gy, const Tensor& x, const Tensor& gw);
 
 int64_t fft_workspace(const ConvParams& p, Direction direction);  // bytes beside operands and result
 

@@ -1,12 +1,10 @@
 #include "gather.h"
 
-#include <ATen/Parallel.h>
-
 #include <algorithm>
 
 namespace torchconv {
 
-View view(const at::Tensor& t) {
+View view(const Tensor& t) {
   const int64_t lifted = 5 - t.dim(), map = t.size(2) * t.stride(2);
   View v{t.stride(0), t.stride(1), {map, map, map}};  // an axis put in front is stepped over a map at a time
   for (int64_t a = lifted; a < 3; ++a) v.s[a] = t.stride(2 + a - lifted);
@@ -102,7 +100,7 @@ Buffer<accumulator_t<T>> packed_weight(const Gather& g, Broadcast broadcast, con
   const auto& k = kernels<T>().conv;
   const int64_t size = k.packed_size(g, broadcast), panels = k.panels(g, broadcast);
   Buffer<accumulator_t<T>> packed(g.groups * size);
-  at::parallel_for(0, g.groups * panels, 1 + 32768 / (1 + size / panels), [&](int64_t begin, int64_t end) {
+  parallel_for(0, g.groups * panels, 1 + 32768 / (1 + size / panels), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i)
       k.pack_weight(g, broadcast, i / panels, weight, i % panels, i % panels + 1, packed.get() + i / panels * size);
   });
@@ -122,9 +120,9 @@ void run_gemm(const Gather& g, bool channels_last, const T* source, const T* wei
   const int64_t blocks = blocks_of(g.positions(), gemm_positions);
   const int64_t most = std::max<int64_t>(1, gemm_channels * panels / std::max<int64_t>(g.m, gemm_channels));
   int64_t chunks = blocks_of(panels, most);
-  while (chunks < panels && g.groups * blocks * chunks < 2 * at::get_num_threads()) ++chunks;
+  while (chunks < panels && g.groups * blocks * chunks < 2 * get_num_threads()) ++chunks;
   const int64_t scratch_size = k.gemm_scratch(g);
-  at::parallel_for(0, g.groups * chunks * blocks, 1, [&](int64_t begin, int64_t end) {
+  parallel_for(0, g.groups * chunks * blocks, 1, [&](int64_t begin, int64_t end) {
     Buffer<accumulator_t<T>> scratch(scratch_size);
     for (int64_t task = begin; task < end; ++task) {
       const int64_t block = task % blocks, chunk = task / blocks % chunks, group = task / blocks / chunks;
@@ -170,7 +168,7 @@ Box box_at(const Boxes& b, const Gather& g, int64_t index) {
 
 // The boxes, and a few more where the tasks would be so few that the last threads would have less to do.
 Boxes evened(Boxes b, const Gather& g, int64_t tasks_of_a_box) {
-  const int64_t threads = at::get_num_threads();
+  const int64_t threads = get_num_threads();
   while (b.total() * tasks_of_a_box % threads != 0 && b.total() * tasks_of_a_box < 16 * threads && b.count[0] < g.batch)
     ++b.count[0];
   return b;
@@ -263,7 +261,7 @@ Buffer<accumulator_t<T>> packed_weights(const DirectPlan<T>& plan, const T* weig
   const Gather& first = plan.g.front();
   const int64_t panels = k.panels(first, plan.broadcast), all = first.groups * panels;
   Buffer<accumulator_t<T>> packed(first.groups * plan.packed);
-  at::parallel_for(0, all, 1 + 32768 / (1 + plan.packed / panels), [&](int64_t begin, int64_t end) {
+  parallel_for(0, all, 1 + 32768 / (1 + plan.packed / panels), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       auto* to = packed.get() + i / panels * plan.packed;
       for (const Gather& r : plan.g) {
@@ -288,8 +286,8 @@ void run_direct(const std::vector<TappedGather>& gathers, bool channels_last, co
   const Boxes boxes = evened(plan.boxes, *g, plan.units);
   const int64_t blocks = boxes.total();
   int64_t chunks = 1;
-  while (!plan.planes && chunks < panels && plan.units * blocks * chunks < 2 * at::get_num_threads()) ++chunks;
-  at::parallel_for(0, blocks * plan.units * chunks, 1, [&](int64_t begin, int64_t end) {
+  while (!plan.planes && chunks < panels && plan.units * blocks * chunks < 2 * get_num_threads()) ++chunks;
+  parallel_for(0, blocks * plan.units * chunks, 1, [&](int64_t begin, int64_t end) {
     Buffer<accumulator_t<T>> scratch(plan.scratch);
     for (int64_t task = begin; task < end; ++task) {
       const int64_t chunk = task % chunks, group = task / chunks % plan.units * plan.together;

@@ -11,7 +11,7 @@
 namespace torchconv {
 
 // The strides of a tensor lifted to three spatial axes.
-View view(const at::Tensor& t);
+View view(const Tensor& t);
 void copy(const std::array<int64_t, 3>& from, int64_t (&to)[3]);
 
 // A gather and the taps it points at.

@@ -1,7 +1,4 @@
 // The operators of locally connected layers: check once, allocate, and run the kernel over units in parallel.
-#include <ATen/Parallel.h>
-#include <ATen/ops/empty.h>
-#include <torch/library.h>
 
 #include <algorithm>
 
@@ -17,12 +14,12 @@ constexpr int64_t kFarthest = int64_t{1} << 60;  // that a coordinate may be fro
 
 // A layer as an operator receives it: one number an axis, padding two (before, after).
 struct LocalWindow {
-  at::IntArrayRef stride, padding, dilation;
+  IntArrayRef stride, padding, dilation;
   int64_t groups;
 };
 
 // The checked description; raises with the offending values otherwise.
-Local local_of(at::IntArrayRef input, at::IntArrayRef weight, const LocalWindow& w) {
+Local local_of(IntArrayRef input, IntArrayRef weight, const LocalWindow& w) {
   const size_t dims = weight.size() == 4 ? 1 : 2;
   TORCH_CHECK(weight.size() == 4 || weight.size() == 6,
               "locally connected: expected a weight [O, C/groups, kernel..., output...] of 4 or 6 axes, got shape ",
@@ -74,16 +71,16 @@ std::vector<int64_t> output_sizes(const Local& g, size_t axes) {
   return size;
 }
 
-void check_dtypes(const at::Tensor& a, const char* a_name, const at::Tensor& b, const char* b_name) {
+void check_dtypes(const Tensor& a, const char* a_name, const Tensor& b, const char* b_name) {
   for_dtype("locally connected", a.scalar_type(), [](auto) {});
   TORCH_CHECK(a.scalar_type() == b.scalar_type(), "locally connected: ", a_name, " is ", a.scalar_type(), " but ",
               b_name, " is ", b.scalar_type());
 }
 
-void check_grad(const Local& g, const at::Tensor& grad, size_t axes) {
-  TORCH_CHECK(grad.sizes() == at::IntArrayRef(output_sizes(g, axes)),
-              "locally connected: expected an output gradient of shape ", at::IntArrayRef(output_sizes(g, axes)),
-              ", got ", grad.sizes());
+void check_grad(const Local& g, const Tensor& grad, size_t axes) {
+  TORCH_CHECK(grad.sizes() == IntArrayRef(output_sizes(g, axes)),
+              "locally connected: expected an output gradient of shape ", IntArrayRef(output_sizes(g, axes)), ", got ",
+              grad.sizes());
 }
 
 // run(scratch, begin, end) over blocks of the units, in parallel where the multiply-adds are worth it.
@@ -92,27 +89,26 @@ void parallel(const Local& g, int64_t units, int64_t scratch_size, Run run) {
   constexpr int64_t kWorthAThread = 1 << 18;
   const int64_t work = or_most(Checked(g.batch) * g.groups * g.out_per_group * g.terms * g.positions);
   const int64_t unit = std::max<int64_t>(work / units, 1);
-  at::parallel_for(0, units, std::max<int64_t>(kWorthAThread / unit, 1), [&](int64_t begin, int64_t end) {
+  parallel_for(0, units, std::max<int64_t>(kWorthAThread / unit, 1), [&](int64_t begin, int64_t end) {
     const Buffer<A> scratch(scratch_size);
     run(scratch.get(), begin, end);
   });
 }
 
-at::Tensor local_convolution(const at::Tensor& input, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
-                             at::IntArrayRef stride, at::IntArrayRef padding, at::IntArrayRef dilation,
-                             int64_t groups) {
+Tensor local_convolution(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
+                         IntArrayRef stride, IntArrayRef padding, IntArrayRef dilation, int64_t groups) {
   const Local g = local_of(input.sizes(), weight.sizes(), {stride, padding, dilation, groups});
   check_dtypes(input, "input", weight, "weight");
   const auto size = output_sizes(g, input.dim());
-  const bool has_bias = bias.has_value() && bias->defined();
+  const bool has_bias = bias.has_value();
   if (has_bias) {
     check_dtypes(input, "input", *bias, "bias");
-    const at::IntArrayRef expected = at::IntArrayRef(size).slice(1);
+    const IntArrayRef expected = IntArrayRef(size).slice(1);
     TORCH_CHECK(bias->sizes() == expected, "locally connected: weight of shape ", weight.sizes(),
                 " expects a bias of shape ", expected, ", got ", bias->sizes());
   }
-  const at::Tensor y = at::empty(size, input.options());
-  const at::Tensor x = input.contiguous(), w = weight.contiguous(), b = has_bias ? bias->contiguous() : at::Tensor();
+  const Tensor y = empty(size, input.scalar_type());
+  const Tensor x = input.contiguous(), w = weight.contiguous(), b = has_bias ? bias->contiguous() : Tensor();
   if (y.numel() > 0)
     for_dtype("locally connected", input.scalar_type(), [&]<class T>(T) {
       const auto& k = kernels<T>().local;
@@ -125,14 +121,13 @@ at::Tensor local_convolution(const at::Tensor& input, const at::Tensor& weight, 
   return y;
 }
 
-at::Tensor local_convolution_input_grad(const at::Tensor& grad, const at::Tensor& weight, at::IntArrayRef input_size,
-                                        at::IntArrayRef stride, at::IntArrayRef padding, at::IntArrayRef dilation,
-                                        int64_t groups) {
+Tensor local_convolution_input_grad(const Tensor& grad, const Tensor& weight, IntArrayRef input_size,
+                                    IntArrayRef stride, IntArrayRef padding, IntArrayRef dilation, int64_t groups) {
   const Local g = local_of(input_size, weight.sizes(), {stride, padding, dilation, groups});
   check_dtypes(grad, "output gradient", weight, "weight");
   check_grad(g, grad, input_size.size());
-  const at::Tensor dy = grad.contiguous(), w = weight.contiguous();
-  const at::Tensor dx = at::empty(input_size, grad.options());
+  const Tensor dy = grad.contiguous(), w = weight.contiguous();
+  const Tensor dx = empty(input_size, grad.scalar_type());
   if (dx.numel() > 0)
     for_dtype("locally connected", grad.scalar_type(), [&]<class T>(T) {
       const auto& k = kernels<T>().local;
@@ -144,14 +139,13 @@ at::Tensor local_convolution_input_grad(const at::Tensor& grad, const at::Tensor
   return dx;
 }
 
-at::Tensor local_convolution_weight_grad(const at::Tensor& grad, const at::Tensor& input, at::IntArrayRef weight_size,
-                                         at::IntArrayRef stride, at::IntArrayRef padding, at::IntArrayRef dilation,
-                                         int64_t groups) {
+Tensor local_convolution_weight_grad(const Tensor& grad, const Tensor& input, IntArrayRef weight_size,
+                                     IntArrayRef stride, IntArrayRef padding, IntArrayRef dilation, int64_t groups) {
   const Local g = local_of(input.sizes(), weight_size, {stride, padding, dilation, groups});
   check_dtypes(grad, "output gradient", input, "input");
   check_grad(g, grad, input.dim());
-  const at::Tensor dy = grad.contiguous(), x = input.contiguous();
-  const at::Tensor dw = at::empty(weight_size, grad.options());
+  const Tensor dy = grad.contiguous(), x = input.contiguous();
+  const Tensor dw = empty(weight_size, grad.scalar_type());
   if (dw.numel() > 0)
     for_dtype("locally connected", grad.scalar_type(), [&]<class T>(T) {
       const auto& k = kernels<T>().local;
@@ -164,9 +158,8 @@ at::Tensor local_convolution_weight_grad(const at::Tensor& grad, const at::Tenso
 }
 
 // Bytes of scratch beside the operands and the result, with one thread, for explain.
-int64_t local_workspace(std::string_view direction, at::IntArrayRef input_size, at::IntArrayRef weight_size,
-                        at::IntArrayRef stride, at::IntArrayRef padding, at::IntArrayRef dilation, int64_t groups,
-                        at::ScalarType dtype) {
+int64_t local_workspace(std::string_view direction, IntArrayRef input_size, IntArrayRef weight_size, IntArrayRef stride,
+                        IntArrayRef padding, IntArrayRef dilation, int64_t groups, ScalarType dtype) {
   TORCH_CHECK_VALUE(direction == "forward" || direction == "input_grad" || direction == "weight_grad",
                     "local_workspace: direction '", direction, "' is none of forward, input_grad, weight_grad");
   const Local g = local_of(input_size, weight_size, {stride, padding, dilation, groups});
@@ -183,12 +176,14 @@ int64_t local_workspace(std::string_view direction, at::IntArrayRef input_size, 
 
 }  // namespace
 
-TORCH_LIBRARY_IMPL(torchconv, CPU, m) {
-  m.impl("local_convolution", local_convolution);
-  m.impl("local_convolution_input_grad", local_convolution_input_grad);
-  m.impl("local_convolution_weight_grad", local_convolution_weight_grad);
+STABLE_TORCH_LIBRARY_IMPL(torchconv, CPU, m) {
+  m.impl("local_convolution", boxed<local_convolution>);
+  m.impl("local_convolution_input_grad", boxed<local_convolution_input_grad>);
+  m.impl("local_convolution_weight_grad", boxed<local_convolution_weight_grad>);
 }
 
-TORCH_LIBRARY_IMPL(torchconv, CompositeExplicitAutograd, m) { m.impl("_local_workspace", local_workspace); }
+STABLE_TORCH_LIBRARY_IMPL(torchconv, CompositeExplicitAutograd, m) {
+  m.impl("_local_workspace", boxed<local_workspace>);
+}
 
 }  // namespace torchconv

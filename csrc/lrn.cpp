@@ -1,7 +1,4 @@
 // Local response normalisation and its derivative, as operators: check, allocate, run over units in parallel.
-#include <ATen/Parallel.h>
-#include <ATen/ops/empty.h>
-#include <torch/library.h>
 
 #include <algorithm>
 
@@ -12,11 +9,7 @@
 namespace torchconv {
 namespace {
 
-bool is_channels_last(at::MemoryFormat format) {
-  return format == at::MemoryFormat::ChannelsLast || format == at::MemoryFormat::ChannelsLast3d;
-}
-
-LocalNorm norm_of(const at::Tensor& x, int64_t size, double alpha, double beta, double k) {
+LocalNorm norm_of(const Tensor& x, int64_t size, double alpha, double beta, double k) {
   TORCH_CHECK(x.dim() >= 3, "local_response_norm: expected an input of 3 axes or more, got shape ", x.sizes());
   for_dtype("local_response_norm", x.scalar_type(), [](auto) {});
   TORCH_CHECK(size >= 1, "local_response_norm: size must be at least 1, got ", size);
@@ -34,16 +27,16 @@ template <class T, class Run>
 void parallel(const LocalNorm& g, Run run) {
   constexpr int64_t kWorthAThread = 32768;
   const int64_t units = lrn_units(g), unit = g.batch * g.channels * g.positions / std::max<int64_t>(units, 1) + 1;
-  at::parallel_for(0, units, std::max<int64_t>(kWorthAThread / unit, 1), [&](int64_t begin, int64_t end) {
+  parallel_for(0, units, std::max<int64_t>(kWorthAThread / unit, 1), [&](int64_t begin, int64_t end) {
     const Buffer<accumulator_t<T>> scratch(lrn_scratch(g));
     run(scratch.get(), begin, end);
   });
 }
 
-at::Tensor local_response_norm(const at::Tensor& input, int64_t size, double alpha, double beta, double k) {
+Tensor local_response_norm(const Tensor& input, int64_t size, double alpha, double beta, double k) {
   const LocalNorm g = norm_of(input, size, alpha, beta, k);
   const auto format = input.suggest_memory_format();
-  const at::Tensor x = input.contiguous(format), y = at::empty(input.sizes(), input.options(), format);
+  const Tensor x = input.contiguous(format), y = empty(input.sizes(), input.scalar_type(), format);
   if (y.numel() > 0)
     for_dtype("local_response_norm", input.scalar_type(), [&]<class T>(T) {
       parallel<T>(g, [&](accumulator_t<T>* scratch, int64_t begin, int64_t end) {
@@ -53,15 +46,15 @@ at::Tensor local_response_norm(const at::Tensor& input, int64_t size, double alp
   return y;
 }
 
-at::Tensor local_response_norm_grad(const at::Tensor& grad, const at::Tensor& input, int64_t size, double alpha,
-                                    double beta, double k) {
+Tensor local_response_norm_grad(const Tensor& grad, const Tensor& input, int64_t size, double alpha, double beta,
+                                double k) {
   const LocalNorm g = norm_of(input, size, alpha, beta, k);
   TORCH_CHECK(grad.sizes() == input.sizes() && grad.scalar_type() == input.scalar_type(),
               "local_response_norm: the input is ", input.scalar_type(), " of shape ", input.sizes(),
               " but the output gradient is ", grad.scalar_type(), " of shape ", grad.sizes());
   const auto format = input.suggest_memory_format();
-  const at::Tensor x = input.contiguous(format), dy = grad.contiguous(format);
-  const at::Tensor dx = at::empty(input.sizes(), input.options(), format);
+  const Tensor x = input.contiguous(format), dy = grad.contiguous(format);
+  const Tensor dx = empty(input.sizes(), input.scalar_type(), format);
   if (dx.numel() > 0)
     for_dtype("local_response_norm", input.scalar_type(), [&]<class T>(T) {
       parallel<T>(g, [&](accumulator_t<T>* scratch, int64_t begin, int64_t end) {
@@ -73,9 +66,9 @@ at::Tensor local_response_norm_grad(const at::Tensor& grad, const at::Tensor& in
 
 }  // namespace
 
-TORCH_LIBRARY_IMPL(torchconv, CPU, m) {
-  m.impl("local_response_norm", local_response_norm);
-  m.impl("local_response_norm_grad", local_response_norm_grad);
+STABLE_TORCH_LIBRARY_IMPL(torchconv, CPU, m) {
+  m.impl("local_response_norm", boxed<local_response_norm>);
+  m.impl("local_response_norm_grad", boxed<local_response_norm_grad>);
 }
 
 }  // namespace torchconv

@@ -1,7 +1,4 @@
 // The operators of batch normalisation in training, with a ReLU after it or without: see kernels/norm.inl.
-#include <ATen/Parallel.h>
-#include <ATen/ops/empty.h>
-#include <torch/library.h>
 
 #include <cmath>
 
@@ -17,17 +14,17 @@ constexpr int64_t thread_grain = 1 << 15;  // elements that are worth a thread
 
 // An input as the kernels see it. Where apart, column i of a row is of channel i / repeat % channels.
 struct NormPlan {
-  at::MemoryFormat format;
+  MemoryFormat format;
   NormRows n{};
   int64_t repeat = 1, units = 1;
 
-  NormPlan(const at::Tensor& x, bool relu) : format(at::MemoryFormat::Contiguous) {
+  NormPlan(const Tensor& x, bool relu) : format(MemoryFormat::Contiguous) {
     const int64_t batch = x.size(0), channels = x.size(1),
                   positions = x.numel() / std::max<int64_t>(1, batch * channels);
     if (x.dim() >= 4 && answers_channels_last(x, x))
-      format = x.dim() == 4 ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::ChannelsLast3d;
+      format = x.dim() == 4 ? MemoryFormat::ChannelsLast : MemoryFormat::ChannelsLast3d;
     n.channels = channels, n.relu = relu;
-    if (format != at::MemoryFormat::Contiguous || positions == 1) {
+    if (format != MemoryFormat::Contiguous || positions == 1) {
       n.rows = batch * positions, n.width = channels;
     } else if (positions < smallest_map) {
       n.rows = batch, n.width = channels * positions, repeat = positions;
@@ -58,7 +55,7 @@ struct Sums {
 
 template <class Run>
 void over_rows(const NormRows& n, Run run) {
-  at::parallel_for(0, n.rows, std::max<int64_t>(1, thread_grain / std::max<int64_t>(1, n.width)), run);
+  parallel_for(0, n.rows, std::max<int64_t>(1, thread_grain / std::max<int64_t>(1, n.width)), run);
 }
 
 // Sums over the columns of each channel of f(column, channel), added to `to`.
@@ -74,7 +71,7 @@ void fold(const NormPlan& plan, double* to, F f) {
 // second) then brings columns to channels.
 template <class Run, class Done>
 void over_units(const NormPlan& plan, Sums& sums, Run run, Done done) {
-  at::parallel_for(0, plan.units, 1, [&](int64_t begin, int64_t end) {
+  parallel_for(0, plan.units, 1, [&](int64_t begin, int64_t end) {
     std::vector<double> columns(plan.n.together ? 0 : 2 * plan.n.width);
     for (int64_t i = begin; i < end; ++i) {
       if (plan.n.together) {
@@ -119,33 +116,36 @@ class Constants {
 // The parameters and statistics of a normalisation, in the accumulator's type.
 template <class A>
 struct Statistics {
-  at::Tensor weight, bias, mean, var;
+  Tensor weight, bias, mean, var;
   double eps;
 
-  double scale(int64_t c) const { return 1 / std::sqrt(data<A>(var)[c] + eps); }
-  double gamma(int64_t c) const { return weight.defined() ? data<A>(weight)[c] : 1.0; }
+  const A *weights = weight.defined() ? data<A>(weight) : nullptr, *variances = data<A>(var);
+
+  double scale(int64_t c) const { return 1 / std::sqrt(variances[c] + eps); }
+  double gamma(int64_t c) const { return weights ? weights[c] : 1.0; }
   void set(Constants<A>& constants) const {
-    constants.set(0, [&](int64_t c) { return data<A>(mean)[c]; });
+    const A *means = data<A>(mean), *biases = bias.defined() ? data<A>(bias) : nullptr;
+    constants.set(0, [&](int64_t c) { return means[c]; });
     constants.set(1, [&](int64_t c) { return gamma(c) * scale(c); });
-    constants.set(2, [&](int64_t c) { return bias.defined() ? data<A>(bias)[c] : 0.0; });
+    constants.set(2, [&](int64_t c) { return biases ? biases[c] : 0.0; });
   }
 };
 
-at::Tensor in(const std::optional<at::Tensor>& t, at::ScalarType type) {
-  return t.has_value() && t->defined() ? t->to(type).contiguous() : at::Tensor();
+Tensor in(const std::optional<Tensor>& t, ScalarType type) {
+  return t.has_value() ? t->to(type).contiguous() : Tensor();
 }
-at::ScalarType accumulator_type(const at::Tensor& t) {
-  return t.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+ScalarType accumulator_type(const Tensor& t) {
+  return t.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }
 
 // name: of the operator.
-void check(const char* name, const at::Tensor& input, const std::optional<at::Tensor>& weight,
-           const std::optional<at::Tensor>& bias) {
+void check(const char* name, const Tensor& input, const std::optional<Tensor>& weight,
+           const std::optional<Tensor>& bias) {
   TORCH_CHECK(input.dim() >= 2 && input.dim() <= 5, name, ": expected an input of 2 to 5 axes, got shape ",
               input.sizes());
   TORCH_CHECK(input.numel() > 0, name, ": expected an input with at least one element, got shape ", input.sizes());
   for (const auto& t : {weight, bias}) {
-    if (!t.has_value() || !t->defined()) continue;
+    if (!t.has_value()) continue;
     TORCH_CHECK(t->dim() == 1 && t->size(0) == input.size(1), name, ": expected a weight and a bias of ", input.size(1),
                 " elements for an input of shape ", input.sizes(), ", got shape ", t->sizes());
     TORCH_CHECK(t->scalar_type() == input.scalar_type() || t->scalar_type() == accumulator_type(input), name,
@@ -154,7 +154,7 @@ void check(const char* name, const at::Tensor& input, const std::optional<at::Te
   }
 }
 
-void check_statistic(const char* what, const at::Tensor& t, const at::Tensor& input) {
+void check_statistic(const char* what, const Tensor& t, const Tensor& input) {
   TORCH_CHECK(t.dim() == 1 && t.size(0) == input.size(1) && t.scalar_type() == accumulator_type(input),
               "batch_norm_grad: expected ", what, " of ", input.size(1), " ", accumulator_type(input),
               " elements for a ", input.scalar_type(), " input of shape ", input.sizes(), ", got ", t.scalar_type(),
@@ -173,7 +173,7 @@ void fold_moments(const NormPlan& plan, int64_t split, const double* means, cons
 
 // Means and biased variances of the channels, from those of the splits.
 template <class A>
-void store_moments(const NormPlan& plan, Sums& sums, const at::Tensor& mean, const at::Tensor& var) {
+void store_moments(const NormPlan& plan, Sums& sums, const Tensor& mean, const Tensor& var) {
   for (int64_t c = 0; c < plan.n.channels; ++c) {
     double count = 0, all = 0, squares = 0;
     for (int64_t split = 0; split < plan.n.splits; ++split) {
@@ -188,17 +188,14 @@ void store_moments(const NormPlan& plan, Sums& sums, const at::Tensor& mean, con
   }
 }
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor> batch_norm(const at::Tensor& input,
-                                                          const std::optional<at::Tensor>& weight,
-                                                          const std::optional<at::Tensor>& bias, double eps,
-                                                          bool relu) {
+std::tuple<Tensor, Tensor, Tensor> batch_norm(const Tensor& input, const std::optional<Tensor>& weight,
+                                              const std::optional<Tensor>& bias, double eps, bool relu) {
   check("batch_norm", input, weight, bias);
   const NormPlan plan(input, relu);
-  const at::Tensor x = input.contiguous(plan.format);
+  const Tensor x = input.contiguous(plan.format);
   const auto type = accumulator_type(input);
-  at::Tensor y = at::empty(input.sizes(), input.options().memory_format(plan.format));
-  at::Tensor mean = at::empty({input.size(1)}, input.options().dtype(type)),
-             var = at::empty({input.size(1)}, mean.options());
+  Tensor y = empty(input.sizes(), input.scalar_type(), plan.format);
+  Tensor mean = empty({input.size(1)}, type), var = empty({input.size(1)}, mean.scalar_type());
   for_dtype("batch_norm", input.scalar_type(), [&]<class T>(T) {
     using A = accumulator_t<T>;
     const auto& k = kernels<T>().norm;
@@ -217,11 +214,10 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> batch_norm(const at::Tensor& inpu
   return {y, mean, var};
 }
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor> batch_norm_grad(const at::Tensor& grad, const at::Tensor& input,
-                                                               const std::optional<at::Tensor>& weight,
-                                                               const std::optional<at::Tensor>& bias,
-                                                               const at::Tensor& mean, const at::Tensor& var,
-                                                               double eps, bool relu) {
+std::tuple<Tensor, Tensor, Tensor> batch_norm_grad(const Tensor& grad, const Tensor& input,
+                                                   const std::optional<Tensor>& weight,
+                                                   const std::optional<Tensor>& bias, const Tensor& mean,
+                                                   const Tensor& var, double eps, bool relu) {
   check("batch_norm_grad", input, weight, bias);
   TORCH_CHECK(grad.sizes() == input.sizes() && grad.scalar_type() == input.scalar_type(),
               "batch_norm_grad: the gradient is ", grad.scalar_type(), " of shape ", grad.sizes(), " but the input ",
@@ -229,10 +225,10 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> batch_norm_grad(const at::Tensor&
   check_statistic("a mean", mean, input);
   check_statistic("a variance", var, input);
   const NormPlan plan(input, relu);
-  const at::Tensor x = input.contiguous(plan.format), dy = grad.contiguous(plan.format);
+  const Tensor x = input.contiguous(plan.format), dy = grad.contiguous(plan.format);
   const auto type = accumulator_type(input);
-  at::Tensor dx = at::empty(input.sizes(), input.options().memory_format(plan.format));
-  at::Tensor dweight = at::empty({input.size(1)}, mean.options()), dbias = at::empty({input.size(1)}, mean.options());
+  Tensor dx = empty(input.sizes(), input.scalar_type(), plan.format);
+  Tensor dweight = empty({input.size(1)}, mean.scalar_type()), dbias = empty({input.size(1)}, mean.scalar_type());
   for_dtype("batch_norm_grad", input.scalar_type(), [&]<class T>(T) {
     using A = accumulator_t<T>;
     const auto& k = kernels<T>().norm;
@@ -268,9 +264,9 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> batch_norm_grad(const at::Tensor&
 
 }  // namespace
 
-TORCH_LIBRARY_IMPL(torchconv, CPU, m) {
-  m.impl("batch_norm", batch_norm);
-  m.impl("batch_norm_grad", batch_norm_grad);
+STABLE_TORCH_LIBRARY_IMPL(torchconv, CPU, m) {
+  m.impl("batch_norm", boxed<batch_norm>);
+  m.impl("batch_norm_grad", boxed<batch_norm_grad>);
 }
 
 }  // namespace torchconv

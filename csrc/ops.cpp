@@ -1,9 +1,9 @@
 // The table of contents: every operator's schema. Implementations register themselves in conv.cpp and pool.cpp; fake
 // (shape-only) kernels are in torchconv/ops.py, derivatives in torchconv/autograd/.
-#include <torch/library.h>
 
 #include "kernels/kernels.h"
 #include "select.h"
+#include "torch.h"
 
 // The module that Python imports; loading it registers the operators. Plain C, so that one build serves every Python.
 extern "C" {
@@ -21,8 +21,8 @@ TORCHCONV_EXPORT PyObject* PyInit__C(void) {
 
 // Sizes are in the tensors' own number of spatial axes, 1 to 3. `padding` holds two numbers an axis, before and after,
 // first axis first; a negative one crops.
-TORCH_LIBRARY(torchconv, m) {
-  m.def("cpu_capability() -> str", [] { return std::string(torchconv::kernel_table().capability); });
+STABLE_TORCH_LIBRARY(torchconv, m) {
+  m.def("cpu_capability() -> str");
 
   // y = x * w + b and the two other corners of the triangle; each is bilinear, and the derivative of each is the
   // others.
@@ -42,10 +42,10 @@ TORCH_LIBRARY(torchconv, m) {
   m.def("convolution_bias_grad(Tensor grad) -> Tensor");
   // What a ReLU with this output lets through of its gradient, and the bias gradient of that, in one pass.
   m.def("relu_bias_grad(Tensor grad, Tensor output) -> (Tensor, Tensor)");
-  m.def("set_conv_precision(str precision) -> ()", torchconv::set_conv_precision);
-  m.def("get_conv_precision() -> str", torchconv::get_conv_precision);
-  m.def("_swap_thread_precision(str? precision) -> str?", torchconv::swap_thread_precision);
-  m.def("_algorithms() -> str[]", torchconv::algorithm_names);
+  m.def("set_conv_precision(str precision) -> ()");
+  m.def("get_conv_precision() -> str");
+  m.def("_swap_thread_precision(str? precision) -> str?");
+  m.def("_algorithms() -> str[]");
   m.def(
       "_explain(str direction, int[] input_size, int[] weight_size, int[] stride, int[] padding, int[] dilation,"
       " int groups, ScalarType dtype, bool channels_last, str algorithm) -> (str, str[], int, float)");
@@ -133,3 +133,19 @@ TORCH_LIBRARY(torchconv, m) {
       " bool to_weight, bool to_bias, SymInt[] stride, SymInt[] padding, SymInt[] dilation, SymInt groups,"
       " str algorithm) -> (Tensor, Tensor, Tensor)");
 }
+
+namespace torchconv {
+namespace {
+std::string cpu_capability() { return kernel_table().capability; }
+}  // namespace
+
+// Operators of no tensor: no key tells them apart.
+STABLE_TORCH_LIBRARY_IMPL(torchconv, CompositeImplicitAutograd, m) {
+  m.impl("cpu_capability", boxed<cpu_capability>);
+  m.impl("set_conv_precision", boxed<set_conv_precision>);
+  m.impl("get_conv_precision", boxed<get_conv_precision>);
+  m.impl("_swap_thread_precision", boxed<swap_thread_precision>);
+  m.impl("_algorithms", boxed<algorithm_names>);
+}
+
+}  // namespace torchconv

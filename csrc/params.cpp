@@ -1,8 +1,5 @@
 #include "params.h"
 
-#include <c10/util/Exception.h>
-#include <c10/util/irange.h>
-
 #include "checked.h"
 #include "dispatch.h"
 
@@ -13,14 +10,14 @@ namespace {
 constexpr int64_t farthest = int64_t{1} << 60;
 
 // One number an axis, lifted to three axes by leading `fill`s.
-std::array<int64_t, 3> lift(at::IntArrayRef values, int64_t fill) {
+std::array<int64_t, 3> lift(IntArrayRef values, int64_t fill) {
   std::array<int64_t, 3> out{fill, fill, fill};
   std::copy(values.begin(), values.end(), out.end() - values.size());
   return out;
 }
 
-void check_window(const std::string& name, int64_t dims, const Window& w, at::IntArrayRef weight_size) {
-  const auto expect = [&](at::IntArrayRef values, const char* what, int64_t length, int64_t least) {
+void check_window(const std::string& name, int64_t dims, const Window& w, IntArrayRef weight_size) {
+  const auto expect = [&](IntArrayRef values, const char* what, int64_t length, int64_t least) {
     TORCH_CHECK(static_cast<int64_t>(values.size()) == length, name, ": ", what, " needs ", length, " numbers, got ",
                 values);
     for (const int64_t v : values)
@@ -48,7 +45,7 @@ std::string larger_than_input(const ConvParams& p) {
 
 // The output's side along axis a. Where there is one output or one tap, the step from it to the next is never taken:
 // it becomes one that fits the map.
-void fit_axis(ConvParams& p, int64_t a, at::IntArrayRef input_size, at::IntArrayRef weight_size, const Window& w,
+void fit_axis(ConvParams& p, int64_t a, IntArrayRef input_size, IntArrayRef weight_size, const Window& w,
               const std::string& name) {
   TORCH_CHECK(p.input[a] > 0, name, ": input of shape ", input_size, " has an empty spatial axis");
   const Checked span = Checked(p.dilation[a]) * (p.kernel[a] - 1) + 1;
@@ -67,7 +64,7 @@ void fit_axis(ConvParams& p, int64_t a, at::IntArrayRef input_size, at::IntArray
 
 }  // namespace
 
-ConvParams conv_params(at::IntArrayRef input_size, at::IntArrayRef weight_size, const Window& w, at::ScalarType dtype,
+ConvParams conv_params(IntArrayRef input_size, IntArrayRef weight_size, const Window& w, ScalarType dtype,
                        bool channels_last) {
   const int64_t dims = static_cast<int64_t>(weight_size.size()) - 2;
   TORCH_CHECK(dims >= 1 && dims <= 3, "convolution: expected a weight of 3 to 5 axes, got shape ", weight_size);
@@ -99,11 +96,11 @@ ConvParams conv_params(at::IntArrayRef input_size, at::IntArrayRef weight_size, 
   p.dilation = lift(w.dilation, 1);
   p.dtype = dtype;
   p.channels_last = channels_last && dims > 1;
-  for (const auto a : c10::irange(dims)) {
+  for (int64_t a = 0; a < dims; ++a) {
     p.before[3 - dims + a] = w.padding[2 * a];
     p.after[3 - dims + a] = w.padding[2 * a + 1];
   }
-  for (const auto a : c10::irange(3)) fit_axis(p, a, input_size, weight_size, w, name);
+  for (int64_t a = 0; a < 3; ++a) fit_axis(p, a, input_size, weight_size, w, name);
   check_sizes(name, "output", p.output_sizes());
   return p;
 }
@@ -117,27 +114,20 @@ std::vector<int64_t> sizes(int64_t dims, int64_t batch, int64_t channels, const 
 std::vector<int64_t> ConvParams::input_sizes() const { return sizes(dims, batch, in_channels, input); }
 std::vector<int64_t> ConvParams::output_sizes() const { return sizes(dims, batch, out_channels, output); }
 
-at::MemoryFormat ConvParams::memory_format() const {
-  if (!channels_last) return at::MemoryFormat::Contiguous;
-  return dims == 3 ? at::MemoryFormat::ChannelsLast3d : at::MemoryFormat::ChannelsLast;
+MemoryFormat ConvParams::memory_format() const {
+  if (!channels_last) return MemoryFormat::Contiguous;
+  return dims == 3 ? MemoryFormat::ChannelsLast3d : MemoryFormat::ChannelsLast;
 }
 
-void check_alike(const ConvParams& p, const at::Tensor& a, const char* a_name, const at::Tensor& b,
-                 const char* b_name) {
+void check_alike(const ConvParams& p, const Tensor& a, const char* a_name, const Tensor& b, const char* b_name) {
   TORCH_CHECK(a.scalar_type() == b.scalar_type(), "conv", p.dims, "d: ", a_name, " is ", a.scalar_type(), " but ",
               b_name, " is ", b.scalar_type());
-  TORCH_CHECK(a.device() == b.device(), "conv", p.dims, "d: ", a_name, " is on ", a.device(), " but ", b_name,
-              " is on ", b.device());
 }
 
-bool answers_channels_last(const at::Tensor& activation, const at::Tensor& other) {
+bool answers_channels_last(const Tensor& activation, const Tensor& other) {
   if (activation.dim() == 0 || activation.size(0) == 0)
     return false;  // as the built-in: an empty batch comes back contiguous
-  const auto wants = [](const at::Tensor& t) {
-    const auto format = t.suggest_memory_format();
-    return format == at::MemoryFormat::ChannelsLast || format == at::MemoryFormat::ChannelsLast3d;
-  };
-  return wants(activation) || wants(other);
+  return is_channels_last(activation.suggest_memory_format()) || is_channels_last(other.suggest_memory_format());
 }
 
 }  // namespace torchconv

@@ -1,11 +1,11 @@
 // What one convolution is: sizes and window, for 1-D to 3-D alike, checked once and in one place.
 #pragma once
-#include <ATen/core/Tensor.h>
 
 #include <array>
 #include <string>
 
 #include "kernels/conv_kernels.h"
+#include "torch.h"
 
 namespace torchconv {
 
@@ -19,7 +19,7 @@ struct ConvParams {
   std::array<int64_t, 3> input, output;  // spatial sizes
   std::array<int64_t, 3> kernel, stride, dilation;
   std::array<int64_t, 3> before, after;  // padding on the two sides of an axis; negative crops
-  at::ScalarType dtype;
+  ScalarType dtype;
   bool channels_last;  // of activations: input, output and their gradients
 
   int64_t in_per_group() const { return in_channels / groups; }
@@ -29,23 +29,23 @@ struct ConvParams {
 
   std::vector<int64_t> input_sizes() const;   // [N, C, spatial...] in the tensors' own number of axes
   std::vector<int64_t> output_sizes() const;  // [N, O, spatial...]
-  at::MemoryFormat memory_format() const;     // that activations are kept in
+  MemoryFormat memory_format() const;         // that activations are kept in
 };
 
 // The window's numbers as an operator receives them: one an axis, two for padding.
 struct Window {
-  at::IntArrayRef stride, padding, dilation;
+  IntArrayRef stride, padding, dilation;
   int64_t groups;
 };
 
 // The checked parameters of the convolution with this input and weight. Raises with the offending values otherwise.
-ConvParams conv_params(at::IntArrayRef input_size, at::IntArrayRef weight_size, const Window& window,
-                       at::ScalarType dtype, bool channels_last);
+ConvParams conv_params(IntArrayRef input_size, IntArrayRef weight_size, const Window& window, ScalarType dtype,
+                       bool channels_last);
 
 // Raises unless both operands are of one dtype and on one device.
-void check_alike(const ConvParams& p, const at::Tensor& a, const char* a_name, const at::Tensor& b, const char* b_name);
+void check_alike(const ConvParams& p, const Tensor& a, const char* a_name, const Tensor& b, const char* b_name);
 
 // Whether PyTorch would answer with a channels-last result: an operand is channels-last and the batch is not empty.
-bool answers_channels_last(const at::Tensor& activation, const at::Tensor& other);
+bool answers_channels_last(const Tensor& activation, const Tensor& other);
 
 }  // namespace torchconv

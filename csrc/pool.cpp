@@ -1,8 +1,5 @@
 // The pooling operators: check once, allocate in the memory format PyTorch would answer in, and run the kernel over
 // units of work in parallel.
-#include <ATen/Parallel.h>
-#include <ATen/ops/empty.h>
-#include <torch/library.h>
 
 #include <algorithm>
 #include <memory>
@@ -16,17 +13,13 @@
 namespace torchconv {
 namespace {
 
-bool is_channels_last(at::MemoryFormat format) {
-  return format == at::MemoryFormat::ChannelsLast || format == at::MemoryFormat::ChannelsLast3d;
-}
-
 // Calls run(begin, end) over blocks of 0 <= u < units. `work` is the elements touched in all: small poolings stay on
 // one thread.
 template <class Run>
 void parallel(int64_t units, int64_t work, Run run) {
   constexpr int64_t kWorthAThread = 32768;
   const int64_t unit = std::max<int64_t>(work / std::max<int64_t>(units, 1), 1);
-  at::parallel_for(0, units, std::max<int64_t>(kWorthAThread / unit, 1), run);
+  parallel_for(0, units, std::max<int64_t>(kWorthAThread / unit, 1), run);
 }
 
 // As parallel; run(scratch, begin, end) has `size` accumulators of T to itself.
@@ -50,11 +43,11 @@ void parallel_transposed(const PoolGeometry& g, int64_t work, Run run) {
   parallel_with_scratch<T>(pool_transpose_scratch(g, narrow), pool_transpose_units(g), work, run);
 }
 
-void check_same_shape(const std::string& name, const char* what, at::IntArrayRef size, at::IntArrayRef expected) {
+void check_same_shape(const std::string& name, const char* what, IntArrayRef size, IntArrayRef expected) {
   TORCH_CHECK(size == expected, name, ": expected ", what, " of shape ", expected, ", got ", size);
 }
 
-void check_positions(const std::string& name, const at::Tensor& positions, const PoolPlan& plan) {
+void check_positions(const std::string& name, const Tensor& positions, const PoolPlan& plan) {
   check_same_shape(name, "positions", positions.sizes(), plan.output_sizes);
   TORCH_CHECK(positions.scalar_type() == plan.position_dtype, name, ": expected positions of dtype ",
               plan.position_dtype, " for a window of ", plan.geometry.window, " elements, got ",
@@ -62,26 +55,24 @@ void check_positions(const std::string& name, const at::Tensor& positions, const
 }
 
 // Raises where there is no kernel for t, before anything takes memory.
-void check_dtype(const std::string& name, const at::Tensor& t) {
-  TORCH_CHECK(t.defined(), name, ": expected a tensor, got None");
+void check_dtype(const std::string& name, const Tensor& t) {
   for_dtype(name, t.scalar_type(), [](auto) {});
 }
 
 // The output's spatial size, which is that of the positions or of the gradient handed in.
-at::IntArrayRef spatial(const std::string& name, const at::Tensor& t) {
+IntArrayRef spatial(const std::string& name, const Tensor& t) {
   TORCH_CHECK(t.dim() >= 3 && t.dim() <= 5, name, ": expected a batched tensor of 3 to 5 axes, got shape ", t.sizes());
   return t.sizes().slice(2);
 }
 
-std::tuple<at::Tensor, at::Tensor> max_pool(const at::Tensor& input, at::IntArrayRef kernel_size,
-                                            at::IntArrayRef stride, at::IntArrayRef padding, at::IntArrayRef dilation,
-                                            at::IntArrayRef output_size) {
+std::tuple<Tensor, Tensor> max_pool(const Tensor& input, IntArrayRef kernel_size, IntArrayRef stride,
+                                    IntArrayRef padding, IntArrayRef dilation, IntArrayRef output_size) {
   const PoolWindow window{"max_pool", kernel_size, stride, padding, dilation};
   check_dtype(window.name, input);
   const auto format = input.suggest_memory_format();
   const PoolPlan plan(window, input.sizes(), output_size, is_channels_last(format), PoolDirection::forward);
-  const auto output = at::empty(plan.output_sizes, input.options(), format);
-  const auto positions = at::empty(plan.output_sizes, input.options().dtype(plan.position_dtype), format);
+  const auto output = empty(plan.output_sizes, input.scalar_type(), format);
+  const auto positions = empty(plan.output_sizes, plan.position_dtype, format);
   const auto x = input.contiguous(format);
   for_dtype(window.name, input.scalar_type(), [&]<class T>(T) {
     parallel_with_scratch<T>(pool_scratch(plan.geometry), pool_units(plan.geometry),
@@ -94,17 +85,16 @@ std::tuple<at::Tensor, at::Tensor> max_pool(const at::Tensor& input, at::IntArra
   return {output, positions};
 }
 
-std::tuple<at::Tensor, at::Tensor> max_pool_relu(const at::Tensor& input, at::IntArrayRef kernel_size,
-                                                 at::IntArrayRef stride, at::IntArrayRef padding,
-                                                 at::IntArrayRef dilation, at::IntArrayRef output_size) {
+std::tuple<Tensor, Tensor> max_pool_relu(const Tensor& input, IntArrayRef kernel_size, IntArrayRef stride,
+                                         IntArrayRef padding, IntArrayRef dilation, IntArrayRef output_size) {
   auto result = max_pool(input, kernel_size, stride, padding, dilation, output_size);
-  std::get<0>(result).relu_();  // of the pooled map, which is in cache: max(0, ·) and the maximum of a window commute
+  call("aten::relu_", "",
+       std::get<0>(result));  // of the pooled map, which is in cache: max(0, ·) and the maximum of a window commute
   return result;
 }
 
-at::Tensor max_pool_scatter(const at::Tensor& grad, const at::Tensor& positions, at::IntArrayRef input_size,
-                            at::IntArrayRef kernel_size, at::IntArrayRef stride, at::IntArrayRef padding,
-                            at::IntArrayRef dilation) {
+Tensor max_pool_scatter(const Tensor& grad, const Tensor& positions, IntArrayRef input_size, IntArrayRef kernel_size,
+                        IntArrayRef stride, IntArrayRef padding, IntArrayRef dilation) {
   const PoolWindow window{"max_pool_scatter", kernel_size, stride, padding, dilation};
   check_dtype(window.name, grad);
   check_same_shape(window.name, "a gradient", grad.sizes(), positions.sizes());
@@ -113,7 +103,7 @@ at::Tensor max_pool_scatter(const at::Tensor& grad, const at::Tensor& positions,
                 PoolDirection::transposed);
   check_positions(window.name, positions, plan);
   if (!plan.geometry.gathers) plan.fill_offsets();
-  const auto output = at::empty(input_size, grad.options(), format);
+  const auto output = empty(input_size, grad.scalar_type(), format);
   const auto dy = grad.contiguous(format), kept = positions.contiguous(format);
   for_dtype(window.name, grad.scalar_type(), [&]<class T>(T) {
     parallel_transposed<T>(plan.geometry, output.numel(), [&](accumulator_t<T>* scratch, int64_t begin, int64_t end) {
@@ -124,8 +114,8 @@ at::Tensor max_pool_scatter(const at::Tensor& grad, const at::Tensor& positions,
   return output;
 }
 
-at::Tensor max_pool_gather(const at::Tensor& input, const at::Tensor& positions, at::IntArrayRef kernel_size,
-                           at::IntArrayRef stride, at::IntArrayRef padding, at::IntArrayRef dilation) {
+Tensor max_pool_gather(const Tensor& input, const Tensor& positions, IntArrayRef kernel_size, IntArrayRef stride,
+                       IntArrayRef padding, IntArrayRef dilation) {
   const PoolWindow window{"max_pool_gather", kernel_size, stride, padding, dilation};
   check_dtype(window.name, input);
   const auto format = positions.suggest_memory_format();
@@ -133,7 +123,7 @@ at::Tensor max_pool_gather(const at::Tensor& input, const at::Tensor& positions,
                 PoolDirection::forward);
   check_positions(window.name, positions, plan);
   plan.fill_offsets();
-  const auto output = at::empty(plan.output_sizes, input.options(), format);
+  const auto output = empty(plan.output_sizes, input.scalar_type(), format);
   const auto x = input.contiguous(format), kept = positions.contiguous(format);
   for_dtype(window.name, input.scalar_type(), [&]<class T>(T) {
     parallel(pool_kept_units(plan.geometry), output.numel(), [&](int64_t begin, int64_t end) {
@@ -143,14 +133,14 @@ at::Tensor max_pool_gather(const at::Tensor& input, const at::Tensor& positions,
   return output;
 }
 
-at::Tensor max_pool_indices(const at::Tensor& positions, at::IntArrayRef input_size, at::IntArrayRef kernel_size,
-                            at::IntArrayRef stride, at::IntArrayRef padding, at::IntArrayRef dilation) {
+Tensor max_pool_indices(const Tensor& positions, IntArrayRef input_size, IntArrayRef kernel_size, IntArrayRef stride,
+                        IntArrayRef padding, IntArrayRef dilation) {
   const PoolWindow window{"max_pool_indices", kernel_size, stride, padding, dilation};
   const auto format = positions.suggest_memory_format();
   PoolPlan plan(window, input_size, spatial(window.name, positions), is_channels_last(format), PoolDirection::forward);
   check_positions(window.name, positions, plan);
   plan.fill_offsets();
-  const auto output = at::empty(plan.output_sizes, positions.options().dtype(at::kLong), format);
+  const auto output = empty(plan.output_sizes, ScalarType::Long, format);
   const auto kept = positions.contiguous(format);
   parallel(pool_kept_units(plan.geometry), output.numel(), [&](int64_t begin, int64_t end) {
     kernels<float>().pool.indices(plan.geometry, kept.const_data_ptr(), mutable_data<int64_t>(output), begin, end);
@@ -159,18 +149,17 @@ at::Tensor max_pool_indices(const at::Tensor& positions, at::IntArrayRef input_s
 }
 
 // A mean's windows are never dilated.
-std::vector<int64_t> undilated(at::IntArrayRef kernel_size) { return std::vector<int64_t>(kernel_size.size(), 1); }
+std::vector<int64_t> undilated(IntArrayRef kernel_size) { return std::vector<int64_t>(kernel_size.size(), 1); }
 
-at::Tensor avg_pool(const at::Tensor& input, at::IntArrayRef kernel_size, at::IntArrayRef stride,
-                    at::IntArrayRef padding, at::IntArrayRef output_size, bool count_include_pad,
-                    std::optional<int64_t> divisor_override) {
+Tensor avg_pool(const Tensor& input, IntArrayRef kernel_size, IntArrayRef stride, IntArrayRef padding,
+                IntArrayRef output_size, bool count_include_pad, std::optional<int64_t> divisor_override) {
   const auto dilation = undilated(kernel_size);
   const PoolWindow window{"avg_pool", kernel_size, stride, padding, dilation};
   check_dtype(window.name, input);
   const auto format = input.suggest_memory_format();
   const PoolPlan plan(window, input.sizes(), output_size, is_channels_last(format), PoolDirection::forward,
                       PoolDivisor{count_include_pad, divisor_override});
-  const auto output = at::empty(plan.output_sizes, input.options(), format);
+  const auto output = empty(plan.output_sizes, input.scalar_type(), format);
   const auto x = input.contiguous(format);
   for_dtype(window.name, input.scalar_type(), [&]<class T>(T) {
     parallel_with_scratch<T>(
@@ -182,16 +171,16 @@ at::Tensor avg_pool(const at::Tensor& input, at::IntArrayRef kernel_size, at::In
   return output;
 }
 
-at::Tensor avg_pool_spread(const at::Tensor& grad, at::IntArrayRef input_size, at::IntArrayRef kernel_size,
-                           at::IntArrayRef stride, at::IntArrayRef padding, bool count_include_pad,
-                           std::optional<int64_t> divisor_override, at::MemoryFormat format) {
+Tensor avg_pool_spread(const Tensor& grad, IntArrayRef input_size, IntArrayRef kernel_size, IntArrayRef stride,
+                       IntArrayRef padding, bool count_include_pad, std::optional<int64_t> divisor_override,
+                       MemoryFormat format) {
   const auto dilation = undilated(kernel_size);
   const PoolWindow window{"avg_pool_spread", kernel_size, stride, padding, dilation};
   check_dtype(window.name, grad);
   const PoolPlan plan(window, input_size, spatial(window.name, grad), is_channels_last(format),
                       PoolDirection::transposed, PoolDivisor{count_include_pad, divisor_override});
   check_same_shape(window.name, "a gradient", grad.sizes(), plan.output_sizes);
-  const auto output = at::empty(input_size, grad.options(), format);
+  const auto output = empty(input_size, grad.scalar_type(), format);
   const auto dy = grad.contiguous(format);
   for_dtype(window.name, grad.scalar_type(), [&]<class T>(T) {
     parallel_transposed<T>(plan.geometry, output.numel(), [&](accumulator_t<T>* scratch, int64_t begin, int64_t end) {
@@ -203,14 +192,14 @@ at::Tensor avg_pool_spread(const at::Tensor& grad, at::IntArrayRef input_size, a
 
 }  // namespace
 
-TORCH_LIBRARY_IMPL(torchconv, CPU, m) {
-  m.impl("max_pool", max_pool);
-  m.impl("max_pool_relu", max_pool_relu);
-  m.impl("max_pool_scatter", max_pool_scatter);
-  m.impl("max_pool_gather", max_pool_gather);
-  m.impl("max_pool_indices", max_pool_indices);
-  m.impl("avg_pool", avg_pool);
-  m.impl("avg_pool_spread", avg_pool_spread);
+STABLE_TORCH_LIBRARY_IMPL(torchconv, CPU, m) {
+  m.impl("max_pool", boxed<max_pool>);
+  m.impl("max_pool_relu", boxed<max_pool_relu>);
+  m.impl("max_pool_scatter", boxed<max_pool_scatter>);
+  m.impl("max_pool_gather", boxed<max_pool_gather>);
+  m.impl("max_pool_indices", boxed<max_pool_indices>);
+  m.impl("avg_pool", boxed<avg_pool>);
+  m.impl("avg_pool_spread", boxed<avg_pool_spread>);
 }
 
 }  // namespace torchconv

@@ -1,7 +1,5 @@
 #include "pool_params.h"
 
-#include <c10/util/Exception.h>
-
 #include <algorithm>
 
 #include "checked.h"
@@ -24,7 +22,7 @@ constexpr int64_t kStripPixels = 512;
 void check_numbers(const PoolWindow& w, int64_t dims, bool mean) {
   const bool adaptive = w.adaptive();
   const int64_t length = w.kernel_size.empty() ? 0 : dims, largest = dims == 1 && !mean ? INT64_MAX : kLargest;
-  const auto expect = [&](at::IntArrayRef values, const char* what, int64_t least) {
+  const auto expect = [&](IntArrayRef values, const char* what, int64_t least) {
     TORCH_CHECK(static_cast<int64_t>(values.size()) == length, w.name, ": ", what, " needs ", length, " numbers, got ",
                 values);
     for (const int64_t v : values) {
@@ -61,7 +59,7 @@ int64_t most(int64_t rows, int64_t height, Look look) {
 
 }  // namespace
 
-PoolPlan::PoolPlan(const PoolWindow& w, at::IntArrayRef input_size, at::IntArrayRef output_size, bool channels_last,
+PoolPlan::PoolPlan(const PoolWindow& w, IntArrayRef input_size, IntArrayRef output_size, bool channels_last,
                    PoolDirection direction, const std::optional<PoolDivisor>& divisor)
     : geometry{}, output_sizes{} {
   const int64_t dims = static_cast<int64_t>(input_size.size()) - 2;
@@ -75,7 +73,7 @@ PoolPlan::PoolPlan(const PoolWindow& w, at::IntArrayRef input_size, at::IntArray
   output_sizes.insert(output_sizes.end(), output_size.begin(), output_size.end());
   check_sizes(w.name, "input", input_size);
   check_sizes(w.name, "output", output_sizes);
-  const auto check_sides = [&](at::IntArrayRef sides, const char* what, int64_t least) {
+  const auto check_sides = [&](IntArrayRef sides, const char* what, int64_t least) {
     for (const int64_t side : sides)
       TORCH_CHECK(side >= least && side <= kLargest, w.name, ": ", what, " must have from ", least, " to ", kLargest,
                   " positions along each axis, got spatial size ", sides);
@@ -107,7 +105,9 @@ PoolPlan::PoolPlan(const PoolWindow& w, at::IntArrayRef input_size, at::IntArray
     TORCH_CHECK(g.window <= kLargest, w.name, ": a window reaches ", g.axis[0].taps, " x ", g.axis[1].taps, " x ",
                 g.axis[2].taps, " elements, more than positions of 32 bits tell apart");
   g.position_bytes = g.window <= 256 ? 1 : g.window <= 32768 ? 2 : 4;
-  position_dtype = g.position_bytes == 1 ? at::kByte : g.position_bytes == 2 ? at::kShort : at::kInt;
+  position_dtype = g.position_bytes == 1   ? ScalarType::Byte
+                   : g.position_bytes == 2 ? ScalarType::Short
+                                           : ScalarType::Int;
   g.lanes = channels_last ? PoolLanes::channels : PoolLanes::planes;
   if (direction == PoolDirection::transposed) choose_gather();
   if (g.lanes == PoolLanes::planes)

@@ -1,6 +1,5 @@
 // What one pooling is: checked once and in one place, lifted to three axes, with the window tables kernels read.
 #pragma once
-#include <ATen/core/Tensor.h>
 
 #include <algorithm>
 #include <array>
@@ -9,6 +8,7 @@
 #include <vector>
 
 #include "kernels/pool_kernels.h"
+#include "torch.h"
 
 namespace torchconv {
 
@@ -17,7 +17,7 @@ namespace torchconv {
 // numbers are then not looked at. So do empty lists, but AOTInductor's packages make None of those.
 struct PoolWindow {
   std::string name;  // of the operator, for messages
-  at::IntArrayRef kernel_size, stride, padding, dilation;
+  IntArrayRef kernel_size, stride, padding, dilation;
   bool adaptive() const {
     return std::all_of(kernel_size.begin(), kernel_size.end(), [](int64_t k) { return k == 0; });
   }
@@ -36,7 +36,7 @@ enum class PoolDirection { forward, transposed };
 // otherwise. Owns the tables that geometry points into.
 class PoolPlan {
  public:
-  PoolPlan(const PoolWindow& window, at::IntArrayRef input_size, at::IntArrayRef output_size, bool channels_last,
+  PoolPlan(const PoolWindow& window, IntArrayRef input_size, IntArrayRef output_size, bool channels_last,
            PoolDirection direction, const std::optional<PoolDivisor>& divisor = std::nullopt);
   PoolPlan(const PoolPlan&) = delete;
   PoolPlan& operator=(const PoolPlan&) = delete;
@@ -46,7 +46,7 @@ class PoolPlan {
 
   PoolGeometry geometry;
   std::vector<int64_t> output_sizes;  // [N, C, output_size...]
-  at::ScalarType position_dtype;      // byte, short or int: the narrowest that holds a position in the window
+  ScalarType position_dtype;          // byte, short or int: the narrowest that holds a position in the window
 
  private:
   void fill_axis(int a, const PoolWindow& window, int64_t index, bool include_padding, bool empty);

@@ -1,7 +1,5 @@
 #include "select.h"
 
-#include <c10/util/Exception.h>
-
 #include <algorithm>
 #include <atomic>
 #include <cmath>
@@ -24,7 +22,7 @@ using Reason = std::string;  // why a candidate refuses; empty where it can run
 
 Reason refuse_depthwise(const ConvParams& p, Direction) {
   if (!p.depthwise())
-    return c10::str("needs one input channel a group, got ", p.in_channels, " channels in ", p.groups, " groups");
+    return str("needs one input channel a group, got ", p.in_channels, " channels in ", p.groups, " groups");
   return "";
 }
 
@@ -77,7 +75,7 @@ constexpr double winograd_product = 1.1, winograd_point = 12, winograd_contiguou
 constexpr double depthwise_product = 1.2, depthwise_element = 4, depthwise_copy = 16;
 
 // Source channels, or positions of a weight gradient, that direct and the built-in multiply at once.
-double products_at_once(const ConvParams& p) { return p.dtype == at::kBFloat16 && multiplies_pairs() ? 2 : 1; }
+double products_at_once(const ConvParams& p) { return p.dtype == ScalarType::BFloat16 && multiplies_pairs() ? 2 : 1; }
 
 double cost_direct(const ConvParams& p, Direction direction, double at_once) {
   const Channels c = channels(p, direction);
@@ -184,7 +182,7 @@ bool sums_only(std::string_view asked) { return asked == "highest" || thread_pre
 
 Reason refusal(const Candidate& c, const ConvParams& p, Direction direction, bool highest) {
   if (highest && c.rounds)
-    return c10::str("rounds ", c.rounds, ", more than direct summation, and the precision asked for is 'highest'");
+    return str("rounds ", c.rounds, ", more than direct summation, and the precision asked for is 'highest'");
   return c.refuse(p, direction);
 }
 
@@ -196,13 +194,19 @@ std::vector<std::string> algorithm_names() {
   return names;
 }
 
+// "depthwise, winograd, ...".
+std::string joined_names() {
+  std::string names;
+  for (const Candidate& c : candidates) names += (names.empty() ? "" : ", ") + std::string(c.name);
+  return names;
+}
+
 // The candidate of that name, or null where any may run; raises where it cannot.
 const Candidate* named(const ConvParams& params, Direction direction, std::string_view asked) {
   if (asked == "auto" || asked == "highest") return nullptr;
   const auto* c = std::find_if(std::begin(candidates), std::end(candidates),
                                [&](const Candidate& candidate) { return asked == candidate.name; });
-  TORCH_CHECK_VALUE(c != std::end(candidates), "algorithm '", asked, "' is none of auto, ",
-                    c10::Join(", ", algorithm_names()));
+  TORCH_CHECK_VALUE(c != std::end(candidates), "algorithm '", asked, "' is none of auto, ", joined_names());
   const Reason reason = refusal(*c, params, direction, sums_only(asked));
   TORCH_CHECK(reason.empty(), "algorithm '", asked, "' cannot run this convolution: ", reason);
   return c;
@@ -232,7 +236,7 @@ Choice select(const ConvParams& whole, const ConvParams& params, Direction direc
 std::vector<std::string> refusals(const ConvParams& params, Direction direction, const Choice& choice) {
   std::vector<std::string> reasons;
   const auto estimate = [&](double cost) {
-    return c10::str("estimated at ", std::round(cost / choice.cost * 100) / 100, " times the cost");
+    return str("estimated at ", std::round(cost / choice.cost * 100) / 100, " times the cost");
   };
   for (const Candidate& c : candidates) {
     if (c.algorithm == choice.algorithm || c.algorithm == Algorithm::reference) continue;
@@ -241,7 +245,7 @@ std::vector<std::string> refusals(const ConvParams& params, Direction direction,
       const double cost = c.cost(params, direction);
       reason = estimate(cost);
       if (cost < choice.cost && c.least_saving > 1)
-        reason += c10::str(", taken only at ", 1 / c.least_saving, ": it rounds ", c.rounds);
+        reason += str(", taken only at ", 1 / c.least_saving, ": it rounds ", c.rounds);
     }
     reasons.push_back(std::string(c.name) + ": " + reason);
   }

@@ -1,8 +1,4 @@
 // The operators of filters under transforms: the sparse map, its transpose, and its derivative to its own weights.
-#include <ATen/Parallel.h>
-#include <ATen/ops/empty.h>
-#include <ATen/ops/zeros.h>
-#include <torch/library.h>
 
 #include <algorithm>
 
@@ -15,7 +11,7 @@ namespace torchconv {
 namespace {
 
 // Of the sides of a kernel: memory for each is taken before the filters', so they are bounded here.
-int64_t taps_of(const char* name, at::IntArrayRef kernel) {
+int64_t taps_of(const char* name, IntArrayRef kernel) {
   check_sizes(name, "kernel", kernel);
   int64_t taps = 1;
   for (const int64_t side : kernel) taps *= side;
@@ -23,7 +19,7 @@ int64_t taps_of(const char* name, at::IntArrayRef kernel) {
   return taps;
 }
 
-void check_map(const char* name, const FilterMap& map, const at::Tensor& pointers, const at::Tensor& columns) {
+void check_map(const char* name, const FilterMap& map, const Tensor& pointers, const Tensor& columns) {
   const int64_t rows = pointers.numel() - 1, entries = columns.numel();
   const bool ordered = std::is_sorted(map.pointers, map.pointers + rows + 1);
   TORCH_CHECK(ordered && map.pointers[0] == 0 && map.pointers[rows] == entries, name, ": the map's ", rows + 1,
@@ -48,10 +44,10 @@ void count_entries(FilterMap& map) {
 }
 
 // The map between filters [D, C, taps...] and [D·T, C, out taps...]; `filters` D.
-FilterMap filter_map(const char* name, const at::Tensor& pointers, const at::Tensor& columns, int64_t filters,
-                     int64_t channels, at::IntArrayRef kernel, at::IntArrayRef out_kernel) {
-  TORCH_CHECK(pointers.scalar_type() == at::kLong && columns.scalar_type() == at::kLong && pointers.dim() == 1 &&
-                  columns.dim() == 1,
+FilterMap filter_map(const char* name, const Tensor& pointers, const Tensor& columns, int64_t filters, int64_t channels,
+                     IntArrayRef kernel, IntArrayRef out_kernel) {
+  TORCH_CHECK(pointers.scalar_type() == ScalarType::Long && columns.scalar_type() == ScalarType::Long &&
+                  pointers.dim() == 1 && columns.dim() == 1,
               name, ": the map's pointers and columns must be vectors of int64, got ", pointers.scalar_type(), " ",
               pointers.sizes(), " and ", columns.scalar_type(), " ", columns.sizes());
   FilterMap map{filters, channels, 0, taps_of(name, kernel), taps_of(name, out_kernel), nullptr, nullptr, 0, 0};
@@ -61,31 +57,30 @@ FilterMap filter_map(const char* name, const at::Tensor& pointers, const at::Ten
   TORCH_CHECK(rows > 0 && rows % map.out_taps == 0, name, ": a map to kernels of ", out_kernel, " needs ", map.out_taps,
               " rows a transform, got ", std::max<int64_t>(rows, 0));
   map.transforms = rows / map.out_taps;
-  map.pointers = pointers.const_data_ptr<int64_t>();
-  map.columns = columns.const_data_ptr<int64_t>();
+  map.pointers = data<int64_t>(pointers);
+  map.columns = data<int64_t>(columns);
   check_map(name, map, pointers, columns);
   return map;
 }
 
-void check_values(const char* name, const at::Tensor& values, const at::Tensor& columns, const at::Tensor& filters) {
+void check_values(const char* name, const Tensor& values, const Tensor& columns, const Tensor& filters) {
   TORCH_CHECK(values.sizes() == columns.sizes() && values.scalar_type() == filters.scalar_type(), name, ": a map of ",
               columns.numel(), " entries on ", filters.scalar_type(), " filters expects as many ",
               filters.scalar_type(), " values, got ", values.scalar_type(), " of shape ", values.sizes());
 }
 
-void check_filters(const char* name, const char* what, const at::Tensor& filters) {
+void check_filters(const char* name, const char* what, const Tensor& filters) {
   TORCH_CHECK(filters.dim() >= 3, name, ": expected ", what, " of at least 3 axes, got shape ", filters.sizes());
   for_dtype(name, filters.scalar_type(), [](auto) {});
 }
 
 // The result [filters, channels, kernel...].
-at::Tensor result(const char* name, Checked filters, int64_t channels, at::IntArrayRef kernel,
-                  const at::TensorOptions& options) {
+Tensor result(const char* name, Checked filters, int64_t channels, IntArrayRef kernel, ScalarType dtype) {
   std::vector<int64_t> size{filters.value, channels};
   size.insert(size.end(), kernel.begin(), kernel.end());
   TORCH_CHECK(filters.fits, name, ": more filters than can be counted");
   check_sizes(name, "result", size);
-  return at::empty(size, options);
+  return empty(size, dtype);
 }
 
 // Items of the map, or of its transpose, in parallel, each thread with scratch of its own.
@@ -93,21 +88,21 @@ template <class T, class Run>
 void for_items(const FilterMap& map, bool transposed, Run run) {
   const int64_t work = map.pointers[map.transforms * map.out_taps] * transform_block;
   const int64_t grain = std::max<int64_t>(1, 131072 / std::max<int64_t>(work, 1));
-  at::parallel_for(0, map.items(), grain, [&](int64_t begin, int64_t end) {
+  parallel_for(0, map.items(), grain, [&](int64_t begin, int64_t end) {
     Buffer<accumulator_t<T>> scratch(map.scratch(transposed));
     run(begin, end, scratch.get());
   });
 }
 
-at::Tensor transform_filters(const at::Tensor& weight, const at::Tensor& pointers, const at::Tensor& columns,
-                             const at::Tensor& values, at::IntArrayRef kernel_size) {
+Tensor transform_filters(const Tensor& weight, const Tensor& pointers, const Tensor& columns, const Tensor& values,
+                         IntArrayRef kernel_size) {
   const char* name = "transform_filters";
   check_filters(name, "a weight", weight);
-  const at::Tensor w = weight.contiguous(), rows = pointers.contiguous(), cols = columns.contiguous();
+  const Tensor w = weight.contiguous(), rows = pointers.contiguous(), cols = columns.contiguous();
   FilterMap map = filter_map(name, rows, cols, w.size(0), w.size(1), w.sizes().slice(2), kernel_size);
   check_values(name, values, columns, weight);
-  const at::Tensor v = values.contiguous();
-  at::Tensor out = result(name, Checked(map.filters) * map.transforms, map.channels, kernel_size, weight.options());
+  const Tensor v = values.contiguous();
+  Tensor out = result(name, Checked(map.filters) * map.transforms, map.channels, kernel_size, weight.scalar_type());
   if (out.numel() == 0) return out;
   count_entries(map);
   for_dtype(name, weight.scalar_type(), [&]<class T>(T) {
@@ -119,8 +114,8 @@ at::Tensor transform_filters(const at::Tensor& weight, const at::Tensor& pointer
 }
 
 // The map that the gradient [D·T, C, out taps...] came through, from filters of kernel_size.
-FilterMap map_of_grad(const char* name, const at::Tensor& grad, const at::Tensor& pointers, const at::Tensor& columns,
-                      at::IntArrayRef kernel_size) {
+FilterMap map_of_grad(const char* name, const Tensor& grad, const Tensor& pointers, const Tensor& columns,
+                      IntArrayRef kernel_size) {
   check_filters(name, "a gradient", grad);
   FilterMap map = filter_map(name, pointers, columns, 0, grad.size(1), kernel_size, grad.sizes().slice(2));
   TORCH_CHECK(grad.size(0) % map.transforms == 0, name, ": a map of ", map.transforms, " transforms cannot have given ",
@@ -129,14 +124,14 @@ FilterMap map_of_grad(const char* name, const at::Tensor& grad, const at::Tensor
   return map;
 }
 
-at::Tensor transform_filters_transpose(const at::Tensor& grad, const at::Tensor& pointers, const at::Tensor& columns,
-                                       const at::Tensor& values, at::IntArrayRef kernel_size) {
+Tensor transform_filters_transpose(const Tensor& grad, const Tensor& pointers, const Tensor& columns,
+                                   const Tensor& values, IntArrayRef kernel_size) {
   const char* name = "transform_filters_transpose";
-  const at::Tensor g = grad.contiguous(), rows = pointers.contiguous(), cols = columns.contiguous();
+  const Tensor g = grad.contiguous(), rows = pointers.contiguous(), cols = columns.contiguous();
   FilterMap map = map_of_grad(name, g, rows, cols, kernel_size);
   check_values(name, values, columns, grad);
-  const at::Tensor v = values.contiguous();
-  at::Tensor weight = result(name, map.filters, map.channels, kernel_size, grad.options());
+  const Tensor v = values.contiguous();
+  Tensor weight = result(name, map.filters, map.channels, kernel_size, grad.scalar_type());
   if (weight.numel() == 0) return weight;
   count_entries(map);
   for_dtype(name, grad.scalar_type(), [&]<class T>(T) {
@@ -147,21 +142,20 @@ at::Tensor transform_filters_transpose(const at::Tensor& grad, const at::Tensor&
   return weight;
 }
 
-at::Tensor transform_values_grad(const at::Tensor& grad, const at::Tensor& weight, const at::Tensor& pointers,
-                                 const at::Tensor& columns) {
+Tensor transform_values_grad(const Tensor& grad, const Tensor& weight, const Tensor& pointers, const Tensor& columns) {
   const char* name = "transform_values_grad";
   check_filters(name, "a weight", weight);
-  const at::Tensor g = grad.contiguous(), w = weight.contiguous();
-  const at::Tensor rows = pointers.contiguous(), cols = columns.contiguous();
+  const Tensor g = grad.contiguous(), w = weight.contiguous();
+  const Tensor rows = pointers.contiguous(), cols = columns.contiguous();
   const FilterMap map = map_of_grad(name, g, rows, cols, w.sizes().slice(2));
   TORCH_CHECK(w.size(0) == map.filters && w.size(1) == map.channels && w.scalar_type() == g.scalar_type(), name, ": a ",
               g.scalar_type(), " gradient of shape ", g.sizes(), " under ", map.transforms,
               " transforms is not of the ", w.scalar_type(), " filters of shape ", w.sizes());
   // By the shape alone, so that the sums have one order: at most 64 parts of at least 16 items.
   const int64_t splits = std::clamp<int64_t>(map.items() / 16, 1, 64), entries = cols.numel();
-  const at::Tensor sums = at::zeros({splits, entries}, g.options().dtype(at::kDouble));
+  const Tensor sums = zeros({splits, entries}, ScalarType::Double);
   for_dtype(name, g.scalar_type(), [&]<class T>(T) {
-    at::parallel_for(0, splits, 1, [&](int64_t a, int64_t b) {
+    parallel_for(0, splits, 1, [&](int64_t a, int64_t b) {
       Buffer<accumulator_t<T>> scratch(map.scratch(false));
       for (int64_t i = a; i < b; ++i)
         kernels<T>().transform.values_grad(map, map.items() * i / splits, map.items() * (i + 1) / splits, data<T>(g),
@@ -171,15 +165,15 @@ at::Tensor transform_values_grad(const at::Tensor& grad, const at::Tensor& weigh
   double* total = mutable_data<double>(sums);
   for (int64_t i = 1; i < splits; ++i)
     for (int64_t e = 0; e < entries; ++e) total[e] += total[i * entries + e];
-  return sums[0].to(g.scalar_type(), /*non_blocking=*/false, /*copy=*/true);
+  return empty({entries}, g.scalar_type()).copy_(sums.select(0, 0));
 }
 
 }  // namespace
 
-TORCH_LIBRARY_IMPL(torchconv, CPU, m) {
-  m.impl("transform_filters", transform_filters);
-  m.impl("transform_filters_transpose", transform_filters_transpose);
-  m.impl("transform_values_grad", transform_values_grad);
+STABLE_TORCH_LIBRARY_IMPL(torchconv, CPU, m) {
+  m.impl("transform_filters", boxed<transform_filters>);
+  m.impl("transform_filters_transpose", boxed<transform_filters_transpose>);
+  m.impl("transform_values_grad", boxed<transform_values_grad>);
 }
 
 }  // namespace torchconv

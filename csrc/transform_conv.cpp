@@ -5,12 +5,9 @@
 //   convolution_norm     y = √Σ_t z[t]², and its gradients, for which each chunk's z is computed again
 // A sample's result is independent of its chunk, and the weight gradient is summed in the order of the chunks, which
 // depend on shapes alone.
-#include <ATen/Parallel.h>
-#include <ATen/ops/empty.h>
-#include <ATen/ops/zeros.h>
-#include <torch/library.h>
 
 #include <algorithm>
+#include <numeric>
 
 #include "conv.h"
 #include "dispatch.h"
@@ -36,7 +33,7 @@ struct Reduced {
   }
   // Samples of a chunk: enough for its maps to outweigh the weight, which each chunk reads and may transform.
   int64_t samples() const {
-    const int64_t element = static_cast<int64_t>(c10::elementSize(conv.dtype));
+    const int64_t element = element_size(conv.dtype);
     const int64_t weights = conv.out_channels * conv.in_per_group() * conv.taps() * element;
     const int64_t sample = conv.out_channels * positions * element;
     return std::max<int64_t>(1, std::max(chunk_bytes, weights) / std::max<int64_t>(sample, 1));
@@ -48,16 +45,19 @@ struct Reduced {
   }
 
   // The weight, or a bias, in the order of the chunks' maps, and back.
-  at::Tensor arranged(const at::Tensor& t) const { return exchanged(t, per_group(), transforms); }
-  at::Tensor restored(const at::Tensor& t) const { return exchanged(t, transforms, per_group()); }
-  at::Tensor exchanged(const at::Tensor& t, int64_t first, int64_t second) const {
+  Tensor arranged(const Tensor& t) const { return exchanged(t, per_group(), transforms); }
+  Tensor restored(const Tensor& t) const { return exchanged(t, transforms, per_group()); }
+  Tensor exchanged(const Tensor& t, int64_t first, int64_t second) const {
     if (!conv.channels_last || first == 1 || second == 1) return t;
-    return t.unflatten(0, {conv.groups, first, second}).transpose(1, 2).flatten(0, 2);
+    std::vector<int64_t> order(t.dim() + 2);
+    std::iota(order.begin(), order.end(), 0);
+    std::swap(order[1], order[2]);
+    return t.unflatten(0, {conv.groups, first, second}).permute(order).contiguous().view(t.sizes());
   }
 };
 
-Reduced reduced(at::IntArrayRef input_size, at::IntArrayRef weight_size, int64_t filters, const Window& window,
-                at::ScalarType dtype, bool channels_last) {
+Reduced reduced(IntArrayRef input_size, IntArrayRef weight_size, int64_t filters, const Window& window,
+                ScalarType dtype, bool channels_last) {
   Reduced r{conv_params(input_size, weight_size, window, dtype, channels_last), window, 0, filters, 1};
   const int64_t maps = r.conv.out_channels;
   TORCH_CHECK(filters > 0 && maps % filters == 0 && filters % r.conv.groups == 0 && maps / filters <= 256, "conv",
@@ -68,26 +68,24 @@ Reduced reduced(at::IntArrayRef input_size, at::IntArrayRef weight_size, int64_t
   return r;
 }
 
-int64_t filters_of(const at::Tensor& weight, int64_t transforms) {
+int64_t filters_of(const Tensor& weight, int64_t transforms) {
   TORCH_CHECK(weight.dim() >= 3 && transforms > 0 && weight.size(0) % transforms == 0, "weight of shape ",
               weight.sizes(), " does not hold ", transforms, " transforms of each filter");
   return weight.size(0) / transforms;
 }
 
 // Raises where an operand is unlike the activation or the algorithm cannot run, be there samples or none.
-void check_operands(const Reduced& r, const char* name, const at::Tensor& activation, const char* other_name,
-                    const at::Tensor& other, Direction direction, std::string_view algorithm) {
+void check_operands(const Reduced& r, const char* name, const Tensor& activation, const char* other_name,
+                    const Tensor& other, Direction direction, std::string_view algorithm) {
   check_alike(r.conv, activation, name, other, other_name);
   check_algorithm(r.conv, direction, algorithm);
 }
 
-// Raises unless t is a reduced map of this dtype, on the device of `like`.
-void check_tensor(const Reduced& r, const char* what, const at::Tensor& t, at::ScalarType dtype,
-                  const at::Tensor& like) {
-  TORCH_CHECK(
-      t.sizes() == at::IntArrayRef(r.reduced_sizes()) && t.scalar_type() == dtype && t.device() == like.device(),
-      "conv", r.conv.dims, "d: expected ", what, " of shape ", at::IntArrayRef(r.reduced_sizes()), " and dtype ", dtype,
-      " on ", like.device(), ", got ", t.sizes(), ", ", t.scalar_type(), " and ", t.device());
+// Raises unless t is a reduced map of this dtype.
+void check_tensor(const Reduced& r, const char* what, const Tensor& t, ScalarType dtype) {
+  TORCH_CHECK(t.sizes() == IntArrayRef(r.reduced_sizes()) && t.scalar_type() == dtype, "conv", r.conv.dims,
+              "d: expected ", what, " of shape ", IntArrayRef(r.reduced_sizes()), " and dtype ", dtype, ", got ",
+              t.sizes(), " and ", t.scalar_type());
 }
 
 // Calls run(first, count) for each chunk of samples.
@@ -101,44 +99,43 @@ void for_chunks(const Reduced& r, Run run) {
 template <class Kernel>
 void parallel(const Reduction& r, Kernel kernel) {
   const int64_t work = std::max<int64_t>(r.transforms * r.inner, 1);
-  at::parallel_for(0, r.outer, std::max<int64_t>(32768 / work, 1), [&](int64_t a, int64_t b) { kernel(a, b); });
+  parallel_for(0, r.outer, std::max<int64_t>(32768 / work, 1), [&](int64_t a, int64_t b) { kernel(a, b); });
 }
 
 // A chunk's T-fold maps z, dense in the memory format.
-at::Tensor chunk_maps(const Reduced& r, const at::Tensor& x, const at::Tensor& weight,
-                      const std::optional<at::Tensor>& bias, std::string_view algorithm) {
+Tensor chunk_maps(const Reduced& r, const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
+                  std::string_view algorithm) {
   return run_convolution(x, weight, bias, r.window, algorithm).contiguous(r.conv.memory_format());
 }
 
 // The bias of all D·T maps, arranged.
-std::optional<at::Tensor> bias_of(const Reduced& r, const at::Tensor& input, const std::optional<at::Tensor>& bias) {
-  if (!bias.has_value() || !bias->defined()) return std::nullopt;
+std::optional<Tensor> bias_of(const Reduced& r, const Tensor& input, const std::optional<Tensor>& bias) {
+  if (!bias.has_value()) return std::nullopt;
   check_alike(r.conv, input, "input", *bias, "bias");
   TORCH_CHECK(bias->dim() == 1 && bias->size(0) == r.filters, "conv", r.conv.dims, "d: ", r.filters,
               " filters expect a bias of shape [", r.filters, "], got ", bias->sizes());
-  return r.arranged(bias->repeat_interleave(r.transforms));
+  const Tensor repeated = empty({r.filters, r.transforms}, bias->scalar_type());
+  return r.arranged(repeated.copy_(bias->unsqueeze(1)).view(-1));
 }
 
-at::Tensor like(const at::Tensor& t, at::IntArrayRef sizes, const Reduced& r) {
-  return at::empty(sizes, t.options().memory_format(r.conv.memory_format()));
+Tensor like(const Tensor& t, IntArrayRef sizes, const Reduced& r) {
+  return empty(sizes, t.scalar_type(), r.conv.memory_format());
 }
 
-std::tuple<at::Tensor, at::Tensor> convolution_max(const at::Tensor& input, const at::Tensor& weight,
-                                                   const std::optional<at::Tensor>& bias, int64_t transforms,
-                                                   at::IntArrayRef stride, at::IntArrayRef padding,
-                                                   at::IntArrayRef dilation, int64_t groups,
-                                                   std::string_view algorithm) {
+std::tuple<Tensor, Tensor> convolution_max(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
+                                           int64_t transforms, IntArrayRef stride, IntArrayRef padding,
+                                           IntArrayRef dilation, int64_t groups, std::string_view algorithm) {
   const Reduced r =
       reduced(input.sizes(), weight.sizes(), filters_of(weight, transforms), {stride, padding, dilation, groups},
               input.scalar_type(), answers_channels_last(input, weight));
   check_operands(r, "input", input, "weight", weight, Direction::forward, algorithm);
-  const at::Tensor x = input.contiguous(r.conv.memory_format()), w = r.arranged(weight);
+  const Tensor x = input.contiguous(r.conv.memory_format()), w = r.arranged(weight);
   const auto b = bias_of(r, input, bias);
-  at::Tensor y = like(input, r.reduced_sizes(), r);
-  at::Tensor winners = at::empty(y.sizes(), y.options().dtype(at::kByte).memory_format(r.conv.memory_format()));
+  Tensor y = like(input, r.reduced_sizes(), r);
+  Tensor winners = empty(y.sizes(), ScalarType::Byte, r.conv.memory_format());
   for_chunks(r, [&](int64_t first, int64_t count) {
-    const at::Tensor z = chunk_maps(r, x.narrow(0, first, count), w, b, algorithm);
-    const at::Tensor to = y.narrow(0, first, count), which = winners.narrow(0, first, count);
+    const Tensor z = chunk_maps(r, x.narrow(0, first, count), w, b, algorithm);
+    const Tensor to = y.narrow(0, first, count), which = winners.narrow(0, first, count);
     const Reduction reduction = r.reduction(count);
     for_dtype("convolution_max", r.conv.dtype, [&]<class T>(T) {
       parallel(reduction, [&](int64_t begin, int64_t end) {
@@ -150,20 +147,19 @@ std::tuple<at::Tensor, at::Tensor> convolution_max(const at::Tensor& input, cons
   return {y, winners};
 }
 
-at::Tensor convolution_select(const at::Tensor& input, const at::Tensor& weight, const at::Tensor& winners,
-                              at::IntArrayRef stride, at::IntArrayRef padding, at::IntArrayRef dilation, int64_t groups,
-                              std::string_view algorithm) {
+Tensor convolution_select(const Tensor& input, const Tensor& weight, const Tensor& winners, IntArrayRef stride,
+                          IntArrayRef padding, IntArrayRef dilation, int64_t groups, std::string_view algorithm) {
   TORCH_CHECK(winners.dim() > 1, "expected winners [N, filters, *], got shape ", winners.sizes());
   const Reduced r = reduced(input.sizes(), weight.sizes(), winners.size(1), {stride, padding, dilation, groups},
                             input.scalar_type(), answers_channels_last(input, weight));
   check_operands(r, "input", input, "weight", weight, Direction::forward, algorithm);
-  check_tensor(r, "winners", winners, at::kByte, input);
-  const at::Tensor x = input.contiguous(r.conv.memory_format()), w = r.arranged(weight);
-  const at::Tensor which = winners.contiguous(r.conv.memory_format());
-  at::Tensor y = like(input, r.reduced_sizes(), r);
+  check_tensor(r, "winners", winners, ScalarType::Byte);
+  const Tensor x = input.contiguous(r.conv.memory_format()), w = r.arranged(weight);
+  const Tensor which = winners.contiguous(r.conv.memory_format());
+  Tensor y = like(input, r.reduced_sizes(), r);
   for_chunks(r, [&](int64_t first, int64_t count) {
-    const at::Tensor z = chunk_maps(r, x.narrow(0, first, count), w, std::nullopt, algorithm);
-    const at::Tensor to = y.narrow(0, first, count), chosen = which.narrow(0, first, count);
+    const Tensor z = chunk_maps(r, x.narrow(0, first, count), w, std::nullopt, algorithm);
+    const Tensor to = y.narrow(0, first, count), chosen = which.narrow(0, first, count);
     const Reduction reduction = r.reduction(count);
     for_dtype("convolution_select", r.conv.dtype, [&]<class T>(T) {
       parallel(reduction, [&](int64_t begin, int64_t end) {
@@ -175,10 +171,10 @@ at::Tensor convolution_select(const at::Tensor& input, const at::Tensor& weight,
 }
 
 // A chunk's T-fold gradient: grad at the winners, zero elsewhere. Both are in the memory format.
-at::Tensor scattered(const Reduced& r, const at::Tensor& grad, const at::Tensor& winners) {
+Tensor scattered(const Reduced& r, const Tensor& grad, const Tensor& winners) {
   auto sizes = r.conv.output_sizes();
   sizes[0] = grad.size(0);
-  at::Tensor z = like(grad, sizes, r);
+  Tensor z = like(grad, sizes, r);
   const Reduction reduction = r.reduction(grad.size(0));
   for_dtype("convolution_select", r.conv.dtype, [&]<class T>(T) {
     parallel(reduction, [&](int64_t begin, int64_t end) {
@@ -190,77 +186,77 @@ at::Tensor scattered(const Reduced& r, const at::Tensor& grad, const at::Tensor&
 
 // The sum of the chunks' weight gradients: in float32 for bfloat16, so that it is rounded once.
 struct WeightSum {
-  at::Tensor sum;
-  void add(const at::Tensor& chunk) {
-    const at::Tensor part = chunk.scalar_type() == at::kBFloat16 ? chunk.to(at::kFloat) : chunk;
+  Tensor sum;
+  void add(const Tensor& chunk) {
+    const Tensor part = chunk.scalar_type() == ScalarType::BFloat16 ? chunk.to(ScalarType::Float) : chunk;
     if (sum.defined())
       sum.add_(part);
     else
       sum = part;
   }
-  at::Tensor result(const Reduced& r, at::IntArrayRef size, const at::Tensor& like) const {
-    if (!sum.defined()) return at::zeros(size, like.options());
+  Tensor result(const Reduced& r, IntArrayRef size, const Tensor& like) const {
+    if (!sum.defined()) return zeros(size, like.scalar_type());
     return r.restored(sum).to(like.scalar_type()).contiguous();
   }
 };
 
-std::vector<int64_t> of_chunk(at::IntArrayRef size, int64_t count) {
+std::vector<int64_t> of_chunk(IntArrayRef size, int64_t count) {
   auto out = size.vec();
   out[0] = count;
   return out;
 }
 
-at::Tensor convolution_select_input_grad(const at::Tensor& grad, const at::Tensor& winners, const at::Tensor& weight,
-                                         at::IntArrayRef input_size, at::IntArrayRef stride, at::IntArrayRef padding,
-                                         at::IntArrayRef dilation, int64_t groups, std::string_view algorithm) {
+Tensor convolution_select_input_grad(const Tensor& grad, const Tensor& winners, const Tensor& weight,
+                                     IntArrayRef input_size, IntArrayRef stride, IntArrayRef padding,
+                                     IntArrayRef dilation, int64_t groups, std::string_view algorithm) {
   TORCH_CHECK(grad.dim() > 1, "expected a gradient [N, filters, *], got shape ", grad.sizes());
   const Reduced r = reduced(input_size, weight.sizes(), grad.size(1), {stride, padding, dilation, groups},
                             grad.scalar_type(), answers_channels_last(grad, weight));
   check_operands(r, "a gradient", grad, "weight", weight, Direction::input_grad, algorithm);
-  check_tensor(r, "a gradient", grad, weight.scalar_type(), weight);
-  check_tensor(r, "winners", winners, at::kByte, weight);
+  check_tensor(r, "a gradient", grad, weight.scalar_type());
+  check_tensor(r, "winners", winners, ScalarType::Byte);
   const auto format = r.conv.memory_format();
-  const at::Tensor gy = grad.contiguous(format), which = winners.contiguous(format), w = r.arranged(weight);
-  at::Tensor gx = like(grad, input_size, r);
+  const Tensor gy = grad.contiguous(format), which = winners.contiguous(format), w = r.arranged(weight);
+  Tensor gx = like(grad, input_size, r);
   for_chunks(r, [&](int64_t first, int64_t count) {
-    const at::Tensor gz = scattered(r, gy.narrow(0, first, count), which.narrow(0, first, count));
+    const Tensor gz = scattered(r, gy.narrow(0, first, count), which.narrow(0, first, count));
     gx.narrow(0, first, count)
         .copy_(run_convolution_input_grad(gz, w, of_chunk(input_size, count), r.window, algorithm));
   });
   return gx;
 }
 
-at::Tensor convolution_select_weight_grad(const at::Tensor& grad, const at::Tensor& winners, const at::Tensor& input,
-                                          at::IntArrayRef weight_size, at::IntArrayRef stride, at::IntArrayRef padding,
-                                          at::IntArrayRef dilation, int64_t groups, std::string_view algorithm) {
+Tensor convolution_select_weight_grad(const Tensor& grad, const Tensor& winners, const Tensor& input,
+                                      IntArrayRef weight_size, IntArrayRef stride, IntArrayRef padding,
+                                      IntArrayRef dilation, int64_t groups, std::string_view algorithm) {
   TORCH_CHECK(grad.dim() > 1, "expected a gradient [N, filters, *], got shape ", grad.sizes());
   const Reduced r = reduced(input.sizes(), weight_size, grad.size(1), {stride, padding, dilation, groups},
                             grad.scalar_type(), answers_channels_last(input, grad));
   check_operands(r, "a gradient", grad, "input", input, Direction::weight_grad, algorithm);
-  check_tensor(r, "a gradient", grad, input.scalar_type(), input);
-  check_tensor(r, "winners", winners, at::kByte, input);
+  check_tensor(r, "a gradient", grad, input.scalar_type());
+  check_tensor(r, "winners", winners, ScalarType::Byte);
   const auto format = r.conv.memory_format();
-  const at::Tensor gy = grad.contiguous(format), which = winners.contiguous(format), x = input.contiguous(format);
+  const Tensor gy = grad.contiguous(format), which = winners.contiguous(format), x = input.contiguous(format);
   WeightSum sum;
   for_chunks(r, [&](int64_t first, int64_t count) {
-    const at::Tensor gz = scattered(r, gy.narrow(0, first, count), which.narrow(0, first, count));
+    const Tensor gz = scattered(r, gy.narrow(0, first, count), which.narrow(0, first, count));
     sum.add(run_convolution_weight_grad(gz, x.narrow(0, first, count), weight_size, r.window, algorithm));
   });
   return sum.result(r, weight_size, grad);
 }
 
-at::Tensor convolution_norm(const at::Tensor& input, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
-                            int64_t transforms, at::IntArrayRef stride, at::IntArrayRef padding,
-                            at::IntArrayRef dilation, int64_t groups, std::string_view algorithm) {
+Tensor convolution_norm(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
+                        int64_t transforms, IntArrayRef stride, IntArrayRef padding, IntArrayRef dilation,
+                        int64_t groups, std::string_view algorithm) {
   const Reduced r =
       reduced(input.sizes(), weight.sizes(), filters_of(weight, transforms), {stride, padding, dilation, groups},
               input.scalar_type(), answers_channels_last(input, weight));
   check_operands(r, "input", input, "weight", weight, Direction::forward, algorithm);
-  const at::Tensor x = input.contiguous(r.conv.memory_format()), w = r.arranged(weight);
+  const Tensor x = input.contiguous(r.conv.memory_format()), w = r.arranged(weight);
   const auto b = bias_of(r, input, bias);
-  at::Tensor y = like(input, r.reduced_sizes(), r);
+  Tensor y = like(input, r.reduced_sizes(), r);
   for_chunks(r, [&](int64_t first, int64_t count) {
-    const at::Tensor z = chunk_maps(r, x.narrow(0, first, count), w, b, algorithm), to = y.narrow(0, first, count);
+    const Tensor z = chunk_maps(r, x.narrow(0, first, count), w, b, algorithm), to = y.narrow(0, first, count);
     const Reduction reduction = r.reduction(count);
     for_dtype("convolution_norm", r.conv.dtype, [&]<class T>(T) {
       parallel(reduction, [&](int64_t begin, int64_t end) {
@@ -272,28 +268,29 @@ at::Tensor convolution_norm(const at::Tensor& input, const at::Tensor& weight, c
 }
 
 // The gradients of input, weight and bias, given the norms `output` and their gradient; empty where not asked for.
-std::tuple<at::Tensor, at::Tensor, at::Tensor> convolution_norm_grad(
-    const at::Tensor& grad, const at::Tensor& output, const at::Tensor& input, const at::Tensor& weight,
-    const std::optional<at::Tensor>& bias, bool to_input, bool to_weight, bool to_bias, at::IntArrayRef stride,
-    at::IntArrayRef padding, at::IntArrayRef dilation, int64_t groups, std::string_view algorithm) {
+std::tuple<Tensor, Tensor, Tensor> convolution_norm_grad(const Tensor& grad, const Tensor& output, const Tensor& input,
+                                                         const Tensor& weight, const std::optional<Tensor>& bias,
+                                                         bool to_input, bool to_weight, bool to_bias,
+                                                         IntArrayRef stride, IntArrayRef padding, IntArrayRef dilation,
+                                                         int64_t groups, std::string_view algorithm) {
   TORCH_CHECK(output.dim() > 1, "expected an output [N, filters, *], got shape ", output.sizes());
   const Reduced r = reduced(input.sizes(), weight.sizes(), output.size(1), {stride, padding, dilation, groups},
                             input.scalar_type(), answers_channels_last(input, weight));
   check_operands(r, "input", input, "weight", weight, Direction::forward, algorithm);
   if (to_input) check_algorithm(r.conv, Direction::input_grad, algorithm);
   if (to_weight) check_algorithm(r.conv, Direction::weight_grad, algorithm);
-  check_tensor(r, "a gradient", grad, input.scalar_type(), input);
-  check_tensor(r, "an output", output, input.scalar_type(), input);
+  check_tensor(r, "a gradient", grad, input.scalar_type());
+  check_tensor(r, "an output", output, input.scalar_type());
   const auto format = r.conv.memory_format();
-  const at::Tensor x = input.contiguous(format), gy = grad.contiguous(format), y = output.contiguous(format);
-  const at::Tensor w = r.arranged(weight);
+  const Tensor x = input.contiguous(format), gy = grad.contiguous(format), y = output.contiguous(format);
+  const Tensor w = r.arranged(weight);
   const auto b = bias_of(r, input, bias);
-  at::Tensor gx = to_input ? like(input, input.sizes(), r) : at::empty({0}, input.options());
-  at::Tensor gb = at::zeros({to_bias ? r.filters : 0}, input.options().dtype(at::kDouble));
+  Tensor gx = to_input ? like(input, input.sizes(), r) : empty({0}, input.scalar_type());
+  Tensor gb = zeros({to_bias ? r.filters : 0}, ScalarType::Double);
   WeightSum sum;
   for_chunks(r, [&](int64_t first, int64_t count) {
-    const at::Tensor xs = x.narrow(0, first, count), gz = chunk_maps(r, xs, w, b, algorithm);
-    const at::Tensor gys = gy.narrow(0, first, count), ys = y.narrow(0, first, count);
+    const Tensor xs = x.narrow(0, first, count), gz = chunk_maps(r, xs, w, b, algorithm);
+    const Tensor gys = gy.narrow(0, first, count), ys = y.narrow(0, first, count);
     const Reduction reduction = r.reduction(count);
     for_dtype("convolution_norm", r.conv.dtype, [&]<class T>(T) {
       parallel(reduction, [&](int64_t begin, int64_t end) {
@@ -305,23 +302,26 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> convolution_norm_grad(
           .copy_(run_convolution_input_grad(gz, w, of_chunk(input.sizes(), count), r.window, algorithm));
     if (to_weight) sum.add(run_convolution_weight_grad(gz, xs, weight.sizes(), r.window, algorithm));
     if (to_bias) {
-      const at::Tensor maps = run_convolution_bias_grad(gz).to(at::kDouble);  // [D·T], arranged
-      gb.add_(r.restored(maps).view({r.filters, r.transforms}).sum(1));
+      const Tensor maps = run_convolution_bias_grad(gz).to(ScalarType::Double);  // [D·T], arranged
+      constexpr std::array<int64_t, 1> last{1};
+      const Tensor rows = r.restored(maps).view({r.filters, r.transforms});
+      gb.add_(
+          call("aten::sum", "dim_IntList", rows, std::optional<IntArrayRef>(last), false, std::optional<ScalarType>()));
     }
   });
-  const at::Tensor gw = to_weight ? sum.result(r, weight.sizes(), grad) : at::empty({0}, input.options());
+  const Tensor gw = to_weight ? sum.result(r, weight.sizes(), grad) : empty({0}, input.scalar_type());
   return {gx, gw, gb.to(input.scalar_type())};
 }
 
 }  // namespace
 
-TORCH_LIBRARY_IMPL(torchconv, CPU, m) {
-  m.impl("convolution_max", convolution_max);
-  m.impl("convolution_select", convolution_select);
-  m.impl("convolution_select_input_grad", convolution_select_input_grad);
-  m.impl("convolution_select_weight_grad", convolution_select_weight_grad);
-  m.impl("convolution_norm", convolution_norm);
-  m.impl("convolution_norm_grad", convolution_norm_grad);
+STABLE_TORCH_LIBRARY_IMPL(torchconv, CPU, m) {
+  m.impl("convolution_max", boxed<convolution_max>);
+  m.impl("convolution_select", boxed<convolution_select>);
+  m.impl("convolution_select_input_grad", boxed<convolution_select_input_grad>);
+  m.impl("convolution_select_weight_grad", boxed<convolution_select_weight_grad>);
+  m.impl("convolution_norm", boxed<convolution_norm>);
+  m.impl("convolution_norm_grad", boxed<convolution_norm_grad>);
 }
 
 }  // namespace torchconv

@@ -3,7 +3,6 @@
 // alone decide.
 #include "winograd.h"
 
-#include <ATen/Parallel.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -70,9 +69,9 @@ Winograd problem_of(const Gather& g, bool channels_last) {
 // thread has a first one of its own, so that none takes two before another has begun.
 template <class Body>
 void share(int64_t count, Body body) {
-  const int64_t threads = std::min<int64_t>(count, at::get_num_threads());
+  const int64_t threads = std::min<int64_t>(count, get_num_threads());
   std::atomic<int64_t> next{threads};
-  at::parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
+  parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
     int64_t first = begin;
     body([&] { return first < end ? first++ : next++; });
   });
@@ -157,9 +156,9 @@ int64_t depth_of(const Winograd& w) {
 
 // The kernels' scratch for a block, in a tensor that grows as it must.
 template <class T>
-accumulator_t<T>* scratch_for(const Winograd& w, const WinogradBlock& block, at::Tensor& scratch) {
+accumulator_t<T>* scratch_for(const Winograd& w, const WinogradBlock& block, Tensor& scratch) {
   const int64_t bytes = winograd<T>().scratch(w, block) * static_cast<int64_t>(sizeof(accumulator_t<T>));
-  if (!scratch.defined() || scratch.numel() < bytes) scratch = at::empty({bytes}, at::kByte);
+  if (!scratch.defined() || scratch.numel() < bytes) scratch = empty({bytes}, ScalarType::Byte);
   return static_cast<accumulator_t<T>*>(scratch.mutable_data_ptr());
 }
 
@@ -195,7 +194,7 @@ void by_block(const Winograd& w, const T* source, const T* weight, const T* bias
                {to + m % width, planes_at<A>(nullptr, depth, width).pitch, width});
     }
   });
-  const Blocking blocking(w, tiles_of_block<T>(w), at::get_num_threads());
+  const Blocking blocking(w, tiles_of_block<T>(w), get_num_threads());
   const int64_t blocks = blocking.count(), most = blocking.most_tiles();
   const int64_t end = w.g.groups * blocks;
   share(end, [&](auto take) {
@@ -205,7 +204,7 @@ void by_block(const Winograd& w, const T* source, const T* weight, const T* bias
     Buffer<A> buffer(planes_size<A>(w, most, depth) + planes_size<A>(w, most, width));
     const auto sources = planes_at(buffer.get(), most, depth);
     const auto products = planes_at(buffer.get() + planes_size<A>(w, most, depth), most, width);
-    at::Tensor scratch;
+    Tensor scratch;
     int64_t i = take(), after;  // this block and the next
     if (i < end) next = block_of(w, blocking, i % blocks, next_tiles);
     for (; i < end; i = after) {
@@ -250,7 +249,7 @@ void by_panel(const Winograd& w, const T* source, const T* weight, const T* bias
   using A = accumulator_t<T>;
   const auto& k = winograd<T>();
   const int64_t channels = filled<T>(w), depth = w.slice_taps() * channels, vectors = blocks_of(w.g.m, k.vector);
-  const int64_t panels = std::min(vectors, rounded(blocks_of(w.g.m, k.columns), at::get_num_threads()));
+  const int64_t panels = std::min(vectors, rounded(blocks_of(w.g.m, k.columns), get_num_threads()));
   const int64_t slab = std::min(channels, rounded(panel_channels, k.vector)), slabs = blocks_of(w.g.c, slab), part = 16;
   const Blocking blocking(w, chunk_tiles<T>(w), 1);
   const int64_t most = blocking.most_tiles();
@@ -261,7 +260,7 @@ void by_panel(const Winograd& w, const T* source, const T* weight, const T* bias
     const int64_t group = chunk / blocking.count();
     const WinogradBlock block = block_of(w, blocking, chunk % blocking.count(), tiles);
     const int64_t scratch_size = k.scratch(w, block), parts = blocks_of(block.count, part);
-    at::parallel_for(0, parts * w.slice_taps() * slabs, 1, [&](int64_t begin, int64_t end) {
+    parallel_for(0, parts * w.slice_taps() * slabs, 1, [&](int64_t begin, int64_t end) {
       Buffer<A> scratch(scratch_size);
       for (int64_t i = begin; i < end; ++i) {
         const int64_t t = i / slabs / w.slice_taps() * part, s = i / slabs % w.slice_taps(), c = i % slabs * slab;
@@ -346,7 +345,7 @@ void run_task(const Winograd& w, const CorrelatePlan& plan, const CorrelateTask&
   std::vector<WinogradTile> tiles, next_tiles;
   Ahead touched;
   WinogradBlock block{}, next{};
-  at::Tensor scratch;
+  Tensor scratch;
   for (int64_t i = t.first; i < t.last; ++i) {
     if (i == t.first) next = block_of(w, plan.blocking, i, next_tiles);
     tiles.swap(next_tiles), block = next;
@@ -375,7 +374,7 @@ template <class T>
 void correlate(const Winograd& w, const T* source, const T* grad, T* weight) {
   using A = accumulator_t<T>;
   const auto& k = winograd<T>();
-  const CorrelatePlan plan(w, at::get_num_threads());
+  const CorrelatePlan plan(w, get_num_threads());
   const int64_t size = plan.c_range * w.axis[0].taps * w.axis[1].taps * plan.m_block;  // of one task's result
   const int64_t tasks = w.g.groups * w.slice_taps() * plan.c_ranges * plan.m_blocks, blocks = plan.blocking.count();
   const auto task_of = [&](int64_t i, int64_t split) {
@@ -405,7 +404,7 @@ void correlate(const Winograd& w, const T* source, const T* grad, T* weight) {
   });
   if (plan.splits == 1) return;
   const int64_t slab = 16, slabs = blocks_of(plan.c_range, slab);
-  at::parallel_for(0, tasks * slabs, 1, [&](int64_t begin, int64_t end) {
+  parallel_for(0, tasks * slabs, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const CorrelateTask t = task_of(i / slabs, 0);
       const int64_t c = t.c + i % slabs * slab;
@@ -424,12 +423,12 @@ int64_t winograd_tiles(int64_t taps, int64_t count) {
 }
 
 std::string winograd_refusal(const ConvParams& p) {
-  if (p.dtype == at::kDouble) return "float64 is not rounded more than it must";
+  if (p.dtype == ScalarType::Double) return "float64 is not rounded more than it must";
   for (int a = 1; a < 3; ++a) {
-    if (p.stride[a] != 1) return c10::str("needs stride 1, got ", p.stride[a]);
+    if (p.stride[a] != 1) return str("needs stride 1, got ", p.stride[a]);
     if (p.kernel[a] == 1) continue;
-    if (p.kernel[a] != 3 && p.kernel[a] != 5) return c10::str("needs filters of 1, 3 or 5 a side, got ", p.kernel[a]);
-    if (p.dilation[a] != 1) return c10::str("needs dilation 1, got ", p.dilation[a]);
+    if (p.kernel[a] != 3 && p.kernel[a] != 5) return str("needs filters of 1, 3 or 5 a side, got ", p.kernel[a]);
+    if (p.dilation[a] != 1) return str("needs dilation 1, got ", p.dilation[a]);
   }
   if (p.kernel[1] == 1 && p.kernel[2] == 1) return "has nothing to save on filters of one point";
   return "";
@@ -482,14 +481,14 @@ template int64_t winograd_workspace<bfloat16>(const Gather&, bool, bool);
 
 template <>
 void run_winograd_correlate(const Gather&, bool, const double*, const double*, double*) {
-  TORCH_INTERNAL_ASSERT(false, "winograd refuses float64");
+  TORCH_CHECK(false, "winograd refuses float64");
 }
 template void run_winograd_correlate(const Gather&, bool, const float*, const float*, float*);
 template void run_winograd_correlate(const Gather&, bool, const bfloat16*, const bfloat16*, bfloat16*);
 
 template <>
 void run_winograd(const Gather&, bool, const double*, const double*, const double*, double*) {
-  TORCH_INTERNAL_ASSERT(false, "winograd refuses float64");
+  TORCH_CHECK(false, "winograd refuses float64");
 }
 template void run_winograd(const Gather&, bool, const float*, const float*, const float*, float*);
 template void run_winograd(const Gather&, bool, const bfloat16*, const bfloat16*, const bfloat16*, bfloat16*);
