@@ -14,7 +14,7 @@ from . import nn
 from ._classes import OURS, STOCK
 from ._watch import Watch
 from .functional._route import KERNEL_DTYPES
-from .functional.conv import _sides
+from .functional._window import both_sides, pad_amounts
 from .fuse import plan
 
 _STOCK = tuple(STOCK)
@@ -272,10 +272,9 @@ def _local_rows(name: str, module: Any, given: Tensor, output: Tensor, kept: int
     if transposed:
         padding = _transposed_padding(module, given, output)
     else:
-        sides = _sides(
+        padding = both_sides(
             module.padding, module.input_size, module.kernel_size, module.stride, module.dilation, type(module).__name__
         )
-        padding = [side for pair in sides for side in pair]
     size = (samples, *large.shape[-n - 1 :])
     window = (size, module.weight.shape, module.stride, padding, module.dilation, module.groups, output.dtype)
     rows = []
@@ -337,8 +336,7 @@ def _operator(direction: str, transposed: bool) -> str:
 
 def _padding(module: Any, size: list[int]) -> list[int]:
     """A convolution's padding in the operators' order: before and after, the first axis first."""
-    amounts = module._pad_amounts(size)
-    return [side for axis in reversed(range(len(size))) for side in amounts[2 * axis : 2 * axis + 2]]
+    return pad_amounts(module._pad_amounts(size))
 
 
 def _transposed_padding(module: Any, given: Tensor, output: Tensor) -> list[int]:

@@ -73,6 +73,20 @@ def activation_format(activation: Tensor, other: Tensor) -> torch.memory_format:
     return torch.contiguous_format
 
 
+def output_sides(
+    size: Sequence[int],
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> list[int]:
+    """A convolution's output along each axis: ``⌊(side + before + after − dilation·(kernel − 1) − 1)/stride⌋ + 1``."""
+    return [
+        (n + before + after - d * (k - 1) - 1) // s + 1
+        for n, k, s, before, after, d in zip(size, kernel, stride, padding[::2], padding[1::2], dilation, strict=True)
+    ]
+
+
 def convolution_output_size(
     input_size: Sequence[int],
     weight_size: Sequence[int],
@@ -80,7 +94,7 @@ def convolution_output_size(
     padding: Sequence[int],
     dilation: Sequence[int],
 ) -> list[int]:
-    """[N, O, *] with sides ``⌊(size + before + after − dilation·(kernel − 1) − 1) / stride⌋ + 1``.
+    """[N, O, *] with `output_sides`.
 
     Raises where a side that is known would be less than 1 or more than can be counted.
     """
@@ -93,10 +107,7 @@ def convolution_output_size(
     ):
         if len(values) != length:
             raise RuntimeError(f"conv{dims}d: {what} needs {length} numbers, got {list(values)}")
-    sides = [
-        (size + padding[2 * a] + padding[2 * a + 1] - dilation[a] * (weight_size[2 + a] - 1) - 1) // stride[a] + 1
-        for a, size in enumerate(input_size[2:])
-    ]
+    sides = output_sides(input_size[2:], weight_size[2:], stride, padding, dilation)
     if any(type(side) is int and not 1 <= side < 2**63 for side in sides):
         raise RuntimeError(
             f"conv{dims}d: input of shape {list(input_size)} and weight of shape {list(weight_size)} with stride "

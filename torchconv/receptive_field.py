@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from . import nn
-from .functional.conv import same_padding
+from .functional._window import flat, pad_amounts, same_padding
+from .ops import output_sides
 from .scan import _ELEMENTWISE
 
 
@@ -238,7 +239,7 @@ class _SumPool(torch.nn.Module):
             size = (pooled[0] if isinstance(pooled, tuple) else pooled).shape[2:]
             needed = [(o - 1) * s + d * (k - 1) + 1 for o, s, d, k in zip(size, stride, dilation, kernel, strict=True)]
             reach = [(p, max(w - n - p, p)) for p, w, n in zip(padding, needed, x.shape[2:], strict=True)]
-        x = torch.nn.functional.pad(x, [side for pair in reversed(reach) for side in pair])
+        x = torch.nn.functional.pad(x, pad_amounts(flat(reach)))
         weight = torch.full((x.shape[1], 1, *kernel), 1 / math.prod(kernel), dtype=x.dtype)
         conv = (torch.conv1d, torch.conv2d, torch.conv3d)[dims - 1]
         out = conv(x, weight, None, stride, 0, dilation, x.shape[1])
@@ -363,29 +364,27 @@ def _window(module: Any, given: _Traced) -> _Traced:
     dilation = _axes(getattr(module, "dilation", 1), dims)
     padding = getattr(module, "padding", 0)
     if padding == "same":
-        sides = same_padding(given.spatial, kernel, stride, dilation)
+        sides = same_padding(given.spatial, kernel, stride, dilation, "receptive_field")
     else:
-        sides = [p if isinstance(p, tuple) else (p, p) for p in _axes(0 if padding == "valid" else padding, dims)]
+        each = _axes(0 if padding == "valid" else padding, dims)
+        sides = flat(p if isinstance(p, (tuple, list)) else (p, p) for p in each)
     size, step, offset = given.field
     field = Field(
         tuple(n + d * (k - 1) * s for n, d, k, s in zip(size, dilation, kernel, step, strict=True)),
         tuple(a * b for a, b in zip(step, stride, strict=True)),
-        tuple(o - before * s for o, (before, _), s in zip(offset, sides, step, strict=True)),
+        tuple(o - before * s for o, before, s in zip(offset, sides[::2], step, strict=True)),
     )
-    up = [s - 1 if getattr(module, "ceil_mode", False) else 0 for s in stride]
-    spatial = tuple(
-        (n + sum(pair) - d * (k - 1) - 1 + u) // s + 1
-        for n, pair, d, k, u, s in zip(given.spatial, sides, dilation, kernel, up, stride, strict=True)
-    )
-    return _Traced(field, spatial)
+    if getattr(module, "ceil_mode", False):  # as if there were so many more zeros that a last step ends in them
+        sides[1::2] = [after + s - 1 for after, s in zip(sides[1::2], stride, strict=True)]
+    return _Traced(field, tuple(output_sides(given.spatial, kernel, stride, sides, dilation)))
 
 
 def _pad(module: Any, given: _Traced) -> _Traced:
-    flat = module.padding  # the last axis first
-    sides = list(zip(flat[::2], flat[1::2], strict=True))[::-1]
+    sides = pad_amounts(module.padding)
     size, step, offset = given.field
-    field = Field(size, step, tuple(o - before * s for o, (before, _), s in zip(offset, sides, step, strict=True)))
-    return _Traced(field, tuple(n + sum(pair) for n, pair in zip(given.spatial, sides, strict=True)))
+    field = Field(size, step, tuple(o - before * s for o, before, s in zip(offset, sides[::2], step, strict=True)))
+    spatial = zip(given.spatial, sides[::2], sides[1::2], strict=True)
+    return _Traced(field, tuple(n + before + after for n, before, after in spatial))
 
 
 def _union(given: list[_Traced]) -> _Traced:

@@ -8,7 +8,7 @@ from typing import TypeAlias
 import torch
 
 from . import nn
-from .functional.conv import Ints, _per_axis
+from .functional._arguments import Ints, per_axis
 
 Layer: TypeAlias = torch.nn.Module
 
@@ -71,7 +71,7 @@ def scan(mlp: torch.nn.Sequential, window: Sequence[int], stride: Ints = 1) -> t
     if dims not in (1, 2, 3) or any(side < 1 for side in window):
         raise ValueError(f"scan: window must be (C, L), (C, H, W) or (C, D, H, W), got {window}")
     try:
-        steps = tuple(_per_axis(stride, dims, "stride", "scan", 1))
+        steps = tuple(per_axis(stride, dims, "stride", "scan", 1))
     except RuntimeError as error:
         raise ValueError(str(error)) from None
     scanner = _Scanner(window, steps)

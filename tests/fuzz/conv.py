@@ -109,7 +109,7 @@ def draw_conv(dims: int, d: Draw) -> Case:
 def draw_conv_transpose(dims: int, d: Draw) -> Case:
     shape, dtype, kind = Shape(d, dims, symmetric=True), d.dtype(), numbers(d)
     extra = [d.randrange(max(s, g)) if d.chance(0.3) else 0 for s, g in zip(shape.stride, shape.dilation, strict=True)]
-    sides = TF.conv.transposed_sides(
+    sides = TF._window.transposed_sides(
         shape.output[2:], shape.weight[2:], shape.stride, shape.padding[::2], extra, shape.dilation
     )
     if min(sides) < 1:
@@ -249,10 +249,10 @@ def _built_in(name: str, dims: int, args: list[Any]) -> Tensor:
         stride, dilation = (each_axis(args[i], dims) for i in (3, 5))
         need(x.dim() in (dims + 1, dims + 2) and args[1].dim() == dims + 2, "axes")
         try:
-            sides = TF.conv._sides(padding, x.shape[-dims:], args[1].shape[2:], stride, dilation, name)
+            sides = TF._window.both_sides(padding, x.shape[-dims:], args[1].shape[2:], stride, dilation, name)
         except ERRORS as error:
             raise Illegal(str(error)) from None
-        args[0] = F.pad(x, [side for pair in reversed(sides) for side in pair])
+        args[0] = F.pad(x, TF._window.pad_amounts(sides))
         args[4] = 0
     args[1] = args[1].contiguous()  # or the built-in's gradient of some transposed ones asserts that it is
     try:

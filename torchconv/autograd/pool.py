@@ -23,12 +23,8 @@ from torch import Tensor
 from torch._prims_common import suggest_memory_format
 from torch.autograd import Function
 
+from ._batch import into_samples
 from ._common import register
-
-
-def _merge(x: Tensor, at: int | None, size: int) -> Tensor:
-    """[N, C, ...] with a batch axis somewhere, or the same for all of the batch -> [B·N, C, ...]."""
-    return (x.expand(size, *x.shape) if at is None else x.movedim(at, 0)).flatten(0, 1)
 
 
 def _split(x: Tensor, size: int) -> Tensor:
@@ -66,7 +62,7 @@ class MaxPool(Function):
     @staticmethod
     def vmap(info: Any, in_dims: tuple, input: Tensor, *rest: Any) -> tuple:
         size = info.batch_size
-        values, positions = max_pool(_merge(input, in_dims[0], size), *rest)
+        values, positions = max_pool(into_samples(input, in_dims[0], size), *rest)
         return (_split(values, size), _split(positions, size)), (0, 0)
 
 
@@ -123,7 +119,7 @@ class MaxPoolScatter(Function):
         info: Any, in_dims: tuple, grad: Tensor, positions: Tensor, input_size: Sequence[int], *window: Any
     ) -> tuple:
         size = info.batch_size
-        grad, positions = _merge(grad, in_dims[0], size), _merge(positions, in_dims[1], size)
+        grad, positions = into_samples(grad, in_dims[0], size), into_samples(positions, in_dims[1], size)
         batch, *rest = input_size
         return _split(max_pool_scatter(grad, positions, (size * batch, *rest), *window), size), 0
 
@@ -149,7 +145,7 @@ class MaxPoolGather(Function):
     @staticmethod
     def vmap(info: Any, in_dims: tuple, input: Tensor, positions: Tensor, *window: Any) -> tuple:
         size = info.batch_size
-        input, positions = _merge(input, in_dims[0], size), _merge(positions, in_dims[1], size)
+        input, positions = into_samples(input, in_dims[0], size), into_samples(positions, in_dims[1], size)
         return _split(max_pool_gather(input, positions, *window), size), 0
 
 
@@ -172,7 +168,7 @@ class MaxPoolIndices(Function):
     def vmap(info: Any, in_dims: tuple, positions: Tensor, input_size: Sequence[int], *window: Any) -> tuple:
         size = info.batch_size
         batch, *rest = input_size
-        indices = max_pool_indices(_merge(positions, in_dims[0], size), (size * batch, *rest), *window)
+        indices = max_pool_indices(into_samples(positions, in_dims[0], size), (size * batch, *rest), *window)
         return _split(indices, size), 0
 
 
@@ -194,7 +190,7 @@ class AvgPool(Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple, input: Tensor, *rest: Any) -> tuple:
-        return _split(avg_pool(_merge(input, in_dims[0], info.batch_size), *rest), info.batch_size), 0
+        return _split(avg_pool(into_samples(input, in_dims[0], info.batch_size), *rest), info.batch_size), 0
 
 
 class AvgPoolSpread(Function):
@@ -217,7 +213,7 @@ class AvgPoolSpread(Function):
     def vmap(info: Any, in_dims: tuple, grad: Tensor, input_size: Sequence[int], *rest: Any) -> tuple:
         size = info.batch_size
         batch, *others = input_size
-        return _split(avg_pool_spread(_merge(grad, in_dims[0], size), (size * batch, *others), *rest), size), 0
+        return _split(avg_pool_spread(into_samples(grad, in_dims[0], size), (size * batch, *others), *rest), size), 0
 
 
 max_pool = register("max_pool", MaxPool)

@@ -11,19 +11,9 @@ from torch import Tensor
 from torch.overrides import has_torch_function_variadic
 
 from ..autograd.local import local_convolution, local_convolution_input_grad
+from ._arguments import Ints, autocast, batched, check_operands, integer, per_axis
 from ._route import has_kernel, overridden
-from .conv import (
-    Ints,
-    Padding,
-    _autocast,
-    _batched,
-    _check_operands,
-    _integer,
-    _per_axis,
-    _sides,
-    _transposed_window,
-    output_sides,
-)
+from ._window import Padding, Window, both_sides, flat, pad_amounts, transposed_window
 
 
 def _spatial(weight: Tensor, dims: int, name: str) -> tuple[list[int], list[int]]:
@@ -42,7 +32,7 @@ def _check(input: Tensor, weight: Tensor, bias: Tensor | None, channels: int, bi
             f"{name}: weight of shape {list(weight.shape)} expects {channels} input channels, "
             f"got input of shape {list(input.shape)}"
         )
-    _check_operands(input, weight, bias, bias_size, name)
+    check_operands(input, weight, bias, bias_size, name)
 
 
 def _local_conv(
@@ -60,27 +50,26 @@ def _local_conv(
         args = (input, weight, bias, stride, padding, dilation, groups)
         return overridden(name, args[:3], *args)
     kernel, positions = _spatial(weight, dims, name)
-    steps, gaps = _per_axis(stride, dims, "stride", name, 1), _per_axis(dilation, dims, "dilation", name, 1)
-    groups = _integer(groups, "groups", name)
+    steps, gaps = per_axis(stride, dims, "stride", name, 1), per_axis(dilation, dims, "dilation", name, 1)
+    groups = integer(groups, "groups", name)
     if groups < 1 or weight.shape[0] % groups:
         raise RuntimeError(f"{name}: groups={groups} does not divide the {weight.shape[0]} output channels")
-    x, batched = _batched(input, dims, name)
-    sides = _sides(padding, x.shape[2:], kernel, steps, gaps, name)
-    x, weight, bias = _autocast(x, weight, bias)
+    x, has_batch = batched(input, dims, name)
+    window = Window(steps, both_sides(padding, x.shape[2:], kernel, steps, gaps, name), gaps, groups)
+    x, weight, bias = autocast(x, weight, bias)
     _check(x, weight, bias, weight.shape[1] * groups, [weight.shape[0], *positions], name)
-    sizes = output_sides(x.shape[2:], kernel, steps, sides, gaps)
+    sizes = window.output_sides(x.shape[2:], kernel)
     if sizes != positions:
         raise RuntimeError(
             f"{name}: weight of shape {list(weight.shape)} is for {positions} positions, but input of shape "
-            f"{list(input.shape)} has {sizes} (stride={steps}, padding={sides}, dilation={gaps})"
+            f"{list(input.shape)} has {sizes} (stride={steps}, padding={window.padding}, dilation={gaps})"
         )
-    window = (steps, [side for pair in sides for side in pair], gaps, groups)
     if has_kernel(x, weight, bias):
         out = local_convolution(x, weight, bias, *window)
     else:
-        out = _by_unfolding(x, weight, *window).unflatten(-1, positions)
+        out = _by_unfolding(x, weight, window).unflatten(-1, positions)
         out = out if bias is None else out + bias
-    return out if batched else out.squeeze(0)
+    return out if has_batch else out.squeeze(0)
 
 
 def _as_2d(x: Tensor) -> Tensor:
@@ -91,14 +80,12 @@ def _two(values: Sequence[int], fill: int) -> tuple[int, ...]:
     return (fill,) * (2 - len(values)) + tuple(values)
 
 
-def _by_unfolding(
-    x: Tensor, weight: Tensor, stride: list[int], padding: list[int], dilation: list[int], groups: int
-) -> Tensor:
+def _by_unfolding(x: Tensor, weight: Tensor, window: Window) -> Tensor:
     """The definition, by way of PyTorch's own unfold: [N, O, positions]."""
-    dims = x.dim() - 2
-    padded = torch.nn.functional.pad(x, [side for a in reversed(range(dims)) for side in padding[2 * a : 2 * a + 2]])
+    dims, groups = x.dim() - 2, window.groups
+    padded = torch.nn.functional.pad(x, pad_amounts(window.padding))
     columns = torch.nn.functional.unfold(
-        _as_2d(padded), _two(weight.shape[2 : 2 + dims], 1), _two(dilation, 1), 0, _two(stride, 1)
+        _as_2d(padded), _two(weight.shape[2 : 2 + dims], 1), _two(window.dilation, 1), 0, _two(window.stride, 1)
     )
     filters = weight.reshape(groups, weight.shape[0] // groups, -1, columns.shape[-1])
     return torch.einsum("ngqt,goqt->ngot", columns.unflatten(1, (groups, -1)), filters).flatten(1, 2)
@@ -120,40 +107,32 @@ def _local_conv_transpose(
         args = (input, weight, bias, stride, padding, output_padding, groups, dilation)
         return overridden(name, args[:3], *args)
     kernel, positions = _spatial(weight, dims, name)
-    steps, gaps = _per_axis(stride, dims, "stride", name, 1), _per_axis(dilation, dims, "dilation", name, 1)
-    cut = _per_axis(padding, dims, "padding", name, 0)
-    extra = _per_axis(output_padding, dims, "output_padding", name, 0)
-    groups = _integer(groups, "groups", name)
+    steps, gaps = per_axis(stride, dims, "stride", name, 1), per_axis(dilation, dims, "dilation", name, 1)
+    cut = per_axis(padding, dims, "padding", name, 0)
+    extra = per_axis(output_padding, dims, "output_padding", name, 0)
+    groups = integer(groups, "groups", name)
     if groups < 1 or weight.shape[0] % groups:
         raise RuntimeError(f"{name}: groups={groups} does not divide the {weight.shape[0]} input channels")
-    x, batched = _batched(input, dims, name)
+    x, has_batch = batched(input, dims, name)
     if list(x.shape[2:]) != positions:
         raise RuntimeError(
             f"{name}: weight of shape {list(weight.shape)} is for inputs of size {positions}, "
             f"got input of shape {list(input.shape)}"
         )
-    size, flat = _transposed_window(input, kernel, steps, cut, extra, gaps, name)
+    size, window = transposed_window(input, kernel, steps, cut, extra, gaps, groups, name)
     channels = weight.shape[1] * groups
-    x, weight, bias = _autocast(x, weight, bias)
+    x, weight, bias = autocast(x, weight, bias)
     _check(x, weight, bias, weight.shape[0], [channels, *size], name)
     if has_kernel(x, weight, bias):
-        out = local_convolution_input_grad(x, weight, [x.shape[0], channels, *size], steps, flat, gaps, groups)
+        out = local_convolution_input_grad(x, weight, [x.shape[0], channels, *size], *window)
     else:
-        out = _by_folding(x, weight, size, steps, cut, gaps, groups)
+        out = _by_folding(x, weight, size, window)
     out = out if bias is None else out + bias
-    return out if batched else out.squeeze(0)
+    return out if has_batch else out.squeeze(0)
 
 
-def _by_folding(
-    x: Tensor,
-    weight: Tensor,
-    size: list[int],
-    stride: list[int],
-    cut: list[int],
-    dilation: list[int],
-    groups: int,
-) -> Tensor:
-    dims = x.dim() - 2
+def _by_folding(x: Tensor, weight: Tensor, size: list[int], window: Window) -> Tensor:
+    dims, (stride, cropped, dilation, groups) = x.dim() - 2, window
     kernel = weight.shape[2 : 2 + dims]
     filters = weight.reshape(groups, weight.shape[0] // groups, -1, math.prod(x.shape[2:]))
     columns = torch.einsum("ngot,goqt->ngqt", x.flatten(2).unflatten(1, (groups, -1)), filters).flatten(1, 2)
@@ -161,8 +140,8 @@ def _by_folding(
     # Fold takes the size that the windows fill: cut and padded to the wanted one afterwards.
     out = torch.nn.functional.fold(columns, _two(whole, 1), _two(kernel, 1), _two(dilation, 1), 0, _two(stride, 1))
     out = out.reshape(out.shape[0], out.shape[1], *whole)
-    sides = [(-p, n - (w - p)) for p, n, w in zip(cut, size, whole, strict=True)]
-    return torch.nn.functional.pad(out, [side for pair in reversed(sides) for side in pair])
+    sides = flat((-p, n - (w - p)) for p, n, w in zip(cropped[::2], size, whole, strict=True))
+    return torch.nn.functional.pad(out, pad_amounts(sides))
 
 
 def local_conv1d(

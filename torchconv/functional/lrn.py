@@ -5,9 +5,8 @@ from torch import Tensor
 from torch.overrides import has_torch_function_unary
 
 from ..autograd.lrn import local_response_norm as _operator
-from ._arguments import require_tensors
+from ._arguments import integer, require_tensors
 from ._route import has_kernel, overridden
-from .conv import _integer
 
 
 def local_response_norm(input: Tensor, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Tensor:
@@ -41,7 +40,7 @@ def local_response_norm(input: Tensor, size: int, alpha: float = 1e-4, beta: flo
         raise ValueError(
             f"local_response_norm: expected an input of 3 axes or more, got {input.dim()}: shape {list(input.shape)}"
         )
-    size = _integer(size, "size", "local_response_norm")
+    size = integer(size, "size", "local_response_norm")
     if size < 1:
         raise RuntimeError(f"local_response_norm: size must be at least 1, got {size}")
     if input.numel() == 0:

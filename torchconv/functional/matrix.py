@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 from torch.overrides import has_torch_function_unary
 
+from ._arguments import Ints, integer, per_axis
 from ._route import overridden
-from .conv import Ints, Padding, _per_axis, _sides, output_sides
+from ._window import Padding, Window, both_sides
 
 
 def conv_matrix(
@@ -53,14 +54,15 @@ def conv_matrix(
     local = weight.dim() == 2 + 2 * dims
     if not local and weight.dim() != 2 + dims:
         raise RuntimeError(f"{name}: weight of shape {list(weight.shape)} does not fit input_size={input_size}")
-    sizes = _per_axis(input_size, dims, "input_size", name, 1)
+    sizes = per_axis(input_size, dims, "input_size", name, 1)
     kernel = list(weight.shape[2 : 2 + dims])
-    steps, gaps = _per_axis(stride, dims, "stride", name, 1), _per_axis(dilation, dims, "dilation", name, 1)
-    sides = _sides(padding, sizes, kernel, steps, gaps, name)
-    outputs = output_sides(sizes, kernel, steps, sides, gaps)
+    steps, gaps = per_axis(stride, dims, "stride", name, 1), per_axis(dilation, dims, "dilation", name, 1)
+    window = Window(steps, both_sides(padding, sizes, kernel, steps, gaps, name), gaps, integer(groups, "groups", name))
+    outputs = window.output_sides(sizes, kernel)
     if any(n < 1 for n in outputs):
         raise RuntimeError(
-            f"{name}: kernel {kernel} with dilation {gaps} is larger than input_size={input_size} with padding {sides}"
+            f"{name}: kernel {kernel} with dilation {gaps} is larger than input_size={input_size} with padding "
+            f"{window.padding}"
         )
     if groups < 1 or weight.shape[0] % groups:
         raise RuntimeError(f"{name}: groups={groups} does not divide the {weight.shape[0]} output channels")
@@ -71,7 +73,7 @@ def conv_matrix(
         )
     # For each axis the pairs (output, tap) whose input is there, then their product over the axes.
     at_out, at_tap, at_in = (torch.zeros(1, dtype=torch.int64) for _ in range(3))
-    for n, (before, _), k, s, d, out in zip(sizes, sides, kernel, steps, gaps, outputs, strict=True):
+    for n, before, k, s, d, out in zip(sizes, window.padding[::2], kernel, steps, gaps, outputs, strict=True):
         i = torch.arange(out).unsqueeze(1) * s + torch.arange(k) * d - before  # [out, k]
         o, t = ((i >= 0) & (i < n)).nonzero(as_tuple=True)
         at_out = (at_out.unsqueeze(1) * out + o).flatten()

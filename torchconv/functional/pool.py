@@ -13,9 +13,8 @@ from torch import Tensor
 from torch.overrides import has_torch_function_unary
 
 from ..autograd.pool import avg_pool, max_pool, max_pool_indices, max_pool_relu
-from ._arguments import require_tensors, wrong_length
+from ._arguments import Ints, batched, integer, per_axis, require_tensors, wrong_length
 from ._route import has_kernel, overridden
-from .conv import Ints, _batched, _integer, _per_axis
 
 # None where an axis keeps the input's size.
 Sizes: TypeAlias = int | Sequence[int | None]
@@ -42,26 +41,26 @@ def _built_in(name: str, *args: Any) -> Any:
 
 def _prepare(input: Tensor, dims: int, name: str, any_format: bool = True) -> tuple[Tensor, bool]:
     """The input with a batch axis, as autocast and the built-in's choice of memory format would have it."""
-    x, batched = _batched(input, dims, name)
+    x, has_batch = batched(input, dims, name)
     if dims == 3:
         if x.dtype == torch.bfloat16 and torch.is_autocast_enabled("cpu"):
             x = x.float()
         if not any_format:
             x = x.contiguous()
-        elif not batched and input.shape[0] > 1 and input.permute(1, 2, 3, 0).is_contiguous():
+        elif not has_batch and input.shape[0] > 1 and input.permute(1, 2, 3, 0).is_contiguous():
             x = x.clone(memory_format=torch.channels_last_3d)  # unsqueeze alone gives strides that say contiguous
-    return x, batched
+    return x, has_batch
 
 
 def _window(
     kernel_size: Ints, stride: Ints | None, padding: Ints, dilation: Ints, dims: int, name: str
 ) -> tuple[list[int], list[int], list[int], list[int]]:
-    kernel = _per_axis(kernel_size, dims, "kernel_size", name, 1)
+    kernel = per_axis(kernel_size, dims, "kernel_size", name, 1)
     # The built-in takes an empty stride, too, for the kernel's size.
     omitted = stride is None or (isinstance(stride, (tuple, list)) and len(stride) == 0)
-    steps = kernel if omitted else _per_axis(stride, dims, "stride", name, 1)  # type: ignore[arg-type]
-    pads = _per_axis(padding, dims, "padding", name, 0)
-    gaps = _per_axis(dilation, dims, "dilation", name, 1)
+    steps = kernel if omitted else per_axis(stride, dims, "stride", name, 1)  # type: ignore[arg-type]
+    pads = per_axis(padding, dims, "padding", name, 0)
+    gaps = per_axis(dilation, dims, "dilation", name, 1)
     for p, d, k in zip(pads, gaps, kernel, strict=True):
         if 2 * p > d * (k - 1) + 1:
             raise RuntimeError(
@@ -108,7 +107,7 @@ def _adaptive_size(output_size: Sizes, input: Tensor, dims: int, name: str) -> l
                 raise ValueError(f"{name}: Input dimension should be at least {dims + 1}, got {input.dim()}")
             spatial = input.shape[-dims:]
             output_size = [n if o is None else o for o, n in zip(output_size, spatial, strict=True)]
-    return _per_axis(output_size, dims, "output_size", name, 0)  # type: ignore[arg-type]
+    return per_axis(output_size, dims, "output_size", name, 0)  # type: ignore[arg-type]
 
 
 def _max_pool(
@@ -134,23 +133,23 @@ def _max_pool(
     if not _runs_here(input, dims):
         out = _built_in(name, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
         return out if activation is None else out.relu()
-    x, batched = _prepare(input, dims, name)
+    x, has_batch = _prepare(input, dims, name)
     window = _window(kernel_size, stride, padding, dilation, dims, name)
     output_size = _output_size(input, *window, ceil_mode, name)
     if activation is not None:
         values = max_pool_relu(x, *window, output_size)[0]
-        return values if batched else values.squeeze(0)
-    return _max_result(x, batched, window, output_size, return_indices)
+        return values if has_batch else values.squeeze(0)
+    return _max_result(x, has_batch, window, output_size, return_indices)
 
 
-def _max_result(x: Tensor, batched: bool, window: Any, output_size: list[int], return_indices: bool) -> Any:
+def _max_result(x: Tensor, has_batch: bool, window: Any, output_size: list[int], return_indices: bool) -> Any:
     values, positions = max_pool(x, *window, output_size)
-    if not batched:
+    if not has_batch:
         values = values.squeeze(0)
     if not return_indices:
         return values
     indices = max_pool_indices(positions, x.shape, *window)
-    return values, (indices if batched else indices.squeeze(0))
+    return values, (indices if has_batch else indices.squeeze(0))
 
 
 def _avg_pool(
@@ -171,15 +170,15 @@ def _avg_pool(
         divisor = () if dims == 1 else (divisor_override,)
         stride = () if stride is None else stride
         return _built_in(name, input, kernel_size, stride, padding, ceil_mode, count_include_pad, *divisor)
-    x, batched = _prepare(input, dims, name, any_format=False)
+    x, has_batch = _prepare(input, dims, name, any_format=False)
     window = _window(kernel_size, stride, padding, 1, dims, name)
-    if divisor_override is not None and _integer(divisor_override, "divisor_override", name) == 0:
+    if divisor_override is not None and integer(divisor_override, "divisor_override", name) == 0:
         raise RuntimeError(f"{name}: divisor_override must not be 0 (divisor must be not zero)")
     if dims == 3 and any(k > n for k, n in zip(window[0], x.shape[2:], strict=True)):
         raise RuntimeError(f"{name}: input of shape {list(input.shape)} is smaller than kernel_size={kernel_size}")
     output_size = _output_size(input, *window, ceil_mode, name)
     out = avg_pool(x, *window[:3], output_size, count_include_pad, divisor_override)
-    return out if batched else out.squeeze(0)
+    return out if has_batch else out.squeeze(0)
 
 
 def _adaptive_max_pool(dims: int, input: Tensor, output_size: Sizes, return_indices: bool) -> Any:
@@ -189,8 +188,8 @@ def _adaptive_max_pool(dims: int, input: Tensor, output_size: Sizes, return_indi
     if not _runs_here(input, dims):
         return _built_in(name, input, output_size, return_indices)
     size = _adaptive_size(output_size, input, dims, name)
-    x, batched = _prepare(input, dims, name, any_format=False)
-    return _max_result(x, batched, [[0] * dims] * 4, size, return_indices)
+    x, has_batch = _prepare(input, dims, name, any_format=False)
+    return _max_result(x, has_batch, [[0] * dims] * 4, size, return_indices)
 
 
 def _adaptive_avg_pool(dims: int, input: Tensor, output_size: Sizes) -> Tensor:
@@ -200,9 +199,9 @@ def _adaptive_avg_pool(dims: int, input: Tensor, output_size: Sizes) -> Tensor:
     if not _runs_here(input, dims):
         return _built_in(name, input, output_size)
     size = _adaptive_size(output_size, input, dims, name)
-    x, batched = _prepare(input, dims, name, any_format=False)
+    x, has_batch = _prepare(input, dims, name, any_format=False)
     out = avg_pool(x, *[[0] * dims] * 3, size, True, None)
-    return out if batched else out.squeeze(0)
+    return out if has_batch else out.squeeze(0)
 
 
 def _lp_pool(
@@ -212,7 +211,7 @@ def _lp_pool(
     if has_torch_function_unary(input):
         return overridden(name, (input,), input, norm_type, kernel_size, stride, ceil_mode)
     require_tensors(name, input=input)
-    kernel = _per_axis(kernel_size, dims, "kernel_size", name, 1)
+    kernel = per_axis(kernel_size, dims, "kernel_size", name, 1)
     if norm_type == math.inf:
         return _max_pool(dims, input.abs(), kernel, stride, 0, 1, ceil_mode, False)
     if norm_type == -math.inf:

@@ -9,24 +9,15 @@ import torch
 from torch import Tensor
 from torch.overrides import has_torch_function_unary, has_torch_function_variadic
 
+from ..autograd.conv import convolution
 from ..autograd.reduced import convolution_max, convolution_norm
 from ..autograd.transform import transform_filters as _transform_filters
 from ..autograd.transform_conv import transform_convolution
 from ..transforms import FilterMap, TransformSet
-from ._arguments import require_weight
+from ._arguments import Ints, autocast, batched, check_operands, integer, per_axis, require_weight
 from ._route import has_kernel, overridden
-from .conv import (
-    Ints,
-    Padding,
-    _autocast,
-    _batched,
-    _built_in,
-    _check_operands,
-    _integer,
-    _per_axis,
-    _sides,
-)
-from .conv import convolution as _convolution
+from ._window import Padding, Window, both_sides
+from .conv import built_in
 
 REDUCTIONS = (None, "max", "mean", "norm")
 
@@ -70,9 +61,13 @@ def transform_filters(weight: Tensor, transforms: TransformSet | FilterMap) -> T
     return out.unflatten(2, (-1, *fmap.support)).movedim(2, 1).flatten(0, 1)
 
 
-def support_margins(kernel: Sequence[int], support: Sequence[int], dilation: Sequence[int]) -> list[int]:
-    """What supports reach beyond the filter, on each side of an axis."""
-    return [d * (s - k) // 2 for d, s, k in zip(dilation, support, kernel, strict=True)]
+def with_margins(
+    padding: Sequence[int], kernel: Sequence[int], support: Sequence[int], dilation: Sequence[int]
+) -> list[int]:
+    """Flat padding for filters of the size `kernel`, and on all sides what their supports reach beyond it: copies have
+    the filter's centre, so that the output's size is the filter's."""
+    margins = [d * (s - k) // 2 for d, s, k in zip(dilation, support, kernel, strict=True) for _ in (0, 1)]
+    return [side + margin for side, margin in zip(padding, margins, strict=True)]
 
 
 def _transform_conv(
@@ -100,89 +95,63 @@ def _transform_conv(
     require_weight(name, dims, input, weight, bias)
     if reduce == "max" and input.is_complex():
         raise RuntimeError(f"{name}: reduce='max' of {input.dtype} maps: complex numbers have no maximum")
-    stride = _per_axis(stride, dims, "stride", name, 1)
-    dilation = _per_axis(dilation, dims, "dilation", name, 1)
-    groups = _integer(groups, "groups", name)
-    x, batched = _batched(input, dims, name)
-    sides = _sides(padding, x.shape[2:], weight.shape[2:], stride, dilation, name)
+    stride = per_axis(stride, dims, "stride", name, 1)
+    dilation = per_axis(dilation, dims, "dilation", name, 1)
+    groups = integer(groups, "groups", name)
+    x, has_batch = batched(input, dims, name)
+    sides = both_sides(padding, x.shape[2:], weight.shape[2:], stride, dilation, name)
     filters, fmap = weight.shape[0], _map_for(weight, transforms)
     if groups < 1 or filters % groups:
         raise RuntimeError(
             f"{name}: weight of shape {list(weight.shape)} has {filters} filters, no multiple of groups={groups}"
         )
-    # The supports have the filter's centre: what they reach beyond it is padded too.
     if margins:
-        reach = support_margins(weight.shape[2:], fmap.support, dilation)
-        sides = [(before + m, after + m) for (before, after), m in zip(sides, reach, strict=True)]
+        sides = with_margins(sides, weight.shape[2:], fmap.support, dilation)
+    window = Window(stride, sides, dilation, groups)
     if reduce is None:
-        out = _every_map(name, x, weight, fmap, bias, stride, sides, dilation, groups, algorithm)
-        return out if batched else out.squeeze(0)
+        out = every_map(name, x, weight, fmap, bias, window, algorithm)
+        return out if has_batch else out.squeeze(0)
     copies = transform_filters(weight, fmap)  # [D·T, C/groups, *]
     count = copies.shape[0] // max(filters, 1)
     if reduce == "mean":  # the mean of the maps is the map of the mean filter
         copies, count = copies.unflatten(0, (filters, count)).mean(1), 1
-    x, w, b = _autocast(x, copies, bias)
+    x, w, b = autocast(x, copies, bias)
     if has_kernel(x, w, b):
-        _check_operands(x, w, b, [filters], name)
-        out = _reduced(
-            x, w, b, count, stride, [side for pair in sides for side in pair], dilation, groups, reduce, algorithm
-        )
+        check_operands(x, w, b, [filters], name)
+        out = _reduced(x, w, b, count, window, reduce, algorithm)
     else:
         every = None if b is None else b.repeat_interleave(count)
-        out = _built_in(dims, x, w, every, stride, sides, dilation, groups, algorithm)
-        out = _reduced_by_torch(out, count, reduce)
-    return out if batched else out.squeeze(0)
+        out = _reduced_by_torch(built_in(x, w, every, window, algorithm), count, reduce)
+    return out if has_batch else out.squeeze(0)
 
 
-def _every_map(
-    name: str,
-    x: Tensor,
-    weight: Tensor,
-    fmap: FilterMap,
-    bias: Tensor | None,
-    stride: list[int],
-    sides: list[tuple[int, int]],
-    dilation: list[int],
-    groups: int,
-    algorithm: str,
+def every_map(
+    name: str, x: Tensor, weight: Tensor, fmap: FilterMap, bias: Tensor | None, window: Window, algorithm: str
 ) -> Tensor:
     """The convolution of x [N, C, *] with the copies of weight [D, C', *], bias [D]: [N, D·T, *]. A map of more axes
     than x has spatial ones takes its first from the weight's channels."""
     dims, filters = x.dim() - 2, weight.shape[0]
     if has_kernel(x, weight, bias) and not torch.is_autocast_enabled("cpu"):
-        _check_operands(x, weight, bias, [filters], name)
+        check_operands(x, weight, bias, [filters], name)
         sparse = (fmap.values.to(weight), fmap.pointers, fmap.columns)
-        window = (stride, [side for pair in sides for side in pair], dilation, groups, algorithm)
-        return transform_convolution(x, weight, *sparse, bias, fmap.kernel_size, fmap.support, *window)
+        return transform_convolution(x, weight, *sparse, bias, fmap.kernel_size, fmap.support, *window, algorithm)
     split = weight.reshape(filters, -1, *fmap.kernel_size)
     copies = transform_filters(split, fmap)
-    x, w, b = _autocast(x, copies.reshape(copies.shape[0], -1, *fmap.support[-dims:]), bias)
+    x, w, b = autocast(x, copies.reshape(copies.shape[0], -1, *fmap.support[-dims:]), bias)
     every = None if b is None else b.repeat_interleave(w.shape[0] // filters)
     if has_kernel(x, w, b):
-        _check_operands(x, w, b, [filters], name)
-        return _convolution(x, w, every, stride, [side for pair in sides for side in pair], dilation, groups, algorithm)
-    return _built_in(dims, x, w, every, stride, sides, dilation, groups, algorithm)
+        check_operands(x, w, b, [filters], name)
+        return convolution(x, w, every, *window, algorithm)
+    return built_in(x, w, every, window, algorithm)
 
 
-def _reduced(
-    x: Tensor,
-    w: Tensor,
-    b: Tensor | None,
-    count: int,
-    stride: Sequence[int],
-    flat: Sequence[int],
-    dilation: Sequence[int],
-    groups: int,
-    reduce: str,
-    algorithm: str,
-) -> Tensor:
+def _reduced(x: Tensor, w: Tensor, b: Tensor | None, count: int, window: Window, reduce: str, algorithm: str) -> Tensor:
     """The convolution with the copies w, `count` for each filter, reduced."""
-    window = (stride, flat, dilation, groups, algorithm)
     if reduce == "max":
-        return convolution_max(x, w, b, count, *window)[0]
+        return convolution_max(x, w, b, count, *window, algorithm)[0]
     if reduce == "norm":
-        return convolution_norm(x, w, b, count, *window)
-    return _convolution(x, w, b, *window)  # the mean filters
+        return convolution_norm(x, w, b, count, *window, algorithm)
+    return convolution(x, w, b, *window, algorithm)  # the mean filters
 
 
 def _reduced_by_torch(maps: Tensor, count: int, reduce: str) -> Tensor:

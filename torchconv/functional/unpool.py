@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 from torch.overrides import has_torch_function_variadic
 
-from ._arguments import require_tensors
+from ._arguments import Ints, in_the_format_of, integer, per_axis, require_tensors
 from ._route import overridden
-from .conv import Ints, _in_the_format_of, _integer, _per_axis
 from .pool import _built_in, _runs_here
 
 
@@ -26,7 +25,7 @@ def _size(
     if size is None:
         sides = usual
     else:
-        sides = [_integer(n, "output_size", name) for n in (size[2:] if len(size) == dims + 2 else size)]
+        sides = [integer(n, "output_size", name) for n in (size[2:] if len(size) == dims + 2 else size)]
         if len(sides) != dims:
             raise ValueError(f"{name}: output_size needs {dims} or {dims + 2} numbers, got {list(size)}")
         if not all(u - s < n < u + s for n, u, s in zip(sides, usual, stride, strict=True)):
@@ -60,10 +59,10 @@ def _max_unpool(
             f"{name}: expected indices of shape {list(input.shape)}, got {list(indices.shape)} "
             "(Expected shape of indices to be same as that of the input tensor)"
         )
-    kernel = _per_axis(kernel_size, dims, "kernel_size", name, 1)
+    kernel = per_axis(kernel_size, dims, "kernel_size", name, 1)
     # A stride only says how large the output is: the built-in takes 0, but not in three dimensions.
-    steps = kernel if stride is None else _per_axis(stride, dims, "stride", name, int(dims == 3))
-    pads = _per_axis(padding, dims, "padding", name, 0)
+    steps = kernel if stride is None else per_axis(stride, dims, "stride", name, int(dims == 3))
+    pads = per_axis(padding, dims, "padding", name, 0)
     sides = _size(input, kernel, steps, pads, output_size, name)
 
     if 0 in sides:  # what the indices say is not looked at, as in the built-in
@@ -76,7 +75,7 @@ def _max_unpool(
             raise RuntimeError(f"{name}: Found an invalid max index: {error} (an output of size {sides})") from error
         raise
     output = flat.unflatten(-1, sides)
-    return _in_the_format_of(input, output) if dims == 2 else output
+    return in_the_format_of(input, output) if dims == 2 else output
 
 
 def max_unpool1d(

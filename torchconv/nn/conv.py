@@ -14,18 +14,13 @@ from torch.nn.modules.utils import _ntuple
 
 from .. import functional
 from ..functional._arguments import require_tensors
-from ..functional.conv import same_padding
+from ..functional._window import flat, is_pairs, pad_amounts, same_padding
 from ._layer import Quantizable
 
 
 def algorithms() -> tuple[str, ...]:
     """What a layer's `algorithm` may be."""
     return ("auto", "highest", *torch.ops.torchconv._algorithms())
-
-
-def _is_pairs(padding: Any) -> bool:
-    """Whether `padding` gives each axis a (before, after) of its own."""
-    return isinstance(padding, (tuple, list)) and any(isinstance(side, (tuple, list)) for side in padding)
 
 
 class _Algorithm(Quantizable):
@@ -86,16 +81,15 @@ class _Conv(_Algorithm):
     def _settle(self: Any, stride: Any, padding: Any, algorithm: str) -> None:
         """What torch.nn's constructor was not told."""
         self.stride = _ntuple(len(self.kernel_size))(stride)
-        if _is_pairs(padding):
-            self._reversed_padding_repeated_twice = [side for pair in reversed(padding) for side in pair]
+        if is_pairs(padding):
+            self._reversed_padding_repeated_twice = pad_amounts(flat(padding))
         self._choose(algorithm)
 
     def _pad_amounts(self: Any, size: Sequence[int]) -> list[int]:
         """What this layer adds to maps of `size`, as torch.nn.functional.pad takes it: the last axis first."""
         if self.padding != "same":
             return self._reversed_padding_repeated_twice
-        pairs = same_padding(size, self.kernel_size, self.stride, self.dilation)
-        return [side for pair in reversed(pairs) for side in pair]
+        return pad_amounts(same_padding(size, self.kernel_size, self.stride, self.dilation, type(self).__name__))
 
     def _conv_forward(self: Any, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return self._convolve(input, weight, bias, self._activation)

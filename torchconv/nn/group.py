@@ -20,9 +20,9 @@ from torch.nn import Parameter, init
 from torch.nn.modules.utils import _ntuple
 
 from .. import functional
-from ..functional._arguments import require_tensors
-from ..functional.conv import _batched, _in_the_format_of
-from ..functional.transform import _every_map, support_margins
+from ..functional._arguments import batched, in_the_format_of, require_tensors
+from ..functional._window import Window, both_sides, pad_amounts
+from ..functional.transform import every_map, with_margins
 from ..transforms import FilterMap, TransformSet, constants, dihedral, rotations
 from ._layer import Layer
 from ._norm import normalise
@@ -175,27 +175,20 @@ class GroupConv2d(_Mapped):
 
     def forward(self, input: Tensor) -> Tensor:
         require_tensors("GroupConv2d", input=input)
-        sides = self._sides(input.shape[-2:])
+        amounts = self._pad_amounts(input.shape[-2:])
         if self.padding_mode != "zeros":
-            amounts = self._pad_amounts(input.shape[-2:])
-            input, sides = torch.nn.functional.pad(input, amounts, mode=self.padding_mode), [(0, 0)] * 2
-        x, batched = _batched(input, 2, "GroupConv2d")
-        window = (list(self.stride), sides, list(self.dilation), self.groups, self.algorithm)
+            input, amounts = torch.nn.functional.pad(input, amounts, mode=self.padding_mode), [0] * 4
+        x, has_batch = batched(input, 2, "GroupConv2d")
+        window = Window(list(self.stride), pad_amounts(amounts), list(self.dilation), self.groups)
         weight = self.weight
-        out = _every_map("GroupConv2d", x, weight, self._map_like(weight), self.bias, *window)
-        return out if batched else out.squeeze(0)
-
-    def _sides(self, size: Any) -> list[tuple[int, int]]:
-        """The padding (before, after) of each axis, with what the support reaches beyond the filter."""
-        sides = functional.conv._sides(
-            self.padding, size, self.kernel_size, list(self.stride), list(self.dilation), "GroupConv2d"
-        )
-        margins = support_margins(self.kernel_size, self.support, self.dilation)
-        return [(before + m, after + m) for (before, after), m in zip(sides, margins, strict=True)]
+        out = every_map("GroupConv2d", x, weight, self._map_like(weight), self.bias, window, self.algorithm)
+        return out if has_batch else out.squeeze(0)
 
     def _pad_amounts(self, size: Any) -> list[int]:
-        """The same as torch.nn.functional.pad takes it: the last axis first."""
-        return [side for pair in reversed(self._sides(size)) for side in pair]
+        """What is added to maps of `size`, with what the support reaches beyond the filter, as torch.nn.functional.pad
+        takes it: the last axis first."""
+        padding = both_sides(self.padding, size, self.kernel_size, self.stride, self.dilation, "GroupConv2d")
+        return pad_amounts(with_margins(padding, self.kernel_size, self.support, self.dilation))
 
     @property
     def convolution_size(self) -> tuple[int, ...]:
@@ -280,7 +273,7 @@ class GroupBatchNorm2d(Layer, torch.nn.Module):
         flat = maps.flatten(2, 3)
         ours = type(self.norm) is torch.nn.BatchNorm2d  # else another took its place
         out = normalise(flat, self.norm, None) if ours else self.norm(flat)
-        return _in_the_format_of(input, out.reshape(input.shape))
+        return in_the_format_of(input, out.reshape(input.shape))
 
     def extra_repr(self) -> str:
         return f"|G|={self.order}"

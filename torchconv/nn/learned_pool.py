@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import functional
-from ..functional._arguments import require_tensors
-from ..functional.conv import Ints, _per_axis
+from ..functional._arguments import Ints, per_axis, require_tensors
 from ._layer import Layer
 
 Sizes: TypeAlias = int | Sequence[int]
@@ -17,7 +16,7 @@ Sizes: TypeAlias = int | Sequence[int]
 
 def _sizes(value: Sizes, what: str, name: str, least: int = 1) -> tuple[int, int]:
     try:
-        height, width = _per_axis(value, 2, what, name, least)
+        height, width = per_axis(value, 2, what, name, least)
     except RuntimeError as error:
         raise ValueError(str(error)) from None
     return height, width

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from .. import functional
-from ..functional._arguments import require_tensors
-from ..functional.conv import Ints, Padding, _per_axis, _sides, output_sides, transposed_sides
+from ..functional._arguments import Ints, per_axis, require_tensors
+from ..functional._window import Padding, Window, both_sides, transposed_sides
 from ._layer import Layer
 
 Sizes: TypeAlias = int | Sequence[int]
@@ -41,7 +41,7 @@ class _LocallyConnected(Layer, torch.nn.Module):
         named = dict(input_size=input_size, kernel_size=kernel_size, stride=stride, dilation=dilation)
         for what, value in named.items():
             try:
-                setattr(self, what, tuple(_per_axis(value, self._dims, what, name, 1)))
+                setattr(self, what, tuple(per_axis(value, self._dims, what, name, 1)))
             except RuntimeError as error:
                 raise ValueError(str(error)) from None
 
@@ -97,11 +97,12 @@ class _Local(_LocallyConnected):
         self_: Any = self
         name = type(self).__name__
         try:
-            sides = _sides(padding, self_.input_size, self_.kernel_size, list(self_.stride), list(self_.dilation), name)
+            sides = both_sides(padding, self_.input_size, self_.kernel_size, self_.stride, self_.dilation, name)
         except RuntimeError as error:
             raise ValueError(str(error)) from None
         self.padding = (padding,) * self._dims if isinstance(padding, int) else padding
-        self.output_size = tuple(output_sides(self_.input_size, self_.kernel_size, self_.stride, sides, self_.dilation))
+        window = Window(self_.stride, sides, self_.dilation, groups)
+        self.output_size = tuple(window.output_sides(self_.input_size, self_.kernel_size))
         if any(n < 1 for n in self.output_size):
             raise ValueError(
                 f"{name}: kernel_size={self_.kernel_size} with dilation={self_.dilation} is larger than "
@@ -134,8 +135,8 @@ class _LocalTranspose(_LocallyConnected):
         self_: Any = self
         name = type(self).__name__
         try:
-            self.padding = tuple(_per_axis(padding, self._dims, "padding", name, 0))
-            self.output_padding = tuple(_per_axis(output_padding, self._dims, "output_padding", name, 0))
+            self.padding = tuple(per_axis(padding, self._dims, "padding", name, 0))
+            self.output_padding = tuple(per_axis(output_padding, self._dims, "output_padding", name, 0))
         except RuntimeError as error:
             raise ValueError(str(error)) from None
         window = (self_.kernel_size, self_.stride, self.padding, self.output_padding, self_.dilation)

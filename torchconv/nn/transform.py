@@ -11,7 +11,8 @@ from torch.nn.functional import pad
 from torch.nn.modules.utils import _ntuple
 
 from ..functional._arguments import require_tensors
-from ..functional.transform import REDUCTIONS, _transform_conv, support_margins
+from ..functional._window import flat, is_pairs, pad_amounts
+from ..functional.transform import REDUCTIONS, _transform_conv, with_margins
 from ..transforms import FilterMap, TransformSet, constants
 from ._layer import Layer
 from .conv import _Conv
@@ -121,8 +122,8 @@ class _TransformInvariantConv(_Mapped, torch.nn.modules.conv._ConvNd):
         )
         self.stride = each(stride)
         self._given_padding = padding
-        if isinstance(padding, (tuple, list)) and any(isinstance(side, (tuple, list)) for side in padding):
-            self._reversed_padding_repeated_twice = [side for pair in reversed(padding) for side in pair]
+        if is_pairs(padding):
+            self._reversed_padding_repeated_twice = pad_amounts(flat(padding))
         self.filters, self.transforms, self.reduce, self.learnable = filters, transforms, reduce, learnable
         self.out_channels = filters * (len(transforms) if reduce is None else 1)
         _Conv._choose(self, algorithm)  # type: ignore[arg-type]
@@ -159,8 +160,8 @@ class _TransformInvariantConv(_Mapped, torch.nn.modules.conv._ConvNd):
 
     def _pad_amounts(self: Any, size: Sequence[int]) -> list[int]:
         """What is added to maps of `size` in all, as torch.nn.functional.pad takes it: the last axis first."""
-        margins = support_margins(self.kernel_size, self.support, self.dilation)
-        return [side + margins[-1 - i // 2] for i, side in enumerate(_Conv._pad_amounts(self, size))]
+        padding = pad_amounts(_Conv._pad_amounts(self, size))
+        return pad_amounts(with_margins(padding, self.kernel_size, self.support, self.dilation))
 
     def forward(self, input: Tensor) -> Tensor:
         require_tensors(type(self).__name__, input=input)
