@@ -1,17 +1,19 @@
 """torch.nn.functional's convolution and pooling, on this package's operators."""
 
-from .conv import conv1d, conv2d, conv3d, conv_transpose1d, conv_transpose2d, conv_transpose3d
-from .local import local_conv1d, local_conv2d, local_conv_transpose1d, local_conv_transpose2d
-from .lrn import local_response_norm
-from .matrix import conv_matrix
-from .norm import batch_norm
-from .pool import (
+from .adaptive_pool import (
     adaptive_avg_pool1d,
     adaptive_avg_pool2d,
     adaptive_avg_pool3d,
     adaptive_max_pool1d,
     adaptive_max_pool2d,
     adaptive_max_pool3d,
+)
+from .conv import conv1d, conv2d, conv3d, conv_transpose1d, conv_transpose2d, conv_transpose3d
+from .local import local_conv1d, local_conv2d, local_conv_transpose1d, local_conv_transpose2d
+from .lrn import local_response_norm
+from .matrix import conv_matrix
+from .norm import batch_norm
+from .pool import (
     avg_pool1d,
     avg_pool2d,
     avg_pool3d,

@@ -1,55 +1,20 @@
 """Pooling with the signatures of torch.nn.functional.
 
 Inputs with no kernel here (see _route.py) and those with an empty axis go to PyTorch's own functions, in
-:func:`_built_in`.
+:func:`built_in`.
 """
 
 import math
-from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.overrides import has_torch_function_unary
 
-from ..autograd.pool import avg_pool, max_pool, max_pool_indices, max_pool_relu
-from ._arguments import Ints, batched, integer, per_axis, require_tensors, wrong_length
-from ._route import has_kernel, overridden
-
-# None where an axis keeps the input's size.
-Sizes: TypeAlias = int | Sequence[int | None]
-
-# Positions along an axis that the operators' tables hold.
-LARGEST = 2**31 - 1
-
-
-def _runs_here(input: Tensor, dims: int) -> bool:
-    """Whether there is a kernel for this input. One with an empty axis other than the batch's is mostly refused."""
-    return (
-        isinstance(input, Tensor)
-        and has_kernel(input)
-        and 0 not in input.shape[-dims - 1 :]
-        and not any(type(side) is int and side > LARGEST for side in input.shape[-dims:])
-    )
-
-
-def _built_in(name: str, *args: Any) -> Any:
-    """PyTorch's own pooling, where there is no kernel for the input here."""
-    require_tensors(name, input=args[0])
-    return getattr(torch.nn.functional, name)(*args)
-
-
-def _prepare(input: Tensor, dims: int, name: str, any_format: bool = True) -> tuple[Tensor, bool]:
-    """The input with a batch axis, as autocast and the built-in's choice of memory format would have it."""
-    x, has_batch = batched(input, dims, name)
-    if dims == 3:
-        if x.dtype == torch.bfloat16 and torch.is_autocast_enabled("cpu"):
-            x = x.float()
-        if not any_format:
-            x = x.contiguous()
-        elif not has_batch and input.shape[0] > 1 and input.permute(1, 2, 3, 0).is_contiguous():
-            x = x.clone(memory_format=torch.channels_last_3d)  # unsqueeze alone gives strides that say contiguous
-    return x, has_batch
+from ..autograd.pool import avg_pool, max_pool_relu
+from ._arguments import Ints, integer, per_axis, require_tensors
+from ._pool import built_in, max_result, prepare, runs_here
+from ._route import overridden
 
 
 def _window(
@@ -97,19 +62,6 @@ def _output_size(
     return sides
 
 
-def _adaptive_size(output_size: Sizes, input: Tensor, dims: int, name: str) -> list[int]:
-    """`output_size` with None replaced by the input's size."""
-    if isinstance(output_size, (tuple, list)):
-        if len(output_size) != dims:
-            raise wrong_length(name, "output_size", dims, output_size)
-        if dims > 1:  # as the built-in, which in one dimension has no None
-            if input.dim() <= dims:
-                raise ValueError(f"{name}: Input dimension should be at least {dims + 1}, got {input.dim()}")
-            spatial = input.shape[-dims:]
-            output_size = [n if o is None else o for o, n in zip(output_size, spatial, strict=True)]
-    return per_axis(output_size, dims, "output_size", name, 0)  # type: ignore[arg-type]
-
-
 def _max_pool(
     dims: int,
     input: Tensor,
@@ -130,26 +82,16 @@ def _max_pool(
             f"{name}: activation must be None, or without return_indices 'relu', got {activation!r} with "
             f"return_indices={return_indices}"
         )
-    if not _runs_here(input, dims):
-        out = _built_in(name, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
+    if not runs_here(input, dims):
+        out = built_in(name, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
         return out if activation is None else out.relu()
-    x, has_batch = _prepare(input, dims, name)
+    x, has_batch = prepare(input, dims, name)
     window = _window(kernel_size, stride, padding, dilation, dims, name)
     output_size = _output_size(input, *window, ceil_mode, name)
     if activation is not None:
         values = max_pool_relu(x, *window, output_size)[0]
         return values if has_batch else values.squeeze(0)
-    return _max_result(x, has_batch, window, output_size, return_indices)
-
-
-def _max_result(x: Tensor, has_batch: bool, window: Any, output_size: list[int], return_indices: bool) -> Any:
-    values, positions = max_pool(x, *window, output_size)
-    if not has_batch:
-        values = values.squeeze(0)
-    if not return_indices:
-        return values
-    indices = max_pool_indices(positions, x.shape, *window)
-    return values, (indices if has_batch else indices.squeeze(0))
+    return max_result(x, has_batch, window, output_size, return_indices)
 
 
 def _avg_pool(
@@ -166,11 +108,11 @@ def _avg_pool(
     if has_torch_function_unary(input):
         args = (input, kernel_size, stride, padding, ceil_mode, count_include_pad)
         return overridden(name, (input,), *args, *(() if dims == 1 else (divisor_override,)))
-    if not _runs_here(input, dims):
+    if not runs_here(input, dims):
         divisor = () if dims == 1 else (divisor_override,)
         stride = () if stride is None else stride
-        return _built_in(name, input, kernel_size, stride, padding, ceil_mode, count_include_pad, *divisor)
-    x, has_batch = _prepare(input, dims, name, any_format=False)
+        return built_in(name, input, kernel_size, stride, padding, ceil_mode, count_include_pad, *divisor)
+    x, has_batch = prepare(input, dims, name, any_format=False)
     window = _window(kernel_size, stride, padding, 1, dims, name)
     if divisor_override is not None and integer(divisor_override, "divisor_override", name) == 0:
         raise RuntimeError(f"{name}: divisor_override must not be 0 (divisor must be not zero)")
@@ -178,29 +120,6 @@ def _avg_pool(
         raise RuntimeError(f"{name}: input of shape {list(input.shape)} is smaller than kernel_size={kernel_size}")
     output_size = _output_size(input, *window, ceil_mode, name)
     out = avg_pool(x, *window[:3], output_size, count_include_pad, divisor_override)
-    return out if has_batch else out.squeeze(0)
-
-
-def _adaptive_max_pool(dims: int, input: Tensor, output_size: Sizes, return_indices: bool) -> Any:
-    name = f"adaptive_max_pool{dims}d"
-    if has_torch_function_unary(input):
-        return overridden(name, (input,), input, output_size, return_indices)
-    if not _runs_here(input, dims):
-        return _built_in(name, input, output_size, return_indices)
-    size = _adaptive_size(output_size, input, dims, name)
-    x, has_batch = _prepare(input, dims, name, any_format=False)
-    return _max_result(x, has_batch, [[0] * dims] * 4, size, return_indices)
-
-
-def _adaptive_avg_pool(dims: int, input: Tensor, output_size: Sizes) -> Tensor:
-    name = f"adaptive_avg_pool{dims}d"
-    if has_torch_function_unary(input):
-        return overridden(name, (input,), input, output_size)
-    if not _runs_here(input, dims):
-        return _built_in(name, input, output_size)
-    size = _adaptive_size(output_size, input, dims, name)
-    x, has_batch = _prepare(input, dims, name, any_format=False)
-    out = avg_pool(x, *[[0] * dims] * 3, size, True, None)
     return out if has_batch else out.squeeze(0)
 
 
@@ -394,77 +313,6 @@ def avg_pool3d(
 ) -> Tensor:
     """Mean pooling over [N, C, D, H, W], otherwise as ``avg_pool2d``. Source: ``torch.nn.functional.avg_pool3d``."""
     return _avg_pool(3, input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
-
-
-def adaptive_max_pool1d(input: Tensor, output_size: Sizes, return_indices: bool = False) -> Any:
-    """Max pooling to a given size over [N, C, W], otherwise as ``adaptive_max_pool2d``.
-
-    Source: ``torch.nn.functional.adaptive_max_pool1d``.
-    """
-    return _adaptive_max_pool(1, input, output_size, return_indices)
-
-
-def adaptive_max_pool2d(input: Tensor, output_size: Sizes, return_indices: bool = False) -> Any:
-    """Max pooling to a given size: output o of an axis takes the largest of the elements from
-    ``⌊o·side/size⌋`` to ``⌈(o + 1)·side/size⌉``.
-
-    Args:
-        input: [N, C, H, W] or [C, H, W].
-        output_size: the output's spatial size, one integer or 2; among several, None keeps the input's.
-        return_indices: also return where in its map each element was, as flat int64 indices.
-
-    Returns:
-        [N, C, *] (or [C, *]) of that size; with return_indices a pair of such tensors.
-
-    Raises:
-        RuntimeError: an input of the wrong shape, or a negative size.
-
-    Source: ``torch.nn.functional.adaptive_max_pool2d``.
-    """
-    return _adaptive_max_pool(2, input, output_size, return_indices)
-
-
-def adaptive_max_pool3d(input: Tensor, output_size: Sizes, return_indices: bool = False) -> Any:
-    """Max pooling to a given size over [N, C, D, H, W], otherwise as ``adaptive_max_pool2d``.
-
-    Source: ``torch.nn.functional.adaptive_max_pool3d``.
-    """
-    return _adaptive_max_pool(3, input, output_size, return_indices)
-
-
-def adaptive_avg_pool1d(input: Tensor, output_size: Sizes) -> Tensor:
-    """Mean pooling to a given size over [N, C, W], otherwise as ``adaptive_avg_pool2d``.
-
-    Source: ``torch.nn.functional.adaptive_avg_pool1d``.
-    """
-    return _adaptive_avg_pool(1, input, output_size)
-
-
-def adaptive_avg_pool2d(input: Tensor, output_size: Sizes) -> Tensor:
-    """Mean pooling to a given size: output o of an axis takes the mean of the elements from
-    ``⌊o·side/size⌋`` to ``⌈(o + 1)·side/size⌉``.
-
-    Args:
-        input: [N, C, H, W] or [C, H, W].
-        output_size: the output's spatial size, one integer or 2; among several, None keeps the input's.
-
-    Returns:
-        [N, C, *] (or [C, *]) of that size.
-
-    Raises:
-        RuntimeError: an input of the wrong shape, or a negative size.
-
-    Source: ``torch.nn.functional.adaptive_avg_pool2d``.
-    """
-    return _adaptive_avg_pool(2, input, output_size)
-
-
-def adaptive_avg_pool3d(input: Tensor, output_size: Sizes) -> Tensor:
-    """Mean pooling to a given size over [N, C, D, H, W], otherwise as ``adaptive_avg_pool2d``.
-
-    Source: ``torch.nn.functional.adaptive_avg_pool3d``.
-    """
-    return _adaptive_avg_pool(3, input, output_size)
 
 
 def lp_pool1d(

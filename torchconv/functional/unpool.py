@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.overrides import has_torch_function_variadic
 
 from ._arguments import Ints, in_the_format_of, integer, per_axis, require_tensors
+from ._pool import built_in, runs_here
 from ._route import overridden
-from .pool import _built_in, _runs_here
 
 
 def _size(
@@ -48,8 +48,8 @@ def _max_unpool(
     if has_torch_function_variadic(input, indices):
         return overridden(name, (input, indices), input, indices, kernel_size, stride, padding, output_size)
     require_tensors(name, input=input, indices=indices)
-    if not _runs_here(input, dims):
-        return _built_in(name, input, indices, kernel_size, stride, padding, output_size)
+    if not runs_here(input, dims):
+        return built_in(name, input, indices, kernel_size, stride, padding, output_size)
     if input.dim() not in (dims + 1, dims + 2):
         raise RuntimeError(f"{name}: expected an input of {dims + 1} or {dims + 2} axes, got shape {list(input.shape)}")
     if indices.dtype != torch.int64:

@@ -7,6 +7,14 @@ is two Conv2d, the locally connected layers, those of transformed filters and th
 those out.
 """
 
+from .adaptive_pool import (
+    AdaptiveAvgPool1d,
+    AdaptiveAvgPool2d,
+    AdaptiveAvgPool3d,
+    AdaptiveMaxPool1d,
+    AdaptiveMaxPool2d,
+    AdaptiveMaxPool3d,
+)
 from .conv import (
     Conv1d,
     Conv2d,
@@ -36,12 +44,6 @@ from .local import (
 )
 from .lrn import LocalResponseNorm
 from .pool import (
-    AdaptiveAvgPool1d,
-    AdaptiveAvgPool2d,
-    AdaptiveAvgPool3d,
-    AdaptiveMaxPool1d,
-    AdaptiveMaxPool2d,
-    AdaptiveMaxPool3d,
     AvgPool1d,
     AvgPool2d,
     AvgPool3d,
@@ -51,12 +53,10 @@ from .pool import (
     MaxPool1d,
     MaxPool2d,
     MaxPool3d,
-    MaxUnpool1d,
-    MaxUnpool2d,
-    MaxUnpool3d,
 )
 from .separable import DepthwiseSeparableConv2d
 from .transform import TransformInvariantConv1d, TransformInvariantConv2d, TransformInvariantConv3d
+from .unpool import MaxUnpool1d, MaxUnpool2d, MaxUnpool3d
 
 __all__ = [
     "AdaptiveAvgPool1d",
