@@ -1,5 +1,5 @@
 // The table of contents: every operator's schema. Implementations register themselves in conv.cpp and pool.cpp; fake
-// (shape-only) kernels are in torchconv/ops.py, derivatives in torchconv/autograd/.
+// (shape-only) kernels, derivatives and typed wrappers are in torchconv/autograd/.
 
 #include "kernels/kernels.h"
 #include "select.h"

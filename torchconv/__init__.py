@@ -7,7 +7,7 @@ replaces every stock convolution and pooling layer of a model by one of ours, sh
 
 __version__ = "0.1.0"
 
-from . import _library, flops, ops, ops_transform  # isort: skip  (register the operators: everything below needs them)
+from . import _library, flops, ops  # isort: skip  (register the operators: everything below needs them)
 
 from . import functional, nn, testing, transforms
 from .convert import convert, enabled, revert

@@ -13,6 +13,11 @@ def into_samples(x: Tensor, at: int | None, size: int) -> Tensor:
     return (x.expand(size, *x.shape) if at is None else x.movedim(at, 0)).flatten(0, 1)
 
 
+def out_of_samples(x: Tensor, size: int) -> Tensor:
+    """[B·N, ...] -> [B, N, ...]."""
+    return x.unflatten(0, (size, x.shape[0] // size))
+
+
 def into_channels(x: Tensor, at: int | None, size: int) -> Tensor:
     """[N, C, ...] with or without a batch axis -> [N, B·C, ...]."""
     x = x.unsqueeze(1).expand(x.shape[0], size, *x.shape[1:]) if at is None else x.movedim(at, 1)

@@ -2,25 +2,50 @@
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch._functorch.utils import unwrap_dead_wrappers
 from torch.autograd import forward_ad
 
+from ..ops import register_fake
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+FAKES: dict[str, Callable[..., Any]] = {}  # by operator, the fake kernel that it was made of
+
 _library = torch.library.Library("torchconv", "IMPL")
 
 
-def register(name: str, function: type[torch.autograd.Function]) -> Callable[..., Any]:
-    """Gives the operator ``torchconv::name`` the derivatives of `function`, and returns the callable to use for both.
+def operator(
+    function: type[torch.autograd.Function] | None = None, name: str | None = None
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Makes of a fake kernel the operator of its name, or of that given, with the derivatives of `function`.
 
-    The Function's ``forward`` is the operator's kernel, with nothing recorded. In eager mode, and under ``torch.func``
-    and AOT tracing, the callable applies the Function, whose own ``jvp`` and ``vmap`` then serve. Dynamo cannot trace a
-    Function with a ``jvp``: under it the callable is the operator itself, which finds the same Function again as its
-    kernel for the ``Autograd`` key.
+    What comes back has the fake kernel's signature, and is what to call for both. Without a Function it is the operator
+    itself, whose result has no history. The Function's ``forward`` is the operator's kernel, with nothing recorded. In
+    eager mode, and under ``torch.func`` and AOT tracing, the callable applies the Function, whose own ``jvp`` and
+    ``vmap`` then serve. Dynamo cannot trace a Function with a ``jvp``: under it the callable is the operator itself,
+    which finds the same Function again as its kernel for the ``Autograd`` key.
     """
-    operator = getattr(torch.ops.torchconv, name).default
 
+    def decorate(fake: Callable[P, R]) -> Callable[P, R]:
+        called = name or fake.__name__
+        FAKES[called] = fake
+        register_fake(f"torchconv::{called}")(fake)
+        overload = getattr(torch.ops.torchconv, called).default
+        return overload if function is None else _differentiable(called, overload, function)
+
+    return decorate
+
+
+def fake_of(operator: Callable[P, R]) -> Callable[P, R]:
+    """The fake kernel that `operator` was made of, for another operator of its signature and results."""
+    return FAKES[operator.__name__]
+
+
+def _differentiable(name: str, operator: Any, function: type[torch.autograd.Function]) -> Callable[..., Any]:
     def forward(*args: Any) -> Any:
         with torch._C._AutoDispatchBelowAutograd():
             return operator(*args)

@@ -9,15 +9,17 @@ A ReLU that follows is a Function of its own, so that these stay bilinear: with 
 ``ȳ ↦ m·ȳ`` is linear, and is its derivative both ways.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from ..ops import activation_format, check_alike, convolution_output_size, empty
 from ._batch import FILTERS, MAPS, as_one, into_channels
 from ._bilinear import keep, total, triangle
-from ._common import asked, primals, register
+from ._common import asked, fake_of, operator, primals
 from ._strides import as_maps, laid_out, maps_last, weight_format
 
 aten = torch.ops.aten
@@ -39,7 +41,8 @@ def _input_grad(ctx: Any, grad: Tensor, w: Tensor) -> Tensor:
 
 
 def _weight_grad(ctx: Any, grad: Tensor, x: Tensor) -> Tensor:
-    out = convolution_weight_grad(grad, x, ctx.weight_size, *ctx.window, ctx.weight_format)
+    window = (*ctx.window, ctx.weight_format)
+    out = convolution_weight_grad(grad, x, ctx.weight_size, *window)
     return laid_out(out, ctx.weight_strides)
 
 
@@ -80,6 +83,30 @@ class Convolution(Function):
     @staticmethod
     def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple:
         return as_one(convolution, (MAPS, FILTERS, FILTERS), MAPS, info, in_dims, args)
+
+
+@operator(Convolution)
+def convolution(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    algorithm: str,
+    /,
+) -> Tensor:
+    check_alike("convolution", input=input, weight=weight, bias=bias)
+    torch._check(
+        input.shape[1] == weight.shape[1] * groups,
+        lambda: (
+            f"conv{weight.dim() - 2}d: weight of shape {list(weight.shape)} with groups={groups} expects "
+            f"{weight.shape[1] * groups} input channels, got input of shape {list(input.shape)}"
+        ),
+    )
+    size = convolution_output_size(input.shape, weight.shape, stride, padding, dilation)
+    return empty(size, input, activation_format(input, weight))
 
 
 def _keep_operands(ctx: Any, inputs: tuple, *output: Tensor) -> None:
@@ -137,6 +164,9 @@ class ConvolutionReLU(Function):
         return as_one(convolution_relu, (MAPS, FILTERS, FILTERS), MAPS, info, in_dims, args)
 
 
+convolution_relu = operator(ConvolutionReLU, "convolution_relu")(fake_of(convolution))
+
+
 @_of_input_grad
 class ConvolutionInputGrad(Function):
     """x̄ of ȳ [N, O, *] and w [O, C/groups, *], for an input of `input_size`; a transposed convolution run forward."""
@@ -153,6 +183,22 @@ class ConvolutionInputGrad(Function):
         return as_one(convolution_input_grad, (MAPS, FILTERS), MAPS, info, in_dims, args, before_window=1)
 
 
+@operator(ConvolutionInputGrad)
+def convolution_input_grad(
+    grad: Tensor,
+    weight: Tensor,
+    input_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    algorithm: str,
+    /,
+) -> Tensor:
+    check_alike("convolution_input_grad", grad=grad, weight=weight)
+    return empty(input_size, grad, activation_format(grad, weight))
+
+
 @_of_weight_grad
 class ConvolutionWeightGrad(Function):
     """w̄ of ȳ [N, O, *] and x [N, C, *], for a weight of `weight_size`, returned in `memory_format`."""
@@ -166,6 +212,23 @@ class ConvolutionWeightGrad(Function):
     @staticmethod
     def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple:
         return as_one(convolution_weight_grad, (MAPS, MAPS), FILTERS, info, in_dims, args, before_window=1)
+
+
+@operator(ConvolutionWeightGrad)
+def convolution_weight_grad(
+    grad: Tensor,
+    input: Tensor,
+    weight_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    algorithm: str,
+    memory_format: torch.memory_format,
+    /,
+) -> Tensor:
+    check_alike("convolution_weight_grad", grad=grad, input=input)
+    return empty(weight_size, grad, memory_format)
 
 
 class ConvolutionBiasGrad(Function):
@@ -187,6 +250,11 @@ class ConvolutionBiasGrad(Function):
     def vmap(info: Any, in_dims: tuple, grad: Tensor) -> tuple:
         out = convolution_bias_grad(into_channels(grad, in_dims[0], info.batch_size))
         return out.unflatten(0, (info.batch_size, -1)), 0
+
+
+@operator(ConvolutionBiasGrad)
+def convolution_bias_grad(grad: Tensor, /) -> Tensor:
+    return grad.new_empty(grad.shape[1])
 
 
 class ReLUBiasGrad(Function):
@@ -214,9 +282,7 @@ class ReLUBiasGrad(Function):
         return (masked.unflatten(1, (info.batch_size, -1)), bias.unflatten(0, (info.batch_size, -1))), (1, 0)
 
 
-convolution = register("convolution", Convolution)
-convolution_relu = register("convolution_relu", ConvolutionReLU)
-convolution_input_grad = register("convolution_input_grad", ConvolutionInputGrad)
-convolution_weight_grad = register("convolution_weight_grad", ConvolutionWeightGrad)
-convolution_bias_grad = register("convolution_bias_grad", ConvolutionBiasGrad)
-relu_bias_grad = register("relu_bias_grad", ReLUBiasGrad)
+@operator(ReLUBiasGrad)
+def relu_bias_grad(grad: Tensor, output: Tensor, /) -> tuple[Tensor, Tensor]:
+    check_alike("relu_bias_grad", grad=grad, output=output)
+    return empty(grad.shape, grad, activation_format(output, output)), grad.new_empty(grad.shape[1])

@@ -4,6 +4,7 @@ The weight is [O, C/groups, kernel..., positions...], the bias [O, positions...]
 the samples. A window is ``(stride, padding, dilation, groups)``, padding with two numbers an axis (before, after).
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch.autograd import Function
 
 from ._batch import FILTERS, MAPS, as_one
 from ._bilinear import keep, total, triangle
-from ._common import asked, primals, register
+from ._common import asked, operator, primals
 from ._strides import laid_out
 
 
@@ -69,6 +70,20 @@ class LocalConvolution(Function):
         return as_one(local_convolution, (MAPS, FILTERS, FILTERS), MAPS, info, in_dims, args)
 
 
+@operator(LocalConvolution)
+def local_convolution(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    /,
+) -> Tensor:
+    return input.new_empty([input.shape[0], weight.shape[0], *weight.shape[1 + weight.dim() // 2 :]])
+
+
 @_of_input_grad
 class LocalConvolutionInputGrad(Function):
     """x̄ of ȳ [N, O, *] and the weight, for an input of `input_size`; a transposed layer run forward."""
@@ -82,6 +97,20 @@ class LocalConvolutionInputGrad(Function):
     @staticmethod
     def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple:
         return as_one(local_convolution_input_grad, (MAPS, FILTERS), MAPS, info, in_dims, args, before_window=1)
+
+
+@operator(LocalConvolutionInputGrad)
+def local_convolution_input_grad(
+    grad: Tensor,
+    weight: Tensor,
+    input_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    /,
+) -> Tensor:
+    return grad.new_empty(input_size)
 
 
 @_of_weight_grad
@@ -99,6 +128,15 @@ class LocalConvolutionWeightGrad(Function):
         return as_one(local_convolution_weight_grad, (MAPS, MAPS), FILTERS, info, in_dims, args, before_window=1)
 
 
-local_convolution = register("local_convolution", LocalConvolution)
-local_convolution_input_grad = register("local_convolution_input_grad", LocalConvolutionInputGrad)
-local_convolution_weight_grad = register("local_convolution_weight_grad", LocalConvolutionWeightGrad)
+@operator(LocalConvolutionWeightGrad)
+def local_convolution_weight_grad(
+    grad: Tensor,
+    input: Tensor,
+    weight_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    /,
+) -> Tensor:
+    return grad.new_empty(weight_size)

@@ -14,10 +14,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._prims_common import suggest_memory_format
 from torch.autograd import Function
 from torch.nn.functional import avg_pool2d, pad
 
-from ._common import primals, register
+from ..ops import empty
+from ._batch import into_samples, out_of_samples
+from ._common import operator, primals
 
 
 def _window_sum(x: Tensor, size: int, transposed: bool = False) -> Tensor:
@@ -69,8 +72,13 @@ class LocalResponseNorm(Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple, input: Tensor, *options: Any) -> tuple:
-        x = input.movedim(in_dims[0], 0)
-        return local_response_norm(x.flatten(0, 1), *options).unflatten(0, x.shape[:2]), 0
+        size = info.batch_size
+        return out_of_samples(local_response_norm(into_samples(input, in_dims[0], size), *options), size), 0
+
+
+@operator(LocalResponseNorm)
+def local_response_norm(input: Tensor, size: int, alpha: float, beta: float, k: float, /) -> Tensor:
+    return empty(input.shape, input, suggest_memory_format(input))
 
 
 class LocalResponseNormGrad(Function):
@@ -100,13 +108,11 @@ class LocalResponseNormGrad(Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple, grad: Tensor, input: Tensor, *options: Any) -> tuple:
-        both = [
-            t.expand(info.batch_size, *t.shape) if at is None else t.movedim(at, 0)
-            for t, at in zip((grad, input), in_dims, strict=False)
-        ]
-        out = local_response_norm_grad(*(t.flatten(0, 1) for t in both), *options)
-        return out.unflatten(0, both[0].shape[:2]), 0
+        size = info.batch_size
+        grad, input = into_samples(grad, in_dims[0], size), into_samples(input, in_dims[1], size)
+        return out_of_samples(local_response_norm_grad(grad, input, *options), size), 0
 
 
-local_response_norm = register("local_response_norm", LocalResponseNorm)
-local_response_norm_grad = register("local_response_norm_grad", LocalResponseNormGrad)
+@operator(LocalResponseNormGrad)
+def local_response_norm_grad(grad: Tensor, input: Tensor, size: int, alpha: float, beta: float, k: float, /) -> Tensor:
+    return empty(input.shape, input, suggest_memory_format(input))

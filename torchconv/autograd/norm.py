@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from ._common import asked, differentiated, primals, register
+from ..ops import activation_format, empty
+from ._common import asked, differentiated, operator, primals
 from .conv import _as_channel
 
 
@@ -48,6 +49,14 @@ class _Formula:
         g = self.passed(grad)
         scaled = g if self.weight is None else g * self.weight
         return self.scale * self.projected(scaled), (g * self.normalised).sum(self.axes), g.sum(self.axes)
+
+
+def _fake_results(input: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """A tensor like the input, and two with a number a channel, which are summed in float32 or float64."""
+    memory_format = activation_format(input, input) if input.dim() >= 4 else torch.contiguous_format
+    dtype = torch.float64 if input.dtype == torch.float64 else torch.float32
+    first, second = (torch.empty(input.shape[1], dtype=dtype, device=input.device) for _ in range(2))
+    return empty(input.shape, input, memory_format), first, second
 
 
 class BatchNorm(Function):
@@ -108,13 +117,33 @@ class BatchNorm(Function):
             return t.flatten(axis, axis + 1)
 
         operands = (channels(input, in_dims[0], 1), channels(weight, in_dims[1], 0), channels(bias, in_dims[2], 0))
-        y, mean, var = batch_norm(*operands, *rest)
+        y, mean, var = batch_norm(*(*operands, *rest))
         return (y.unflatten(1, (size, -1)), mean.unflatten(0, (size, -1)), var.unflatten(0, (size, -1))), (1, 0, 0)
 
 
-batch_norm = register("batch_norm", BatchNorm)
+@operator(BatchNorm)
+def batch_norm(
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    relu: bool,
+    /,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _fake_results(input)
 
 
-def batch_norm_grad(*args: Any) -> Any:
+@operator()
+def batch_norm_grad(
+    grad: Tensor,
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor,
+    var: Tensor,
+    eps: float,
+    relu: bool,
+    /,
+) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of input, weight and bias; not to be differentiated again."""
-    return torch.ops.torchconv.batch_norm_grad.default(*args)
+    return _fake_results(input)

@@ -15,6 +15,7 @@ Max pooling saves neither its input nor its output, only the positions: a byte e
 a kernel_size of zeros where it is adaptive.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,18 +24,39 @@ from torch import Tensor
 from torch._prims_common import suggest_memory_format
 from torch.autograd import Function
 
-from ._batch import into_samples
-from ._common import register
-
-
-def _split(x: Tensor, size: int) -> Tensor:
-    """[B·N, C, ...] -> [B, N, C, ...]."""
-    return x.unflatten(0, (size, x.shape[0] // size))
+from ..ops import empty
+from ._batch import into_samples, out_of_samples
+from ._common import fake_of, operator
 
 
 def _format(x: Tensor) -> torch.memory_format:
     """The memory format of x, for a gradient to come back in."""
     return torch.contiguous_format if x.is_contiguous() else suggest_memory_format(x)
+
+
+def position_dtype(
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    dilation: Sequence[int],
+    input_spatial: Sequence[int],
+    output_spatial: Sequence[int],
+) -> torch.dtype:
+    """The narrowest integer that holds a position in a window: a byte up to 256 elements, two up to 32,768.
+
+    Of a window only those elements count that some output may have in the input.
+    """
+    sides = list(zip(input_spatial, output_spatial, strict=True))
+    if not any(kernel_size):
+        # No adaptive window is wider, and where output divides input (and is not 1) all are one narrower.
+        window = math.prod((n + out - 2) // out + 1 if out > 0 else 1 for n, out in sides)
+    elif (window := math.prod(kernel_size)) > 256:  # a smaller one is left alone, and symbolic sizes with it
+        window = math.prod(
+            min(k, (n - 1 + (out - 1) * s) // (d if k > 1 else 1) + 2)
+            for k, s, d, (n, out) in zip(kernel_size, stride, dilation, sides, strict=True)
+        )
+    if window <= 256:
+        return torch.uint8
+    return torch.int16 if window <= 32768 else torch.int32
 
 
 class MaxPool(Function):
@@ -53,7 +75,8 @@ class MaxPool(Function):
     def backward(ctx: Any, grad: Tensor | None, _: None) -> tuple:
         if grad is None:
             return (None,) * 6
-        return max_pool_scatter(grad, *ctx.saved_tensors, ctx.input_size, *ctx.window), *(None,) * 5
+        (positions,) = ctx.saved_tensors
+        return max_pool_scatter(grad, positions, ctx.input_size, *ctx.window), *(None,) * 5
 
     @staticmethod
     def jvp(ctx: Any, input: Tensor, *_: Any) -> tuple[Tensor, None]:
@@ -63,7 +86,22 @@ class MaxPool(Function):
     def vmap(info: Any, in_dims: tuple, input: Tensor, *rest: Any) -> tuple:
         size = info.batch_size
         values, positions = max_pool(into_samples(input, in_dims[0], size), *rest)
-        return (_split(values, size), _split(positions, size)), (0, 0)
+        return (out_of_samples(values, size), out_of_samples(positions, size)), (0, 0)
+
+
+@operator(MaxPool)
+def max_pool(
+    input: Tensor,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    output_size: Sequence[int],
+    /,
+) -> tuple[Tensor, Tensor]:
+    values = empty([*input.shape[:2], *output_size], input, suggest_memory_format(input))
+    dtype = position_dtype(kernel_size, stride, dilation, input.shape[2:], output_size)
+    return values, torch.empty_like(values, dtype=dtype)
 
 
 class MaxPoolReLU(Function):
@@ -97,6 +135,9 @@ class MaxPoolReLU(Function):
         return (values.relu(), positions), dims
 
 
+max_pool_relu = operator(MaxPoolReLU, "max_pool_relu")(fake_of(max_pool))
+
+
 class MaxPoolScatter(Function):
     """x̄ [input_size] of ȳ [N, C, *] and the positions."""
 
@@ -112,7 +153,8 @@ class MaxPoolScatter(Function):
 
     @staticmethod
     def jvp(ctx: Any, grad: Tensor, *_: Any) -> Tensor:
-        return max_pool_scatter(grad, *ctx.saved_tensors, ctx.input_size, *ctx.window)
+        (positions,) = ctx.saved_tensors
+        return max_pool_scatter(grad, positions, ctx.input_size, *ctx.window)
 
     @staticmethod
     def vmap(
@@ -121,7 +163,21 @@ class MaxPoolScatter(Function):
         size = info.batch_size
         grad, positions = into_samples(grad, in_dims[0], size), into_samples(positions, in_dims[1], size)
         batch, *rest = input_size
-        return _split(max_pool_scatter(grad, positions, (size * batch, *rest), *window), size), 0
+        return out_of_samples(max_pool_scatter(grad, positions, (size * batch, *rest), *window), size), 0
+
+
+@operator(MaxPoolScatter)
+def max_pool_scatter(
+    grad: Tensor,
+    positions: Tensor,
+    input_size: Sequence[int],
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    /,
+) -> Tensor:
+    return empty(input_size, grad, suggest_memory_format(positions))
 
 
 class MaxPoolGather(Function):
@@ -136,7 +192,8 @@ class MaxPoolGather(Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple:
-        return max_pool_scatter(grad, *ctx.saved_tensors, ctx.input_size, *ctx.window), *(None,) * 5
+        (positions,) = ctx.saved_tensors
+        return max_pool_scatter(grad, positions, ctx.input_size, *ctx.window), *(None,) * 5
 
     @staticmethod
     def jvp(ctx: Any, input: Tensor, *_: Any) -> Tensor:
@@ -146,7 +203,20 @@ class MaxPoolGather(Function):
     def vmap(info: Any, in_dims: tuple, input: Tensor, positions: Tensor, *window: Any) -> tuple:
         size = info.batch_size
         input, positions = into_samples(input, in_dims[0], size), into_samples(positions, in_dims[1], size)
-        return _split(max_pool_gather(input, positions, *window), size), 0
+        return out_of_samples(max_pool_gather(input, positions, *window), size), 0
+
+
+@operator(MaxPoolGather)
+def max_pool_gather(
+    input: Tensor,
+    positions: Tensor,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    /,
+) -> Tensor:
+    return empty(positions.shape, input, suggest_memory_format(positions))
 
 
 class MaxPoolIndices(Function):
@@ -169,7 +239,20 @@ class MaxPoolIndices(Function):
         size = info.batch_size
         batch, *rest = input_size
         indices = max_pool_indices(into_samples(positions, in_dims[0], size), (size * batch, *rest), *window)
-        return _split(indices, size), 0
+        return out_of_samples(indices, size), 0
+
+
+@operator(MaxPoolIndices)
+def max_pool_indices(
+    positions: Tensor,
+    input_size: Sequence[int],
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    /,
+) -> Tensor:
+    return empty(positions.shape, positions, suggest_memory_format(positions)).to(torch.int64)
 
 
 class AvgPool(Function):
@@ -177,20 +260,35 @@ class AvgPool(Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        input, *ctx.window, ctx.output_size, include_pad, divisor = inputs
-        ctx.input_size, ctx.divisor, ctx.format = input.shape, (include_pad, divisor), _format(input)
+        input, kernel_size, stride, padding, output_size, *divisor = inputs
+        ctx.of_mean = (kernel_size, stride, padding, output_size, *divisor)
+        ctx.of_spread = (input.shape, kernel_size, stride, padding, *divisor, _format(input))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple:
-        return avg_pool_spread(grad, ctx.input_size, *ctx.window, *ctx.divisor, ctx.format), *(None,) * 6
+        return avg_pool_spread(grad, *ctx.of_spread), *(None,) * 6
 
     @staticmethod
     def jvp(ctx: Any, input: Tensor, *_: Any) -> Tensor:
-        return avg_pool(input, *ctx.window, ctx.output_size, *ctx.divisor)
+        return avg_pool(input, *ctx.of_mean)
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple, input: Tensor, *rest: Any) -> tuple:
-        return _split(avg_pool(into_samples(input, in_dims[0], info.batch_size), *rest), info.batch_size), 0
+        return out_of_samples(avg_pool(into_samples(input, in_dims[0], info.batch_size), *rest), info.batch_size), 0
+
+
+@operator(AvgPool)
+def avg_pool(
+    input: Tensor,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    output_size: Sequence[int],
+    count_include_pad: bool,
+    divisor_override: int | None,
+    /,
+) -> Tensor:
+    return empty([*input.shape[:2], *output_size], input, suggest_memory_format(input))
 
 
 class AvgPoolSpread(Function):
@@ -198,28 +296,36 @@ class AvgPoolSpread(Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        grad, ctx.input_size, *ctx.window, include_pad, divisor, ctx.format = inputs
-        ctx.output_size, ctx.divisor = grad.shape[2:], (include_pad, divisor)
+        grad, _, kernel_size, stride, padding, *divisor, _ = inputs
+        ctx.of_mean = (kernel_size, stride, padding, grad.shape[2:], *divisor)
+        ctx.of_spread = inputs[1:]
 
     @staticmethod
     def backward(ctx: Any, of_input: Tensor) -> tuple:
-        return avg_pool(of_input, *ctx.window, ctx.output_size, *ctx.divisor), *(None,) * 7
+        return avg_pool(of_input, *ctx.of_mean), *(None,) * 7
 
     @staticmethod
     def jvp(ctx: Any, grad: Tensor, *_: Any) -> Tensor:
-        return avg_pool_spread(grad, ctx.input_size, *ctx.window, *ctx.divisor, ctx.format)
+        return avg_pool_spread(grad, *ctx.of_spread)
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple, grad: Tensor, input_size: Sequence[int], *rest: Any) -> tuple:
         size = info.batch_size
         batch, *others = input_size
-        return _split(avg_pool_spread(into_samples(grad, in_dims[0], size), (size * batch, *others), *rest), size), 0
+        spread = avg_pool_spread(into_samples(grad, in_dims[0], size), (size * batch, *others), *rest)
+        return out_of_samples(spread, size), 0
 
 
-max_pool = register("max_pool", MaxPool)
-max_pool_relu = register("max_pool_relu", MaxPoolReLU)
-max_pool_scatter = register("max_pool_scatter", MaxPoolScatter)
-max_pool_gather = register("max_pool_gather", MaxPoolGather)
-max_pool_indices = register("max_pool_indices", MaxPoolIndices)
-avg_pool = register("avg_pool", AvgPool)
-avg_pool_spread = register("avg_pool_spread", AvgPoolSpread)
+@operator(AvgPoolSpread)
+def avg_pool_spread(
+    grad: Tensor,
+    input_size: Sequence[int],
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    count_include_pad: bool,
+    divisor_override: int | None,
+    memory_format: torch.memory_format,
+    /,
+) -> Tensor:
+    return empty(input_size, grad, memory_format)

@@ -6,15 +6,17 @@ convolution's are. The norm is not: its first derivatives compute z again chunk 
 of it.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from ..ops import activation_format, check_alike, convolution_output_size, empty
 from ._batch import FILTERS, MAPS, as_one
 from ._bilinear import keep, total, triangle
-from ._common import asked, differentiated, primals, register
+from ._common import asked, differentiated, operator, primals
 from .conv import convolution, convolution_bias_grad, convolution_input_grad, convolution_weight_grad
 
 
@@ -31,6 +33,14 @@ def _weight_grad(ctx: Any, grad: Tensor, x: Tensor, winners: Tensor) -> Tensor:
 
 
 _of_select, _of_input_grad, _of_weight_grad = triangle(_select, _input_grad, _weight_grad)
+
+
+def _reduced(
+    input: Tensor, weight: Tensor, filters: int, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]
+) -> Tensor:
+    """[N, filters, *]: what a convolution gives with its maps reduced."""
+    size = convolution_output_size(input.shape, weight.shape, stride, padding, dilation)
+    return empty([size[0], filters, *size[2:]], input, activation_format(input, weight))
 
 
 class ConvolutionMax(Function):
@@ -75,6 +85,24 @@ class ConvolutionMax(Function):
         return as_one(convolution_max, (MAPS, FILTERS, FILTERS), MAPS, info, in_dims, args, before_window=1)
 
 
+@operator(ConvolutionMax)
+def convolution_max(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    transforms: int,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    algorithm: str,
+    /,
+) -> tuple[Tensor, Tensor]:
+    check_alike("convolution_max", input=input, weight=weight, bias=bias)
+    values = _reduced(input, weight, weight.shape[0] // transforms, stride, padding, dilation)
+    return values, torch.empty_like(values, dtype=torch.uint8)
+
+
 @_of_select
 class ConvolutionSelect(Function):
     """z[winner] of z = conv(input, weight); winners [N, D, *]."""
@@ -88,6 +116,22 @@ class ConvolutionSelect(Function):
     @staticmethod
     def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple:
         return as_one(convolution_select, (MAPS, FILTERS, MAPS), MAPS, info, in_dims, args)
+
+
+@operator(ConvolutionSelect)
+def convolution_select(
+    input: Tensor,
+    weight: Tensor,
+    winners: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    algorithm: str,
+    /,
+) -> Tensor:
+    check_alike("convolution_select", input=input, weight=weight)
+    return _reduced(input, weight, winners.shape[1], stride, padding, dilation)
 
 
 @_of_input_grad
@@ -105,6 +149,23 @@ class ConvolutionSelectInputGrad(Function):
         return as_one(convolution_select_input_grad, (MAPS, MAPS, FILTERS), MAPS, info, in_dims, args, before_window=1)
 
 
+@operator(ConvolutionSelectInputGrad)
+def convolution_select_input_grad(
+    grad: Tensor,
+    winners: Tensor,
+    weight: Tensor,
+    input_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    algorithm: str,
+    /,
+) -> Tensor:
+    check_alike("convolution_select_input_grad", grad=grad, weight=weight)
+    return empty(input_size, grad, activation_format(grad, weight))
+
+
 @_of_weight_grad
 class ConvolutionSelectWeightGrad(Function):
     """w̄ of grad [N, D, *] at the winners' maps, winners and input [N, C, *], for a weight of `weight_size`."""
@@ -118,6 +179,23 @@ class ConvolutionSelectWeightGrad(Function):
     @staticmethod
     def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple:
         return as_one(convolution_select_weight_grad, (MAPS,) * 3, FILTERS, info, in_dims, args, before_window=1)
+
+
+@operator(ConvolutionSelectWeightGrad)
+def convolution_select_weight_grad(
+    grad: Tensor,
+    winners: Tensor,
+    input: Tensor,
+    weight_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    algorithm: str,
+    /,
+) -> Tensor:
+    check_alike("convolution_select_weight_grad", grad=grad, input=input)
+    return grad.new_empty(weight_size)
 
 
 class ConvolutionNorm(Function):
@@ -139,9 +217,7 @@ class ConvolutionNorm(Function):
         if differentiated():
             grads = _norm_grads(ctx, grad, input, weight, bias, needs)
         else:
-            got = torch.ops.torchconv.convolution_norm_grad.default(
-                grad, output, input, weight, bias, *needs, *ctx.window
-            )
+            got = convolution_norm_grad(grad, output, input, weight, bias, *(*needs, *ctx.window))
             grads = tuple(g if need else None for g, need in zip(got, needs, strict=True))
         return (*grads, *(None,) * 6)
 
@@ -165,6 +241,23 @@ class ConvolutionNorm(Function):
     @staticmethod
     def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple:
         return as_one(convolution_norm, (MAPS, FILTERS, FILTERS), MAPS, info, in_dims, args, before_window=1)
+
+
+@operator(ConvolutionNorm)
+def convolution_norm(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    transforms: int,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    algorithm: str,
+    /,
+) -> Tensor:
+    check_alike("convolution_norm", input=input, weight=weight, bias=bias)
+    return _reduced(input, weight, weight.shape[0] // transforms, stride, padding, dilation)
 
 
 def _maps(ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -192,17 +285,33 @@ def _norm_grads(
     """The gradients of input, weight and bias, differentiable."""
     z = _maps(ctx, input, weight, bias)
     of_maps = (grad.unsqueeze(2) * _scaled(_norm(z), z)).flatten(1, 2)
+    window = (*ctx.window, torch.contiguous_format)
     return (
         convolution_input_grad(of_maps, weight, input.shape, *ctx.window) if needs[0] else None,
-        convolution_weight_grad(of_maps, input, weight.shape, *ctx.window, torch.contiguous_format)
-        if needs[1]
-        else None,
+        convolution_weight_grad(of_maps, input, weight.shape, *window) if needs[1] else None,
         convolution_bias_grad(of_maps).unflatten(0, (-1, ctx.transforms)).sum(1) if needs[2] else None,
     )
 
 
-convolution_max = register("convolution_max", ConvolutionMax)
-convolution_select = register("convolution_select", ConvolutionSelect)
-convolution_select_input_grad = register("convolution_select_input_grad", ConvolutionSelectInputGrad)
-convolution_select_weight_grad = register("convolution_select_weight_grad", ConvolutionSelectWeightGrad)
-convolution_norm = register("convolution_norm", ConvolutionNorm)
+@operator()
+def convolution_norm_grad(
+    grad: Tensor,
+    output: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    to_input: bool,
+    to_weight: bool,
+    to_bias: bool,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    algorithm: str,
+    /,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients that are asked for, else empty tensors; not to be differentiated again."""
+    check_alike("convolution_norm_grad", input=input, grad=grad, output=output, weight=weight, bias=bias)
+    of_input = empty(input.shape, input, activation_format(input, weight)) if to_input else input.new_empty(0)
+    of_weight = input.new_empty(weight.shape) if to_weight else input.new_empty(0)
+    return of_input, of_weight, input.new_empty(output.shape[1] if to_bias else 0)

@@ -12,6 +12,8 @@ so it closes under differentiation as convolution does:
     ========================  ====================  =========================
 """
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,7 +22,7 @@ from torch.autograd import Function
 
 from ._batch import into_samples
 from ._bilinear import keep, triangle
-from ._common import register
+from ._common import operator
 from ._strides import laid_out
 
 
@@ -44,16 +46,17 @@ def _in_filters(call: Any, info: Any, in_dims: tuple, args: tuple) -> tuple[Tens
     return out.unflatten(0, (info.batch_size, -1)), 0
 
 
-def _transform(ctx: Any, weight: Tensor, values: Tensor, *rows: Tensor) -> Tensor:
-    return transform_filters(weight, *rows, values, ctx.support)
+def _transform(ctx: Any, weight: Tensor, values: Tensor, pointers: Tensor, columns: Tensor) -> Tensor:
+    return transform_filters(weight, pointers, columns, values, ctx.support)
 
 
-def _transpose(ctx: Any, grad: Tensor, values: Tensor, *rows: Tensor) -> Tensor:
-    return laid_out(transform_filters_transpose(grad, *rows, values, ctx.kernel), ctx.weight_strides)
+def _transpose(ctx: Any, grad: Tensor, values: Tensor, pointers: Tensor, columns: Tensor) -> Tensor:
+    out = transform_filters_transpose(grad, pointers, columns, values, ctx.kernel)
+    return laid_out(out, ctx.weight_strides)
 
 
-def _values_grad(ctx: Any, grad: Tensor, weight: Tensor, *rows: Tensor) -> Tensor:
-    return transform_values_grad(grad, weight, *rows)
+def _values_grad(ctx: Any, grad: Tensor, weight: Tensor, pointers: Tensor, columns: Tensor) -> Tensor:
+    return transform_values_grad(grad, weight, pointers, columns)
 
 
 _of_transform, _of_transpose, _of_values_grad = triangle(_transform, _transpose, _values_grad)
@@ -74,6 +77,14 @@ class TransformFilters(Function):
         return _in_filters(transform_filters, info, in_dims, args)
 
 
+@operator(TransformFilters)
+def transform_filters(
+    weight: Tensor, pointers: Tensor, columns: Tensor, values: Tensor, kernel_size: Sequence[int], /
+) -> Tensor:
+    transforms = (pointers.shape[0] - 1) // math.prod(kernel_size)
+    return weight.new_empty([weight.shape[0] * transforms, weight.shape[1], *kernel_size])
+
+
 @_of_transpose
 class TransformFiltersTranspose(Function):
     """w̄ [D, C, *] of grad [D·T, C, *], the map's pointers, columns and values, and the filters' kernel size."""
@@ -87,6 +98,14 @@ class TransformFiltersTranspose(Function):
     @staticmethod
     def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple:
         return _in_filters(transform_filters_transpose, info, in_dims, args)
+
+
+@operator(TransformFiltersTranspose)
+def transform_filters_transpose(
+    grad: Tensor, pointers: Tensor, columns: Tensor, values: Tensor, kernel_size: Sequence[int], /
+) -> Tensor:
+    transforms = (pointers.shape[0] - 1) // math.prod(grad.shape[2:])
+    return grad.new_empty([grad.shape[0] // transforms, grad.shape[1], *kernel_size])
 
 
 @_of_values_grad
@@ -104,6 +123,6 @@ class TransformValuesGrad(Function):
         return _one_by_one(info, in_dims, transform_values_grad, args)  # a sum over the filters: they stay apart
 
 
-transform_filters = register("transform_filters", TransformFilters)
-transform_filters_transpose = register("transform_filters_transpose", TransformFiltersTranspose)
-transform_values_grad = register("transform_values_grad", TransformValuesGrad)
+@operator(TransformValuesGrad)
+def transform_values_grad(grad: Tensor, weight: Tensor, pointers: Tensor, columns: Tensor, /) -> Tensor:
+    return grad.new_empty(columns.shape)

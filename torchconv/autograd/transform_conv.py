@@ -97,7 +97,8 @@ class TransformConvolution(Function):
                 copies = _copies(weight, values, pointers, columns, ctx.kernel, ctx.support, grad.dim() - 2)
             of_input = convolution_input_grad(grad, copies, ctx.input_size, *ctx.window)
         if to_weight or to_values:
-            of_copies = convolution_weight_grad(grad, input, ctx.copies_size, *ctx.window, torch.contiguous_format)
+            window = (*ctx.window, torch.contiguous_format)
+            of_copies = convolution_weight_grad(grad, input, ctx.copies_size, *window)
             of_copies = of_copies.reshape(ctx.copies_size[0], -1, *ctx.support)
             if to_weight:
                 of_weight = transform_filters_transpose(of_copies, pointers, columns, values, ctx.kernel)

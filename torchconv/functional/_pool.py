@@ -1,6 +1,6 @@
 """What the functions of pooling share: who pools an input, in what form, and what comes back."""
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -8,6 +8,9 @@ from torch import Tensor
 from ..autograd.pool import max_pool, max_pool_indices
 from ._arguments import batched, require_tensors
 from ._route import has_kernel
+
+# kernel_size, stride, padding and dilation, one number an axis each; all zeros where the pooling is adaptive.
+Window: TypeAlias = tuple[list[int], list[int], list[int], list[int]]
 
 # Positions along an axis that the operators' tables hold.
 LARGEST = 2**31 - 1
@@ -42,7 +45,7 @@ def prepare(input: Tensor, dims: int, name: str, any_format: bool = True) -> tup
     return x, has_batch
 
 
-def max_result(x: Tensor, has_batch: bool, window: Any, output_size: list[int], return_indices: bool) -> Any:
+def max_result(x: Tensor, has_batch: bool, window: Window, output_size: list[int], return_indices: bool) -> Any:
     """The maxima of a batch, as they were asked for: of one sample without its batch axis, and with their indices."""
     values, positions = max_pool(x, *window, output_size)
     if not has_batch:

@@ -36,7 +36,8 @@ def _adaptive_max_pool(dims: int, input: Tensor, output_size: Sizes, return_indi
         return built_in(name, input, output_size, return_indices)
     size = _adaptive_size(output_size, input, dims, name)
     x, has_batch = prepare(input, dims, name, any_format=False)
-    return max_result(x, has_batch, [[0] * dims] * 4, size, return_indices)
+    zeros = [0] * dims
+    return max_result(x, has_batch, (zeros, zeros, zeros, zeros), size, return_indices)
 
 
 def _adaptive_avg_pool(dims: int, input: Tensor, output_size: Sizes) -> Tensor:
@@ -47,7 +48,8 @@ def _adaptive_avg_pool(dims: int, input: Tensor, output_size: Sizes) -> Tensor:
         return built_in(name, input, output_size)
     size = _adaptive_size(output_size, input, dims, name)
     x, has_batch = prepare(input, dims, name, any_format=False)
-    out = avg_pool(x, *[[0] * dims] * 3, size, True, None)
+    zeros = [0] * dims
+    out = avg_pool(x, zeros, zeros, zeros, size, True, None)
     return out if has_batch else out.squeeze(0)
 
 

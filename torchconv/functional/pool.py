@@ -13,13 +13,11 @@ from torch.overrides import has_torch_function_unary
 
 from ..autograd.pool import avg_pool, max_pool_relu
 from ._arguments import Ints, integer, per_axis, require_tensors
-from ._pool import built_in, max_result, prepare, runs_here
+from ._pool import Window, built_in, max_result, prepare, runs_here
 from ._route import overridden
 
 
-def _window(
-    kernel_size: Ints, stride: Ints | None, padding: Ints, dilation: Ints, dims: int, name: str
-) -> tuple[list[int], list[int], list[int], list[int]]:
+def _window(kernel_size: Ints, stride: Ints | None, padding: Ints, dilation: Ints, dims: int, name: str) -> Window:
     kernel = per_axis(kernel_size, dims, "kernel_size", name, 1)
     # The built-in takes an empty stride, too, for the kernel's size.
     omitted = stride is None or (isinstance(stride, (tuple, list)) and len(stride) == 0)
