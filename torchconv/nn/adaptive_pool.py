@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from .. import functional
+from .._calls import OperatorCall, PassCall
 from ._layer import Layer
 
 
@@ -17,12 +18,18 @@ class _AdaptiveMaxPool(Layer):
         """Pools `input`; the result is a pair (output, indices) where return_indices was asked for."""
         return self._functional(input, self.output_size, self.return_indices)
 
+    def _operator_calls(self, given: Tensor, output: Any) -> list[OperatorCall]:
+        return [PassCall.of(given, output, rounds="not", keeps_positions=True)]
+
 
 class _AdaptiveAvgPool(Layer):
     _functional: Callable[..., Any]
 
     def forward(self: Any, input: Tensor) -> Tensor:
         return self._functional(input, self.output_size)
+
+    def _operator_calls(self, given: Tensor, output: Any) -> list[OperatorCall]:
+        return [PassCall.of(given, output)]
 
 
 class AdaptiveMaxPool1d(_AdaptiveMaxPool, torch.nn.AdaptiveMaxPool1d):

@@ -13,8 +13,9 @@ from torch.nn.functional import pad
 from torch.nn.modules.utils import _ntuple
 
 from .. import functional
+from .._calls import ConvolutionCall, OperatorCall, Result, convolution_call, cropped_padding, maps_size
 from ..functional._arguments import require_tensors
-from ..functional._window import flat, is_pairs, pad_amounts, same_padding
+from ..functional._window import Window, flat, is_pairs, pad_amounts, same_padding
 from ._layer import Quantizable
 
 
@@ -90,6 +91,9 @@ class _Conv(_Algorithm):
         if self.padding != "same":
             return self._reversed_padding_repeated_twice
         return pad_amounts(same_padding(size, self.kernel_size, self.stride, self.dilation, type(self).__name__))
+
+    def _operator_calls(self: Any, given: Tensor, output: Tensor) -> list[OperatorCall]:
+        return [convolution_call(self, given, output, self.weight.shape)]
 
     def _conv_forward(self: Any, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return self._convolve(input, weight, bias, self._activation)
@@ -167,6 +171,21 @@ class _ConvTranspose(_Algorithm):
             self.dilation,
             algorithm=self.algorithm,
         )
+
+    def _operator_calls(self: Any, given: Tensor, output: Tensor) -> list[OperatorCall]:
+        n = len(self.kernel_size)
+        return [
+            ConvolutionCall(
+                maps_size(output, n),
+                self.weight.shape,
+                given.numel(),
+                Window(self.stride, cropped_padding(self, given, output), self.dilation, self.groups),
+                self.algorithm,
+                0 if self.bias is None else self.bias.numel(),
+                Result.of(output, n),
+                transposed=True,
+            )
+        ]
 
 
 class Conv1d(_Conv, torch.nn.Conv1d):

@@ -20,6 +20,7 @@ from torch.nn import Parameter, init
 from torch.nn.modules.utils import _ntuple
 
 from .. import functional
+from .._calls import BuiltInCall, OperatorCall, convolution_call
 from ..functional._arguments import batched, in_the_format_of, require_tensors
 from ..functional._window import Window, both_sides, pad_amounts
 from ..functional.transform import every_map, with_margins
@@ -196,6 +197,9 @@ class GroupConv2d(_Mapped):
         inputs = self.in_channels // self.groups * (1 if self.lifting else self.order)
         return (self.out_channels * self.order, inputs, *self.support)
 
+    def _operator_calls(self, given: Tensor, output: Tensor) -> list[OperatorCall]:
+        return [convolution_call(self, given, output, self.convolution_size)]
+
     def extra_repr(self) -> str:
         group = f"group={self.group_name!r}" if self.group_name else f"group={self.group}"
         parts = [f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, {group}"]
@@ -244,6 +248,9 @@ class GroupPool2d(Layer, torch.nn.Module):
             raise RuntimeError(f"GroupPool2d: reduce='max' of {input.dtype} maps: complex numbers have no maximum")
         return maps.max(-3).values if self.reduce == "max" else torch.linalg.vector_norm(maps, dim=-3)
 
+    def _operator_calls(self, given: Tensor, output: Tensor) -> list[OperatorCall]:
+        return [BuiltInCall(f"torch's own {self.reduce} over the group", given.nbytes + output.nbytes)]
+
     def extra_repr(self) -> str:
         return f"|G|={self.order}, reduce={self.reduce!r}"
 
@@ -274,6 +281,9 @@ class GroupBatchNorm2d(Layer, torch.nn.Module):
         ours = type(self.norm) is torch.nn.BatchNorm2d  # else another took its place
         out = normalise(flat, self.norm, None) if ours else self.norm(flat)
         return in_the_format_of(input, out.reshape(input.shape))
+
+    def _operator_calls(self, given: Tensor, output: Tensor) -> list[OperatorCall]:
+        return [BuiltInCall("torch's own batch norm over the group", given.nbytes + output.nbytes)]
 
     def extra_repr(self) -> str:
         return f"|G|={self.order}"

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from .. import functional
+from .._calls import BuiltInCall, ConvolutionCall, OperatorCall, Result, maps_size
 from ..functional._arguments import Ints, per_axis, require_tensors
+from ..functional._window import Window, flat
 from ._layer import Layer
 
 Sizes: TypeAlias = int | Sequence[int]
@@ -88,6 +90,12 @@ class LearnedPool2d(Layer, torch.nn.Module):
             )
         weight = self.weight if self.channels is not None else self.weight.repeat(maps, 1, 1, 1)
         return functional.conv2d(input, weight, None, self.stride, self.padding, groups=maps)
+
+    def _operator_calls(self, given: Tensor, output: Tensor) -> list[OperatorCall]:
+        size, padding = maps_size(given, 2), flat((p, p) for p in self.padding)
+        window = Window(list(self.stride), padding, [1, 1], size[1])
+        weight_size = (size[1], *self.weight.shape[1:])
+        return [ConvolutionCall(size, weight_size, output.numel(), window, "auto", 0, Result.of(output, 2))]
 
     def extra_repr(self) -> str:
         pad = f", padding={self.padding}" if any(self.padding) else ""
@@ -176,6 +184,15 @@ class BlockPool2d(Layer, torch.nn.Module):
                 f"got {list(out.shape)}"
             )
         return out.flatten(1)
+
+    def _operator_calls(self, given: Tensor, output: Tensor) -> list[OperatorCall]:
+        """The copies of the blocks. What the network makes of them are calls of its own layers."""
+        row = output.shape[-1] * given.shape[-3] * math.prod(self.kernel_size)  # elements of a row of blocks
+        rows = output.shape[:-3].numel() * output.shape[-2]
+        copies = rows * row * given.element_size()
+        at_once = min(self._rows_at_once(output.shape[-2], row), rows) * row * given.element_size()
+        reason = f"the network's own layers, on {rows * output.shape[-1]} blocks"
+        return [BuiltInCall(reason, given.nbytes + copies + output.nbytes, at_once)]
 
     def extra_repr(self) -> str:
         return f"kernel_size={self.kernel_size}, stride={self.stride}"

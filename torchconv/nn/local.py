@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import functional
+from .._calls import LocalCall, OperatorCall, Result, cropped_padding, maps_size
 from ..functional._arguments import Ints, per_axis, require_tensors
 from ..functional._window import Padding, Window, both_sides, transposed_sides
 from ._layer import Layer
@@ -67,6 +68,25 @@ class _LocallyConnected(Layer, torch.nn.Module):
                 f"{type(self).__name__}: made for inputs of size {self.input_size}, got input of shape "
                 f"{list(input.shape)}"
             )
+
+    def _operator_calls(self: Any, given: Tensor, output: Tensor) -> list[OperatorCall]:
+        transposed = hasattr(self, "output_padding")
+        if transposed:
+            padding = cropped_padding(self, given, output)
+        else:
+            window = (self.input_size, self.kernel_size, self.stride, self.dilation)
+            padding = both_sides(self.padding, *window, type(self).__name__)
+        return [
+            LocalCall(
+                maps_size(output if transposed else given, self._dims),
+                self.weight.shape,
+                Window(self.stride, padding, self.dilation, self.groups),
+                given.nbytes + output.nbytes + self.weight.nbytes,
+                0 if self.bias is None else self.bias.nbytes,
+                Result.of(output),
+                transposed,
+            )
+        ]
 
     def extra_repr(self: Any) -> str:
         parts = [f"{self.in_channels}, {self.out_channels}, input_size={self.input_size}"]

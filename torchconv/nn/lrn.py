@@ -1,9 +1,12 @@
 """Local response normalisation as a layer: torch.nn's, calling torchconv.functional."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from .. import functional
+from .._calls import OperatorCall, PassCall
 from ._layer import Layer
 
 
@@ -33,3 +36,6 @@ class LocalResponseNorm(Layer, torch.nn.LocalResponseNorm):
 
     def forward(self, input: Tensor) -> Tensor:
         return functional.local_response_norm(input, self.size, self.alpha, self.beta, self.k)
+
+    def _operator_calls(self, given: Tensor, output: Any) -> list[OperatorCall]:
+        return [PassCall.of(given, output)]

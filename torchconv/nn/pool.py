@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from .. import functional
+from .._calls import OperatorCall, PassCall
 from ._layer import Layer
 
 # What the layers of a family share; stands before torch.nn's class in each of their lists of bases.
@@ -21,6 +22,9 @@ class _MaxPool(Layer):
         window = (self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode)
         return self._functional(input, *window, self.return_indices, activation=self._activation)
 
+    def _operator_calls(self, given: Tensor, output: Any) -> list[OperatorCall]:
+        return [PassCall.of(given, output, rounds="not", keeps_positions=True)]
+
 
 class _AvgPool(Layer):
     _functional: Callable[..., Any]
@@ -29,12 +33,18 @@ class _AvgPool(Layer):
         window = (self.kernel_size, self.stride, self.padding, self.ceil_mode, self.count_include_pad)
         return self._functional(input, *window, self.divisor_override)
 
+    def _operator_calls(self, given: Tensor, output: Any) -> list[OperatorCall]:
+        return [PassCall.of(given, output)]
+
 
 class _LPPool(Layer):
     _functional: Callable[..., Any]
 
     def forward(self: Any, input: Tensor) -> Tensor:
         return self._functional(input, self.norm_type, self.kernel_size, self.stride, self.ceil_mode)
+
+    def _operator_calls(self, given: Tensor, output: Any) -> list[OperatorCall]:
+        return [PassCall.of(given, output, rounds=None)]
 
 
 class MaxPool1d(_MaxPool, torch.nn.MaxPool1d):

@@ -10,6 +10,7 @@ from torch.nn import Parameter
 from torch.nn.functional import pad
 from torch.nn.modules.utils import _ntuple
 
+from .._calls import OperatorCall, convolution_call
 from ..functional._arguments import require_tensors
 from ..functional._window import flat, is_pairs, pad_amounts
 from ..functional.transform import REDUCTIONS, _transform_conv, with_margins
@@ -183,6 +184,9 @@ class _TransformInvariantConv(_Mapped, torch.nn.modules.conv._ConvNd):
             self.algorithm,
             margins=self.padding_mode == "zeros",
         )
+
+    def _operator_calls(self, given: Tensor, output: Tensor) -> list[OperatorCall]:
+        return [convolution_call(self, given, output, self.convolution_size)]
 
     def extra_repr(self) -> str:
         parts = [f"{self.in_channels}, {self.filters}, kernel_size={self.kernel_size}", repr(self.transforms)]

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from .. import functional
+from .._calls import OperatorCall, PassCall
 from ._layer import Layer
 
 
@@ -21,6 +22,9 @@ class _MaxUnpool(Layer):
     def forward(self, input: Tensor, indices: Tensor, output_size: Any = None) -> Any:
         """Puts `input` where `indices` say, which a max pooling of these windows returned."""
         return self._functional(input, indices, self.kernel_size, self.stride, self.padding, output_size)
+
+    def _operator_calls(self, given: Tensor, output: Any) -> list[OperatorCall]:
+        return [PassCall.of(given, output)]
 
 
 class MaxUnpool1d(_MaxUnpool, torch.nn.MaxUnpool1d):
