@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from torchconv.table import algorithm_table
+from tools.algorithm_table import algorithm_table
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 

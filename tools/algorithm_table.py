@@ -1,4 +1,4 @@
-"""Which operator runs by which algorithm on what, asked of the operators themselves: ``python -m torchconv.table``.
+"""Which operator runs by which algorithm on what, asked of the operators: ``python -m tools.algorithm_table``.
 
 README.md holds what this prints, and a test compares the two.
 """
@@ -7,7 +7,8 @@ from itertools import product
 
 import torch
 
-from .functional._route import KERNEL_DTYPES
+import torchconv
+from torchconv.functional._route import KERNEL_DTYPES
 
 OPERATORS = {
     "`convolution`, `convolution_relu`": "forward",
@@ -71,10 +72,8 @@ def algorithm_table() -> str:
 
 def _pools(operator: str, dtype: torch.dtype) -> bool:
     """Whether a pooling and its gradient run in this dtype."""
-    from . import functional
-
     x = torch.zeros(1, 1, 4, 4, dtype=dtype, requires_grad=True)
-    getattr(functional, f"{operator}2d")(x, 2).sum().backward()
+    getattr(torchconv.functional, f"{operator}2d")(x, 2).sum().backward()
     return x.grad is not None and x.grad.dtype == dtype
 
 
