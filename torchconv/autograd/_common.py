@@ -46,9 +46,12 @@ def fake_of(operator: Callable[P, R]) -> Callable[P, R]:
 
 
 def _differentiable(name: str, operator: Any, function: type[torch.autograd.Function]) -> Callable[..., Any]:
+    dispatch = operator._op  # the operator, less a call in Python
+    tensors = sum("Tensor" in str(argument.type) for argument in operator._schema.arguments)  # which come first
+
     def forward(*args: Any) -> Any:
         with torch._C._AutoDispatchBelowAutograd():
-            return operator(*args)
+            return dispatch(*args)
 
     function.forward = staticmethod(forward)  # type: ignore[method-assign]
     function.jvp = staticmethod(_seen_from_outside(function.jvp))  # type: ignore[method-assign]
@@ -63,7 +66,7 @@ def _differentiable(name: str, operator: Any, function: type[torch.autograd.Func
             return operator(*args)
         if torch._C._are_functorch_transforms_active():
             return function.apply(*args)
-        if forward_ad._current_level >= 0 or (torch.is_grad_enabled() and torch._C._any_requires_grad(*args)):
+        if forward_ad._current_level >= 0 or (torch.is_grad_enabled() and torch._C._any_requires_grad(*args[:tensors])):
             return apply(*unwrap_dead_wrappers(args))
         return forward(*args)  # no derivative can be asked for
 

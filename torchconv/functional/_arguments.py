@@ -144,10 +144,12 @@ def autocast(input: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor
     return cast(input), cast(weight), None if bias is None else cast(bias)
 
 
-def check_operands(input: Tensor, weight: Tensor, bias: Tensor | None, bias_size: Sequence[int], name: str) -> None:
+def check_operands(input: Tensor, weight: Tensor, bias: Tensor | None, bias_size: tuple[int, ...], name: str) -> None:
     """Raises unless weight and bias are of the input's dtype, and the bias of the size that the weight asks for."""
     dtype = input.dtype
-    if bias is not None and bias.shape != tuple(bias_size):
+    if weight.dtype is dtype and (bias is None or (bias.dtype is dtype and bias.shape == bias_size)):
+        return
+    if bias is not None and bias.shape != bias_size:
         raise RuntimeError(
             f"{name}: weight of shape {list(weight.shape)} expects a bias of shape {list(bias_size)}, "
             f"got {list(bias.shape)}"

@@ -43,6 +43,18 @@ def pad_amounts(padding: Sequence[int]) -> list[int]:
     return [side for axis in range(len(padding) - 2, -1, -2) for side in padding[axis : axis + 2]]
 
 
+def plain_padding(padding: Any, dims: int) -> list[int] | None:
+    """Padding, flat, where a caller gives it as most do: as an integer, or as a tuple with one for each axis."""
+    if type(padding) is int:
+        return [padding] * (2 * dims) if 0 <= padding <= LARGEST else None
+    if type(padding) is not tuple or len(padding) != dims:
+        return None
+    for v in padding:
+        if type(v) is not int or not 0 <= v <= LARGEST:
+            return None
+    return [v for v in padding for _ in (0, 1)]
+
+
 def both_sides(
     padding: Padding,
     size: Sequence[int],
@@ -53,15 +65,9 @@ def both_sides(
 ) -> list[int]:
     """Padding as a caller gives it, flat."""
     dims = len(kernel)
-    if type(padding) is int:  # most calls end here or in the branch below
-        if 0 <= padding <= LARGEST:
-            return [padding] * (2 * dims)
-    elif type(padding) is tuple and len(padding) == dims:
-        for v in padding:
-            if type(v) is not int or not 0 <= v <= LARGEST:
-                break
-        else:
-            return [v for v in padding for _ in (0, 1)]
+    plain = plain_padding(padding, dims)
+    if plain is not None:
+        return plain
     if padding == "valid":
         return [0] * (2 * dims)
     if padding == "same":

@@ -10,7 +10,7 @@ from torch.overrides import has_torch_function_variadic
 from ..autograd.conv import convolution, convolution_input_grad, convolution_relu
 from ._arguments import Ints, autocast, batched, check_operands, integer, per_axis, require_weight
 from ._route import built_in_wanted, has_kernel, overridden
-from ._window import Padding, Window, both_sides, pad_amounts, transposed_window
+from ._window import Padding, Window, both_sides, pad_amounts, plain_padding, transposed_window
 
 
 def _conv(
@@ -38,8 +38,10 @@ def _conv(
     x, has_batch = batched(input, dims, name)
     x, w, b = autocast(x, weight, bias)
     if has_kernel(x, w, b) and w.shape[1] != 0:
-        sides = both_sides(padding, x.shape[2:], w.shape[2:], stride, dilation, name)
-        check_operands(x, w, b, w.shape[:1], name)
+        sides = plain_padding(padding, dims)
+        if sides is None:
+            sides = both_sides(padding, x.shape[2:], w.shape[2:], stride, dilation, name)
+        check_operands(x, w, b, (w.shape[0],), name)
         run = convolution if activation is None else convolution_relu
         out = run(x, w, b, stride, sides, dilation, groups, algorithm)
     else:

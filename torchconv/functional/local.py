@@ -26,7 +26,9 @@ def _spatial(weight: Tensor, dims: int, name: str) -> tuple[list[int], list[int]
     return list(weight.shape[2 : 2 + dims]), list(weight.shape[2 + dims :])
 
 
-def _check(input: Tensor, weight: Tensor, bias: Tensor | None, channels: int, bias_size: list[int], name: str) -> None:
+def _check(
+    input: Tensor, weight: Tensor, bias: Tensor | None, channels: int, bias_size: tuple[int, ...], name: str
+) -> None:
     if input.shape[1] != channels:
         raise RuntimeError(
             f"{name}: weight of shape {list(weight.shape)} expects {channels} input channels, "
@@ -57,7 +59,7 @@ def _local_conv(
     x, has_batch = batched(input, dims, name)
     window = Window(steps, both_sides(padding, x.shape[2:], kernel, steps, gaps, name), gaps, groups)
     x, weight, bias = autocast(x, weight, bias)
-    _check(x, weight, bias, weight.shape[1] * groups, [weight.shape[0], *positions], name)
+    _check(x, weight, bias, weight.shape[1] * groups, (weight.shape[0], *positions), name)
     sizes = window.output_sides(x.shape[2:], kernel)
     if sizes != positions:
         raise RuntimeError(
@@ -122,7 +124,7 @@ def _local_conv_transpose(
     size, window = transposed_window(input, kernel, steps, cut, extra, gaps, groups, name)
     channels = weight.shape[1] * groups
     x, weight, bias = autocast(x, weight, bias)
-    _check(x, weight, bias, weight.shape[0], [channels, *size], name)
+    _check(x, weight, bias, weight.shape[0], (channels, *size), name)
     if has_kernel(x, weight, bias):
         out = local_convolution_input_grad(x, weight, [x.shape[0], channels, *size], *window)
     else:

@@ -117,7 +117,7 @@ def _transform_conv(
         copies, count = copies.unflatten(0, (filters, count)).mean(1), 1
     x, w, b = autocast(x, copies, bias)
     if has_kernel(x, w, b):
-        check_operands(x, w, b, [filters], name)
+        check_operands(x, w, b, (filters,), name)
         out = _reduced(x, w, b, count, window, reduce, algorithm)
     else:
         every = None if b is None else b.repeat_interleave(count)
@@ -132,7 +132,7 @@ def every_map(
     than x has spatial ones takes its first from the weight's channels."""
     dims, filters = x.dim() - 2, weight.shape[0]
     if has_kernel(x, weight, bias) and not torch.is_autocast_enabled("cpu"):
-        check_operands(x, weight, bias, [filters], name)
+        check_operands(x, weight, bias, (filters,), name)
         sparse = (fmap.values.to(weight), fmap.pointers, fmap.columns)
         return transform_convolution(x, weight, *sparse, bias, fmap.kernel_size, fmap.support, *window, algorithm)
     split = weight.reshape(filters, -1, *fmap.kernel_size)
@@ -140,7 +140,7 @@ def every_map(
     x, w, b = autocast(x, copies.reshape(copies.shape[0], -1, *fmap.support[-dims:]), bias)
     every = None if b is None else b.repeat_interleave(w.shape[0] // filters)
     if has_kernel(x, w, b):
-        check_operands(x, w, b, [filters], name)
+        check_operands(x, w, b, (filters,), name)
         return convolution(x, w, every, *window, algorithm)
     return built_in(x, w, every, window, algorithm)
 
