@@ -10,7 +10,7 @@ from shapes import CASES, ConvCase
 from suite import first_quick
 from torch.autograd import gradcheck, gradgradcheck
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, vmap
-from traced import check_compiled, check_vmap
+from traced import check_exported, check_sizes, check_vmap
 
 import torchconv.autograd.conv as autograd
 import torchconv.functional as TF
@@ -236,22 +236,12 @@ class Net(torch.nn.Module):
     ("backend", "dynamic"), first_quick([("aot_eager", False), ("aot_eager", True), ("inductor", False)])
 )
 def test_compile(backend: str, dynamic: bool) -> None:
-    torch._dynamo.reset()
-    net = Net()
-    compiled = torch.compile(net, fullgraph=True, backend=backend, dynamic=dynamic)
-    for size in [(2, 3, 12, 13), (3, 3, 10, 9)] if dynamic else [(2, 3, 12, 13)]:
-        check_compiled(compiled, net, torch.randn(size))
+    check_sizes(Net(), backend, dynamic)
 
 
 @pytest.mark.parametrize("strict", [False, True])
 def test_export(strict: bool) -> None:
-    net, x = Net(), torch.randn(2, 3, 12, 13)
-    batch = {"x": {0: torch.export.Dim("batch", min=2, max=64)}}
-    program = torch.export.export(net, (x,), dynamic_shapes=batch, strict=strict)
-    targets = [str(node.target) for node in program.graph.nodes]
-    assert targets.count("torchconv.convolution_relu.default") == 2
-    x = torch.randn(5, 3, 12, 13)
-    torch.testing.assert_close(program.module()(x), net(x))
+    check_exported(Net(), strict, convolution_relu=2)
 
 
 def test_autocast_and_other_dtypes() -> None:

@@ -28,3 +28,21 @@ def check_compiled(compiled, net, x, **tolerance):
         torch.autograd.grad(y, operands, g), torch.autograd.grad(expected, operands, g), strict=True
     ):
         torch.testing.assert_close(mine, theirs, **tolerance)
+
+
+def check_sizes(net, backend: str, dynamic: bool) -> None:
+    """A network of pictures is compiled as one graph, for one size or for two."""
+    torch._dynamo.reset()
+    compiled = torch.compile(net, fullgraph=True, backend=backend, dynamic=dynamic)
+    for size in [(2, 3, 12, 13), (3, 3, 10, 9)] if dynamic else [(2, 3, 12, 13)]:
+        check_compiled(compiled, net, torch.randn(size))
+
+
+def check_exported(net, strict: bool, **counts: int) -> None:
+    """A network of pictures is exported for any batch, with so many calls of each of our operators."""
+    batch = {"x": {0: torch.export.Dim("batch", min=2, max=64)}}
+    program = torch.export.export(net, (torch.randn(2, 3, 12, 13),), dynamic_shapes=batch, strict=strict)
+    targets = [str(node.target) for node in program.graph.nodes]
+    assert {name: targets.count(f"torchconv.{name}.default") for name in counts} == counts
+    x = torch.randn(5, 3, 12, 13)
+    torch.testing.assert_close(program.module()(x), net(x))
