@@ -7,9 +7,11 @@ import pickle
 
 import pytest
 import torch
-from torch.func import functional_call
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.func import functional_call, grad, vmap
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from torchconv import functional as TF
 from torchconv import transforms as T
 from torchconv.nn import (
     Conv2d,
@@ -216,3 +218,62 @@ def test_export_lifts_it_as_constants(name, strict):
     assert not program.graph_signature.buffers
     doubled = torch.compile(layer, fullgraph=True, backend="eager")
     assert torch.equal(doubled(x), layer(x))
+
+
+def ran(layer, x):
+    y = layer(x)
+    y.sum().backward()
+    assert all(p.grad.shape == p.shape for p in layer.parameters())
+    return y
+
+
+def ran_on_other_parameters(layer, x):
+    return functional_call(layer, {n: p.detach().clone() for n, p in layer.named_parameters()}, (x,))
+
+
+def ran_by_sample(layer, x):
+    def loss(parameters, x):
+        return functional_call(layer, parameters, (x,)).sum()
+
+    parameters = dict(layer.named_parameters())
+    grads = vmap(grad(loss), (None, 0))(parameters, torch.stack([x, x]))
+    assert all(grads[n].shape == (2, *p.shape) for n, p in parameters.items())
+    return layer(x)
+
+
+@by_layer
+@pytest.mark.parametrize("run", [ran, ran_on_other_parameters, ran_by_sample])
+def test_made_and_run_of_fake_tensors(make, shape, run):
+    expected = make()(torch.zeros(shape)).shape
+    with FakeTensorMode():
+        layer = make()
+        assert run(layer, torch.randn(shape)).shape == expected
+
+
+@by_layer
+@pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")  # a copy of a parameter's
+def test_what_is_fake_outside_of_its_mode(make, shape):
+    with FakeTensorMode():
+        layer, x = make(), torch.randn(shape)
+    assert layer(x).shape == make()(torch.zeros(shape)).shape
+    assert isinstance(next(copy.deepcopy(layer).parameters()), FakeTensor)
+    torch.export.export(layer, (x,))
+    assert torch.equal(assigned_to(layer, real := make())(torch.ones(shape)), real(torch.ones(shape)))
+
+
+@by_layer
+def test_a_real_layer_on_fake_parameters(make, shape):
+    layer = make()
+    with FakeTensorMode() as mode:
+        fake = {name: mode.from_tensor(p) for name, p in layer.named_parameters()}
+        y = functional_call(layer, fake, (torch.randn(shape),))
+    assert y.shape == layer(torch.zeros(shape)).shape
+
+
+def test_a_real_map_and_fake_filters():
+    fmap = EIGHTHS.filter_map((3, 3))
+    with FakeTensorMode():
+        x, w = torch.randn(2, 4, 7, 7), torch.randn(5, 4, 3, 3)
+        assert TF.transform_filters(w, fmap).shape == (40, 4, 3, 3)
+        assert TF.transform_conv2d(x, w, fmap).shape == (2, 40, 5, 5)
+        assert TF.transform_conv2d(x, w, EIGHTHS, reduce="norm").shape == (2, 5, 5, 5)

@@ -1,6 +1,7 @@
 """What PyTorch's autograd engine offers around a backward: compiled, checkpointed, hooked, batched, repeated."""
 
 import contextlib
+import copy
 import gc
 
 import pytest
@@ -99,6 +100,49 @@ def test_checkpointing(net, reentrant: bool) -> None:
     h = checkpoint(net.fused, x, use_reentrant=reentrant)
     checkpoint(net.rest, h, use_reentrant=reentrant).square().sum().backward()
     assert_same(grads_of(net), expected)
+
+
+def ends(last: type) -> type:
+    class Ends(torch.nn.Module):
+        """A convolution, a batch norm and what is last, as a plain Sequential or one's own forward has them."""
+
+        def __init__(self, n: int, **options) -> None:
+            super().__init__()
+            self.conv = getattr(torch.nn, f"Conv{n}d")(2, 4, 3)
+            self.norm = getattr(torch.nn, f"BatchNorm{n}d")(4, **options)
+            self.last = last()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.last(self.norm(self.conv(x)))
+
+    return Ends
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("n", [1, 2, 3])
+@pytest.mark.parametrize("make", [ends(torch.nn.ReLU), ends(torch.nn.Identity)], ids=["ReLU", "nothing"])
+@pytest.mark.parametrize("options", [{}, {"momentum": None}, {"affine": False}], ids=str)
+def test_checkpoints_move_running_statistics_as_often_as_without_us(make, n: int, reentrant: bool, options) -> None:
+    """A checkpoint leaves the second forward by an exception when it has the last tensor that was kept."""
+    theirs = make(n, **options).double()
+    ours = torchconv.convert(copy.deepcopy(theirs))
+    assert type(ours) is not type(theirs)
+    x = torch.randn(3, 2, *[5] * n, dtype=torch.float64)
+    for net in (theirs, ours):
+        for step in (0.1, 0.2):
+            checkpoint(net, (x + step).requires_grad_(), use_reentrant=reentrant).square().sum().backward()
+    torch.testing.assert_close(ours.state_dict(), theirs.state_dict())
+    assert ours.norm.num_batches_tracked == 4
+    for a, b in zip(grads_of(ours), grads_of(theirs), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_checkpoints_of_groups_move_running_statistics_twice() -> None:
+    layer, x = tnn.GroupBatchNorm2d(2).double(), torch.randn(2, 8, 3, 3, dtype=torch.float64).requires_grad_()
+    twice = copy.deepcopy(layer)
+    checkpoint(layer, x, use_reentrant=False).square().sum().backward()
+    twice(x), twice(x)
+    torch.testing.assert_close(layer.state_dict(), twice.state_dict())
 
 
 @pytest.mark.parametrize(

@@ -17,13 +17,14 @@ against the first; rotations are counter-clockwise. A set of d×d matrices acts 
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
+from torch._subclasses.fake_tensor import FakeTensorMode, maybe_get_fake_mode
 from torch.utils._python_dispatch import _disable_current_modes
 
 _SNAP = 1e-9  # distances from a whole number that are rounding
@@ -43,6 +44,20 @@ def constants() -> Iterator[None]:
         yield
 
 
+def _fake_mode(operand: Tensor | None) -> FakeTensorMode | None:
+    """The mode of a fake tensor that real ones cannot stand beside; tracers allow them, and keep them as they are."""
+    mode = None if operand is None or torch.compiler.is_dynamo_compiling() else maybe_get_fake_mode(operand)
+    return None if mode is None or mode.allow_non_fake_inputs else mode
+
+
+def beside(constant: Tensor, operand: Tensor) -> Tensor:
+    """A constant as an operator takes it with `operand`: on its device, and fake where it must be."""
+    mode = _fake_mode(operand)
+    if mode is not None and _fake_mode(constant) is None:
+        constant = mode.from_tensor(constant)
+    return constant.to(operand.device)
+
+
 class FilterMap(NamedTuple):
     """The sparse linear map from a filter's taps to those of its transformed copies, in rows.
 
@@ -58,8 +73,8 @@ class FilterMap(NamedTuple):
 
     def like(self, weight: Tensor) -> "FilterMap":
         """The same on the device of `weight`, its values in the dtype of `weight`."""
-        pointers, columns = self.pointers.to(weight.device), self.columns.to(weight.device)
-        return self._replace(pointers=pointers, columns=columns, values=self.values.to(weight))
+        pointers, columns, values = (beside(t, weight) for t in self[:3])
+        return self._replace(pointers=pointers, columns=columns, values=values.to(weight.dtype))
 
 
 class Correspondence(NamedTuple):
@@ -215,9 +230,10 @@ class TransformSet:
     ) -> FilterMap:
         """The map to copies of size `support` with these numbers in place of the set's own: its values are
         differentiable in them, and it has all 2ᵈ entries in every row, so that its size is fixed."""
-        columns, values = _interpolation(self.matrices_of(parameters), kernel, support, snap=False)
-        rows, corners = columns.shape
-        pointers = torch.arange(0, rows * corners + 1, corners, device=columns.device)
+        with _fake_mode(next(iter(parameters.values()), None)) or nullcontext():
+            columns, values = _interpolation(self.matrices_of(parameters), kernel, support, snap=False)
+            rows, corners = columns.shape
+            pointers = torch.arange(0, rows * corners + 1, corners, device=columns.device)
         return FilterMap(pointers, columns.flatten(), values.flatten(), kernel, support)
 
     def correspondences(self, kernel_size: int | Sequence[int]) -> list[Correspondence]:
@@ -416,7 +432,7 @@ def _interpolation(
     inside = ((taps >= 0) & (taps < size)).all(-1)
     pitch = torch.tensor([math.prod(kernel[a + 1 :]) for a in range(d)], device=device)
     columns = (taps.clamp(min=0).minimum(size - 1) * pitch).sum(-1)
-    values = torch.where(inside, weights, 0.0) / determinant.abs()[:, None, None]
+    values = weights.masked_fill(~inside, 0) / determinant.abs()[:, None, None]
     return columns.flatten(0, 1), values.flatten(0, 1)
 
 

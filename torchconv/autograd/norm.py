@@ -9,6 +9,7 @@ The input is kept for the backward, and no output: the mask is worked out again.
 of the formulas, in PyTorch's own operators.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -131,6 +132,37 @@ def batch_norm(
     /,
 ) -> tuple[Tensor, Tensor, Tensor]:
     return _fake_results(input)
+
+
+class _Followed(BatchNorm):
+    """The same with a function besides, which is called with the moments before anything is kept: where a checkpoint
+    runs a model again, it leaves by an exception as soon as it has the last tensor that was kept."""
+
+    @staticmethod
+    def forward(*args: Any) -> Any:
+        *operands, follow = args
+        out = BatchNorm.forward(*operands)
+        follow(*out[1:])
+        return out
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor, Tensor]) -> None:
+        BatchNorm.setup_context(ctx, inputs[:-1], output)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple:
+        return (*BatchNorm.backward(ctx, grad), None)
+
+
+def batch_norm_followed(follow: Callable[[Tensor, Tensor], None], *operands: Any) -> Tensor:
+    """`batch_norm`'s output; `follow` is called with its means and biased variances."""
+    traced = torch.compiler.is_dynamo_compiling() or torch._C._are_functorch_transforms_active()
+    if not traced and torch.is_grad_enabled() and torch._C._any_requires_grad(*operands):
+        return _Followed.apply(*operands, follow)[0]
+    out, mean, var = batch_norm(*operands)
+    with torch.no_grad():
+        follow(mean, var)
+    return out
 
 
 @operator()

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.overrides import has_torch_function_variadic
 
-from ..autograd.norm import batch_norm as _batch_norm
+from ..autograd.norm import batch_norm_followed
 from ._route import has_kernel, overridden
 
 
@@ -85,11 +85,12 @@ def batch_norm(
     if not training or not here or input.numel() <= input.shape[1]:
         out = torch.nn.functional.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
         return out if activation is None else out.relu()
-    out, mean, var = _batch_norm(input, weight, bias, eps, activation is not None)
-    with torch.no_grad():
-        n = input.numel() // input.shape[1]
+    n = input.numel() // input.shape[1]
+
+    def follow(mean: Tensor, var: Tensor) -> None:
         if running_mean is not None:
             running_mean.lerp_(mean.to(running_mean.dtype), momentum)
         if running_var is not None:
             running_var.lerp_((var * (n / (n - 1))).to(running_var.dtype), momentum)
-    return out
+
+    return batch_norm_followed(follow, input, weight, bias, eps, activation is not None)

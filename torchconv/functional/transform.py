@@ -133,8 +133,8 @@ def every_map(
     dims, filters = x.dim() - 2, weight.shape[0]
     if has_kernel(x, weight, bias) and not torch.is_autocast_enabled("cpu"):
         check_operands(x, weight, bias, (filters,), name)
-        sparse = (fmap.values.to(weight), fmap.pointers, fmap.columns)
-        return transform_convolution(x, weight, *sparse, bias, fmap.kernel_size, fmap.support, *window, algorithm)
+        pointers, columns, values, *sizes = fmap.like(weight)
+        return transform_convolution(x, weight, values, pointers, columns, bias, *sizes, *window, algorithm)
     split = weight.reshape(filters, -1, *fmap.kernel_size)
     copies = transform_filters(split, fmap)
     x, w, b = autocast(x, copies.reshape(copies.shape[0], -1, *fmap.support[-dims:]), bias)

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import Parameter
 from torch.nn.functional import pad
 from torch.nn.modules.utils import _ntuple
@@ -14,7 +15,7 @@ from .._calls import OperatorCall, convolution_call
 from ..functional._arguments import require_tensors
 from ..functional._window import flat, is_pairs, pad_amounts
 from ..functional.transform import REDUCTIONS, _transform_conv, with_margins
-from ..transforms import FilterMap, TransformSet, constants
+from ..transforms import FilterMap, TransformSet, beside, constants
 from ._layer import Layer
 from .conv import _Conv
 
@@ -42,15 +43,15 @@ class _Mapped(Layer, torch.nn.Module):
         like = next(self.parameters(), None)  # the weight may be computed of others
         if self._exact is not None and like is not None:
             with constants():
-                self._held = self._exact.like(like)
+                fake = isinstance(like, FakeTensor)  # which are there for their shapes: only a call can tell
+                self._held = self._exact.like(self._exact.values.to(like.dtype) if fake else like)
 
     def _map_like(self, weight: Tensor) -> FilterMap:
         """The map the way `weight` is: `_held`, or what a replica or another weight needs, rounded once either way."""
-        held = self._held
-        if held.values.dtype == weight.dtype and held.values.device == weight.device:
-            return held
         assert self._exact is not None
-        return self._exact.like(weight)
+        held = self._held
+        same = held.values.dtype == weight.dtype and held.values.device == weight.device
+        return (held if same else self._exact).like(weight)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         super()._apply(fn, recurse)
@@ -132,7 +133,7 @@ class _TransformInvariantConv(_Mapped, torch.nn.modules.conv._ConvNd):
         numbers = transforms.parameters() if learnable else {}
         self._names = list(numbers)
         for name, value in numbers.items():
-            self.register_parameter(name, Parameter(value.to(self.weight)))
+            self.register_parameter(name, Parameter(beside(value, self.weight).to(self.weight.dtype)))
         self._derive()
 
     def reset_parameters(self) -> None:
@@ -141,7 +142,8 @@ class _TransformInvariantConv(_Mapped, torch.nn.modules.conv._ConvNd):
         if self.learnable:
             with torch.no_grad():
                 for name, value in self.transforms.parameters().items():
-                    getattr(self, name).copy_(value)
+                    own = getattr(self, name)
+                    own.copy_(beside(value, own))
 
     def _map(self) -> FilterMap | None:
         return None if self.learnable else self.transforms.filter_map(self.kernel_size)
