@@ -68,7 +68,7 @@ fuzz: build
 
 # A build of its own, beside the checkout's, from whose folder everything is run so that it is what is imported.
 sanitized = build/sanitize-$(SANITIZER)
-kernel_tests := conv pool fft winograd depthwise norm lrn local transforms transform_conv bfloat16 narrow
+kernel_tests := conv conv_integers pool fft winograd depthwise norm lrn local transforms transform_conv bfloat16 narrow
 parallel_tests := conv pool winograd depthwise norm lrn local transform_conv
 runtime_address := libasan.so libubsan.so
 runtime_thread := libtsan.so
@@ -86,7 +86,7 @@ sanitize: $(done)/test
 		run="env LD_PRELOAD=$$(for l in $(runtime_$(SANITIZER)); do $(CXX) -print-file-name=$$l; done | paste -sd:) \
 			$(options_$(SANITIZER)) TORCHCONV_CPU_CAPABILITY=$$capability PYTHONPATH=$(CURDIR) $(abspath $(python)) -m"; \
 		$$run pytest -q -x -p no:cacheprovider -p no:xdist \
-			$(foreach t,$(tests_$(SANITIZER)),$(CURDIR)/tests/test_$(t).py); \
+			-m 'not slow' $(foreach t,$(tests_$(SANITIZER)),$(CURDIR)/tests/test_$(t).py); \
 		$$run tests.fuzz --seed $(SEED) $(fuzz_$(SANITIZER)) $(FUZZ_ARGS); \
 	done
 

@@ -329,3 +329,16 @@ def test_dtypes_of_vectors_are_those_that_the_built_in_takes():
                 except RuntimeError:
                     answers.append(None)
             assert answers[0] == answers[1], (training, of_x, of_stats, of_weight, of_bias)
+
+
+def test_no_channels() -> None:
+    empty = torch.ones(0)
+    assert TF.batch_norm(torch.ones(2, 0, 3), empty, empty, empty, None, True).shape == (2, 0, 3)
+    assert TF.batch_norm(torch.ones(0, 0), None, None, empty, empty, True).shape == (0, 0)
+
+
+def test_vectors_are_checked_whatever_else_is_wrong() -> None:
+    """An empty batch, which the built-in answers whatever the vectors, and a running statistic alone."""
+    for x, mean in ((torch.ones(0, 3, 2), torch.ones(3)), (torch.ones(0, 3, 2), None)):
+        with pytest.raises(RuntimeError, match="weight should contain 3 elements not 4"):
+            TF.batch_norm(x, mean, None, torch.ones(4), None, True)

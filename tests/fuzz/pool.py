@@ -178,12 +178,14 @@ def _built_in(name: str, args: list[Any], kwargs: dict) -> Any:
         args[2:4] = sizes if dims > 1 else [a and a[0] for a in sizes]
     if name.startswith("max_unpool"):  # whose built-in takes more integers than axes, and not one for all
         dims = int(name[-2])
-        sizes = [each_axis(args[2], dims), args[3] and each_axis(args[3], dims), each_axis(args[4], dims, 0)]
+        sizes = [each_axis(args[2], dims), args[3] and each_axis(args[3], dims, 0), each_axis(args[4], dims, 0)]
         args[2:5] = sizes
     if name.startswith("max_pool3d") and isinstance(args[0], Tensor):
         args[0] = args[0].contiguous()  # in channels-last it numbers windows without an element otherwise
     if name.startswith("adaptive_avg"):  # whose built-in takes any axes where the output is one element
         need(args[0].dim() - int(name[-2]) in (1, 2), "axes")
+    if name.startswith("adaptive") and isinstance(args[1], (tuple, list)):  # of which it looks at the first alone
+        need(not any(isinstance(side, bool) for side in args[1]), "booleans")
     try:
         if name.endswith("_with_indices"):
             out = getattr(F, name.removesuffix("_with_indices"))(*args, return_indices=True)
