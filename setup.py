@@ -7,7 +7,7 @@ from pathlib import Path
 from setuptools import setup
 from torch.utils.cpp_extension import BuildExtension, CppExtension, include_paths
 
-# The kernels pick their instruction set when the library loads (csrc/kernels/), so no -march here: one build runs on
+# The kernels pick their instruction set when the library loads (csrc/cpu/), so no -march here: one build runs on
 # every x86-64. torch's headers are system headers: -Wall -Wextra then speaks of this project's files only.
 COMPILE = [
     "-O3",

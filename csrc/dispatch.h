@@ -1,7 +1,7 @@
 // From tensors and dtypes to the kernels' pointers and element types.
 #pragma once
 
-#include "kernels/numeric.h"
+#include "cpu/numeric.h"
 #include "torch.h"
 
 namespace torchconv {

@@ -1,8 +1,8 @@
-// The table of contents: every operator's schema. Implementations register themselves in conv.cpp and pool.cpp; fake
+// The table of contents: every operator's schema. Implementations register themselves in the folders (README.md); fake
 // (shape-only) kernels, derivatives and typed wrappers are in torchconv/autograd/.
 
-#include "kernels/kernels.h"
-#include "select.h"
+#include "cpu/kernels.h"
+#include "conv/select.h"
 #include "torch.h"
 
 // The module that Python imports; loading it registers the operators. Plain C, so that one build serves every Python.
@@ -46,6 +46,7 @@ STABLE_TORCH_LIBRARY(torchconv, m) {
   m.def("get_conv_precision() -> str");
   m.def("_swap_thread_precision(str? precision) -> str?");
   m.def("_algorithms() -> str[]");
+  m.def("_error_bounds(str algorithm) -> (float, float)");  // ConvAlgorithm's
   m.def(
       "_explain(str direction, int[] input_size, int[] weight_size, int[] stride, int[] padding, int[] dilation,"
       " int groups, ScalarType dtype, bool channels_last, str algorithm) -> (str, str[], int, float)");
@@ -146,6 +147,7 @@ STABLE_TORCH_LIBRARY_IMPL(torchconv, CompositeImplicitAutograd, m) {
   m.impl("get_conv_precision", boxed<get_conv_precision>);
   m.impl("_swap_thread_precision", boxed<swap_thread_precision>);
   m.impl("_algorithms", boxed<algorithm_names>);
+  m.impl("_error_bounds", boxed<error_bounds>);
 }
 
 }  // namespace torchconv

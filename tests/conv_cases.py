@@ -23,12 +23,10 @@ BOUNDS = {
 }
 
 
-WINOGRAD_BOUNDS = {"forward": 5e-6, "input_grad": 5e-6, "weight_grad": 1.5e-5}
-
-
 def bound(algorithm: str, dtype: torch.dtype, direction: str) -> float:
-    if algorithm == "winograd" and dtype == torch.float32:
-        return WINOGRAD_BOUNDS[direction]
+    """What the algorithm's record promises in float32; "auto" may be any of those above."""
+    if algorithm in ops._algorithms() and dtype == torch.float32:
+        return ops._error_bounds(algorithm)[direction == "weight_grad"]
     return BOUNDS[dtype][direction]
 
 

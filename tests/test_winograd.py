@@ -109,7 +109,7 @@ def test_bfloat16_and_autocast(layout: str) -> None:
 
 # ---- transforms ----
 #
-# The formulas of csrc/kernels/winograd_math.inl, evaluated in rational numbers: tiles of m outputs use the
+# The formulas of csrc/conv/winograd/math.inl, evaluated in rational numbers: tiles of m outputs use the
 # first m + r − 1 of 8 points, and are of 9 − r outputs at the most.
 
 POINTS = [0, None, 1, -1, Fraction(1, 2), -2, 2, Fraction(-1, 2)]  # None: infinity

@@ -1,0 +1,37 @@
+// An algorithm of convolution: what it can run, what that costs, and its three directions. Each is one record, at the
+// end of its folder's .cpp; select.cpp lists them, and nothing else names them one by one.
+#pragma once
+#include "conv/params.h"
+
+namespace torchconv {
+
+struct ConvAlgorithm {
+  const char* name;
+  // Why it cannot run this convolution in this direction; empty where it can.
+  std::string (*refuse)(const ConvParams&, Direction);
+  // Of one sample: the multiply-adds that would take as long at the processor's peak.
+  double (*cost)(const ConvParams&, Direction);
+  // Bytes beside the operands and the result, with one thread.
+  int64_t (*workspace)(const ConvParams&, Direction);
+  // How many times cheaper than another it must be to be taken instead.
+  double least_saving = 1;
+  // Why an output may err by more than a sum of its own products does; null where it may not.
+  const char* rounds = nullptr;
+  // The most that ‖y − y64‖ / ‖y64‖ comes to in float32: of outputs and input gradients, and of weight gradients.
+  double bound, weight_grad_bound;
+
+  // Tensors are of the layout and dtype that the parameters name, and not empty; the last one is written.
+  // bias: undefined where there is none. relu: max(0, the output).
+  void (*forward)(const ConvParams&, const Tensor& x, const Tensor& weight, const Tensor& bias, bool relu,
+                  const Tensor& y);
+  void (*input_grad)(const ConvParams&, const Tensor& gy, const Tensor& weight, const Tensor& gx);
+  void (*weight_grad)(const ConvParams&, const Tensor& gy, const Tensor& x, const Tensor& gw);
+};
+
+extern const ConvAlgorithm depthwise_algorithm, winograd_algorithm, direct_algorithm, fft_algorithm, gemm_algorithm,
+    reference_algorithm;
+
+// Of those that can run anything.
+inline std::string never(const ConvParams&, Direction) { return ""; }
+
+}  // namespace torchconv

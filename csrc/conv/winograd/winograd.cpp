@@ -1,0 +1,124 @@
+// What Winograd can run and what it costs, and its three directions.
+#include "conv/winograd/winograd.h"
+
+#include "conv/algorithm.h"
+#include "conv/cost.h"
+#include "conv/winograd/blocks.h"
+#include "dispatch.h"
+
+namespace torchconv {
+namespace {
+
+std::string refuse(const ConvParams& p, Direction) {
+  if (p.dtype == ScalarType::Double) return "float64 is not rounded more than it must";
+  for (int a = 1; a < 3; ++a) {
+    if (p.stride[a] != 1) return str("needs stride 1, got ", p.stride[a]);
+    if (p.kernel[a] == 1) continue;
+    if (p.kernel[a] != 3 && p.kernel[a] != 5) return str("needs filters of 1, 3 or 5 a side, got ", p.kernel[a]);
+    if (p.dilation[a] != 1) return str("needs dilation 1, got ", p.dilation[a]);
+  }
+  if (p.kernel[1] == 1 && p.kernel[2] == 1) return "has nothing to save on filters of one point";
+  return "";
+}
+
+double cost(const ConvParams& p, Direction direction) {
+  // Measured in multiply-adds of one vector: what comes with every product and point beside the products.
+  constexpr double product = 1.1, plain_point = 12, contiguous = 3, grouped = 10, sum = 8, large_tiles = 5;
+  const Channels c(p, direction);
+  const auto& target = direction == Direction::input_grad ? p.input : p.output;
+  double points = static_cast<double>(target[0]);  // of all tiles
+  bool large = true;                               // tiles of more than 4 outputs: more arithmetic a point
+  for (int a = 1; a < 3; ++a) {
+    const int64_t tiles = winograd_tiles(p.kernel[a], target[a]);
+    points *= static_cast<double>(target[a] + tiles * (p.kernel[a] - 1));
+    large = large && target[a] > 4 * tiles;
+  }
+  const double slices = static_cast<double>(p.kernel[0]);
+  // Channels-last, a group is part of every pixel: pieces of cache lines.
+  const double point = plain_point + (large ? large_tiles : 0) +
+                       (!p.channels_last ? contiguous
+                        : p.groups > 1   ? grouped
+                                         : 0);
+  double multiplied = c.source;
+  double sides = slices * c.filled_source + c.filled_target;  // transformed at every point
+  double sums = c.filled_target;                              // loaded and stored at every point
+  if (direction == Direction::weight_grad) {
+    // Each side is transformed again for each block of channels of the other that a task takes: see correlate.cpp.
+    const double block = c.source > 128 ? 64 : 128;
+    sides = slices * (c.filled_source * std::ceil(c.target / block) + c.filled_target * std::ceil(c.source / 256));
+    multiplied = c.filled_source;  // tiles of a few source channels' rows wait for their own sums
+    sums = 0;
+  }
+  return static_cast<double>(p.groups) *
+         (points * (slices * multiplied * c.filled_target * product + sides * point + sums * sum));
+}
+
+// run(T{}) with the kernels' type.
+template <class Run>
+void for_dtype(const ConvParams& p, Run run) {
+  torchconv::for_dtype("winograd", p.dtype, [&]<class T>(T t) {
+    if constexpr (!std::is_same_v<T, double>)
+      run(t);
+    else
+      TORCH_CHECK(false, "winograd refuses float64");
+  });
+}
+
+int64_t workspace(const ConvParams& p, Direction direction) {
+  int64_t bytes = 0;
+  for_dtype(p, [&]<class T>(T) {
+    for (const TappedGather& t : gathers_of(p, direction)) {
+      if (t.gather.tap_count == 0) continue;
+      bytes = std::max(bytes, direction == Direction::weight_grad
+                                  ? winograd_correlate_workspace<T>(t.gather, p.channels_last)
+                                  : winograd_workspace<T>(t.gather, p.channels_last));
+    }
+  });
+  return bytes;
+}
+
+void forward(const ConvParams& p, const Tensor& x, const Tensor& weight, const Tensor& bias, bool relu,
+             const Tensor& y) {
+  TappedGather g = forward_gather(p, view(x), view(y), view(weight));
+  g.gather.relu = relu;
+  for_dtype(p, [&]<class T>(T) {
+    run_winograd<T>(g.gather, p.channels_last, data<T>(x), data<T>(weight), bias.defined() ? data<T>(bias) : nullptr,
+                    mutable_data<T>(y));
+  });
+}
+
+// One gather for each residue of the first axis' stride; a residue that no tap reaches is zeros.
+void input_grad(const ConvParams& p, const Tensor& gy, const Tensor& weight, const Tensor& gx) {
+  const auto gathers = input_grad_gathers(p, view(gx), view(gy), view(weight));
+  const auto empty = [](const TappedGather& g) { return g.gather.tap_count == 0; };
+  if (std::any_of(gathers.begin(), gathers.end(), empty)) gx.zero_();
+  for_dtype(p, [&]<class T>(T) {
+    for (const TappedGather& g : gathers)
+      if (!empty(g))
+        run_winograd<T>(g.gather, p.channels_last, data<T>(gy), data<T>(weight), nullptr, mutable_data<T>(gx));
+  });
+}
+
+void weight_grad(const ConvParams& p, const Tensor& gy, const Tensor& x, const Tensor& gw) {
+  const TappedGather g = forward_gather(p, view(x), view(gy), view(gw));
+  for_dtype(p, [&]<class T>(T) {
+    run_winograd_correlate<T>(g.gather, p.channels_last, data<T>(x), data<T>(gy), mutable_data<T>(gw));
+  });
+}
+
+}  // namespace
+
+constexpr ConvAlgorithm winograd_algorithm{
+    .name = "winograd",
+    .refuse = refuse,
+    .cost = cost,
+    .workspace = workspace,
+    .rounds = "by the largest value of its tile",
+    .bound = 5e-6,
+    .weight_grad_bound = 1.5e-5,
+    .forward = forward,
+    .input_grad = input_grad,
+    .weight_grad = weight_grad,
+};
+
+}  // namespace torchconv

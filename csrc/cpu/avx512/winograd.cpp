@@ -1,0 +1,6 @@
+#include "cpu/kernels.h"
+#if defined(__x86_64__)
+#include "capability.inl"
+#define TORCHCONV_UNIT "conv/winograd/kernels.inl"
+#include "cpu/unit.inl"
+#endif

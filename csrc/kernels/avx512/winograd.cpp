@@ -1,6 +1,0 @@
-#include "../kernels.h"
-#if defined(__x86_64__)
-#include "capability.inl"
-#define TORCHCONV_UNIT "winograd.inl"
-#include "../unit.inl"
-#endif

@@ -1,4 +1,0 @@
-#include "../kernels.h"
-#include "capability.inl"
-#define TORCHCONV_UNIT "winograd.inl"
-#include "../unit.inl"
