@@ -77,7 +77,8 @@ options_address := ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:quara
 options_thread := TSAN_OPTIONS=halt_on_error=1:report_signal_unsafe=0:ignore_noninstrumented_modules=1
 tests_address := $(kernel_tests)
 tests_thread := $(parallel_tests)
-fuzz_address := --calls 20000
+# Checks cost ten times a call's time.
+fuzz_address := --calls 20000 --hang 100
 fuzz_thread := --calls 2000 --threads 2
 
 sanitize: $(done)/test

@@ -353,3 +353,21 @@ def test_nothing_is_worked_out_for_what_has_no_element(name, args, shape) -> Non
 def test_a_word_that_is_no_algorithm_is_refused_first(name) -> None:
     with pytest.raises(ValueError, match="'nonsense' is none of auto, "):
         getattr(ops, name)(R(1, 1, 5), R(1, 1, 3), None, [1], [2**31, 0], [1], 1, "nonsense")
+
+
+FAR = [3, 8, 2**31 - 1]  # whose tables would take gigabytes
+
+
+@pytest.mark.usefixtures("little_memory")
+@pytest.mark.parametrize(
+    ("name", "args"),
+    [
+        ("avg_pool_spread", (torch.ones(3, 4, 5), FAR, [2], [2], [0], True, None, torch.contiguous_format)),
+        ("max_pool_scatter", (torch.ones(3, 4, 5), torch.zeros(3, 4, 5).byte(), FAR, [2], [2], [0], [1])),
+        ("max_pool_indices", (torch.zeros(3, 4, 5).byte(), FAR, [2], [2], [0], [1])),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_maps_of_pooling_are_compared_before_its_tables_are_made(name, args) -> None:
+    with pytest.raises(RuntimeError, match=r"of shape \[3, 8, 5\], got \[3, 4, 5\]"):
+        getattr(ops, name)(*args)

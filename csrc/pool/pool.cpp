@@ -59,9 +59,15 @@ void check_dtype(const std::string& name, const Tensor& t) {
   for_dtype(name, t.scalar_type(), [](auto) {});
 }
 
-// The output's spatial size, which is that of the positions or of the gradient handed in.
-IntArrayRef spatial(const std::string& name, const Tensor& t) {
+// The output's spatial size, which is that of the positions or of the gradient handed in. Raises unless its maps are
+// the input's: a plan's tables are as long as the sides that it is told.
+IntArrayRef spatial(const std::string& name, const char* what, const Tensor& t, IntArrayRef input_size) {
   TORCH_CHECK(t.dim() >= 3 && t.dim() <= 5, name, ": expected a batched tensor of 3 to 5 axes, got shape ", t.sizes());
+  if (static_cast<int64_t>(input_size.size()) == t.dim()) {  // or the plan refuses
+    std::vector<int64_t> expected = t.sizes().vec();
+    std::copy(input_size.begin(), input_size.begin() + 2, expected.begin());
+    check_same_shape(name, what, t.sizes(), expected);
+  }
   return t.sizes().slice(2);
 }
 
@@ -99,7 +105,7 @@ Tensor max_pool_scatter(const Tensor& grad, const Tensor& positions, IntArrayRef
   check_dtype(window.name, grad);
   check_same_shape(window.name, "a gradient", grad.sizes(), positions.sizes());
   const auto format = positions.suggest_memory_format();
-  PoolPlan plan(window, input_size, spatial(window.name, positions), is_channels_last(format),
+  PoolPlan plan(window, input_size, spatial(window.name, "positions", positions, input_size), is_channels_last(format),
                 PoolDirection::transposed);
   check_positions(window.name, positions, plan);
   if (!plan.geometry.gathers) plan.fill_offsets();
@@ -119,8 +125,8 @@ Tensor max_pool_gather(const Tensor& input, const Tensor& positions, IntArrayRef
   const PoolWindow window{"max_pool_gather", kernel_size, stride, padding, dilation};
   check_dtype(window.name, input);
   const auto format = positions.suggest_memory_format();
-  PoolPlan plan(window, input.sizes(), spatial(window.name, positions), is_channels_last(format),
-                PoolDirection::forward);
+  PoolPlan plan(window, input.sizes(), spatial(window.name, "positions", positions, input.sizes()),
+                is_channels_last(format), PoolDirection::forward);
   check_positions(window.name, positions, plan);
   plan.fill_offsets();
   const auto output = empty(plan.output_sizes, input.scalar_type(), format);
@@ -137,7 +143,8 @@ Tensor max_pool_indices(const Tensor& positions, IntArrayRef input_size, IntArra
                         IntArrayRef padding, IntArrayRef dilation) {
   const PoolWindow window{"max_pool_indices", kernel_size, stride, padding, dilation};
   const auto format = positions.suggest_memory_format();
-  PoolPlan plan(window, input_size, spatial(window.name, positions), is_channels_last(format), PoolDirection::forward);
+  PoolPlan plan(window, input_size, spatial(window.name, "positions", positions, input_size), is_channels_last(format),
+                PoolDirection::forward);
   check_positions(window.name, positions, plan);
   plan.fill_offsets();
   const auto output = empty(plan.output_sizes, ScalarType::Long, format);
@@ -177,8 +184,9 @@ Tensor avg_pool_spread(const Tensor& grad, IntArrayRef input_size, IntArrayRef k
   const auto dilation = undilated(kernel_size);
   const PoolWindow window{"avg_pool_spread", kernel_size, stride, padding, dilation};
   check_dtype(window.name, grad);
-  const PoolPlan plan(window, input_size, spatial(window.name, grad), is_channels_last(format),
-                      PoolDirection::transposed, PoolDivisor{count_include_pad, divisor_override});
+  const PoolPlan plan(window, input_size, spatial(window.name, "a gradient", grad, input_size),
+                      is_channels_last(format), PoolDirection::transposed,
+                      PoolDivisor{count_include_pad, divisor_override});
   check_same_shape(window.name, "a gradient", grad.sizes(), plan.output_sizes);
   const auto output = empty(input_size, grad.scalar_type(), format);
   const auto dy = grad.contiguous(format);
