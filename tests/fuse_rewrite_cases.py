@@ -76,6 +76,23 @@ def functions_in_place(self, x):
     return F.relu(self.other(F.relu(self.conv(x))), True)
 
 
+def relu(x, flag):
+    return x.relu() + 1 if flag else -x
+
+
+class Own:
+    @staticmethod
+    def relu(x, inplace=False):
+        return x.tanh() if inplace else -x
+
+
+@forward([NORM])
+def functions_that_only_share_its_name(self, x):
+    x = relu(self.norm(self.conv(x)), True)
+    x = relu(relu(self.other(x), False), True)
+    return Own.relu(Own.relu(self.other(x), inplace=True)) + Own.relu(self.conv(x), inplace=False)
+
+
 @forward([FUNCTION] * 3)
 def in_loops_and_branches(self, x):
     for _ in range(2):

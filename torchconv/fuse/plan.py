@@ -205,9 +205,11 @@ def run(layers: Sequence[Any], x: Any) -> Any:
     return x
 
 
-def in_place(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function` with ``inplace=True``."""
-    return relu_in_place if function is torch.nn.functional.relu else partial(function, inplace=True)
+def given(function: Callable[..., Any], *args: bool, **keywords: bool) -> Callable[..., Any]:
+    """`function` with these arguments after its input: PyTorch's relu as a plan knows it, any other as it is called."""
+    if function is not _RELU:
+        return lambda x: function(x, *args, **keywords)
+    return relu_in_place if any(args) or any(keywords.values()) else function
 
 
 # ---- what is said of it ----

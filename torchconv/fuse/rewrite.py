@@ -27,7 +27,7 @@ for _feature in __future__.all_feature_names:
     _FUTURE |= getattr(__future__, _feature).compiler_flag
 
 # Names that a rewritten method finds in its closure.
-_RUN, _IN_PLACE, _HOME, _ORIGINAL = "_torchconv_run", "_torchconv_in_place", "_torchconv_home", "_torchconv_original"
+_RUN, _GIVEN, _HOME, _ORIGINAL = "_torchconv_run", "_torchconv_given", "_torchconv_home", "_torchconv_original"
 
 _Function: TypeAlias = ast.FunctionDef
 
@@ -83,7 +83,7 @@ def rewritten(home: type, name: str, original: FunctionType) -> tuple[FunctionTy
     has_docstring = ast.get_docstring(definition, clean=False) is not None
     definition.body.insert(1 if has_docstring else 0, _way_out(definition, name))
     cells = dict(zip(code.co_freevars, original.__closure__ or (), strict=True))
-    for key, value in ((_RUN, plan.run), (_IN_PLACE, plan.in_place), (_HOME, home), (_ORIGINAL, original)):
+    for key, value in ((_RUN, plan.run), (_GIVEN, plan.given), (_HOME, home), (_ORIGINAL, original)):
         cells[key] = _cell(value)
     new = _compiled(definition, tuple(cells), original)
     function = FunctionType(
@@ -275,7 +275,7 @@ class _Chains(ast.NodeTransformer):
         if not isinstance(root, ast.Name) or not call.args or isinstance(call.args[0], ast.Starred):
             return False
         if root.id not in self.locals:
-            return _last_name(call.func) in ("relu", "relu_") and _is_in_place(call) is not None
+            return _last_name(call.func) in ("relu", "relu_") and _is_plain(call)
         if len(call.args) > 1 or call.keywords:
             return False
         return (root is call.func) == (root.id != self.self_name)
@@ -287,9 +287,10 @@ class _Chains(ast.NodeTransformer):
         return of_self and hasattr(self.home, called.attr)  # type: ignore[attr-defined]
 
     def _layer(self, link: ast.Call) -> ast.expr:
-        if len(link.args) + len(link.keywords) > 1 and _is_in_place(link):
-            return ast.copy_location(ast.Call(ast.Name(_IN_PLACE, ast.Load()), [link.func], []), link.func)
-        return link.func
+        if len(link.args) + len(link.keywords) == 1:
+            return link.func
+        more = [link.func, *link.args[1:]]
+        return ast.copy_location(ast.Call(ast.Name(_GIVEN, ast.Load()), more, link.keywords), link.func)
 
     def _resolver(self, link: ast.Call) -> CodeType | None:
         names = {node.id for node in ast.walk(link.func) if isinstance(node, ast.Name)}
@@ -317,15 +318,12 @@ def _last_name(node: ast.expr) -> str:
     return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
 
 
-def _is_in_place(relu: ast.Call) -> bool | None:
-    """Whether a call of the function relu is in place; None if only the call knows, or it is another call."""
+def _is_plain(relu: ast.Call) -> bool:
+    """Whether a call of a function named relu is given at most True or False besides, as ``inplace`` is."""
     more = relu.args[1:] + [keyword.value for keyword in relu.keywords if keyword.arg == "inplace"]
     if len(relu.args) + len(relu.keywords) != 1 + len(more) or len(more) > 1:
-        return None
-    if not more:
         return False
-    value = more[0]
-    return value.value if isinstance(value, ast.Constant) and isinstance(value.value, bool) else None
+    return all(isinstance(value, ast.Constant) and isinstance(value.value, bool) for value in more)
 
 
 def methods(cls: type, until: type) -> Iterator[tuple[str, FunctionType]]:
