@@ -144,6 +144,22 @@ def test_operands_on_two_devices(name: str, args: tuple[Any, ...]) -> None:
                 getattr(ops, name)(*mixed)
 
 
+def test_winners_beyond_the_transforms() -> None:
+    x, w, g, winners = R(1, 1, 5), R(4, 1, 2), R(1, 2, 4), bytes_of(1, 2, 4)
+    winners[0, 1, 3] = 2  # of 0 and 1
+    window = ([1], [0, 0], [1], 1, "auto")
+    for call in (
+        lambda: ops.convolution_select(x, w, winners, *window),
+        lambda: ops.convolution_select_input_grad(g, winners, w, [1, 1, 5], *window),
+        lambda: ops.convolution_select_weight_grad(g, winners, x, [4, 1, 2], *window),
+    ):
+        with pytest.raises(RuntimeError, match="conv1d: winners hold 2, beyond 2 transforms"):
+            call()
+        winners[0, 1, 3] = 1
+        call()
+        winners[0, 1, 3] = 2
+
+
 # ---- answered, and no slower or larger for what lies off the map ----
 
 FAR = 2**31 - 1

@@ -88,6 +88,17 @@ void check_tensor(const Reduced& r, const char* what, const Tensor& t, ScalarTyp
               t.sizes(), " and ", t.scalar_type());
 }
 
+// Winners in the memory format. Raises unless they are reduced maps of transforms that there are.
+Tensor checked_winners(const Reduced& r, const Tensor& winners) {
+  check_tensor(r, "winners", winners, ScalarType::Byte);
+  const Tensor which = winners.contiguous(r.conv.memory_format());
+  uint8_t most = 0;
+  for (const uint8_t *p = data<uint8_t>(which), *end = p + which.numel(); p < end; ++p) most = std::max(most, *p);
+  TORCH_CHECK(which.numel() == 0 || most < r.transforms, "conv", r.conv.dims, "d: winners hold ", int64_t{most},
+              ", beyond ", r.transforms, " transforms");
+  return which;
+}
+
 // Calls run(first, count) for each chunk of samples.
 template <class Run>
 void for_chunks(const Reduced& r, Run run) {
@@ -153,9 +164,8 @@ Tensor convolution_select(const Tensor& input, const Tensor& weight, const Tenso
   const Reduced r = reduced(input.sizes(), weight.sizes(), winners.size(1), {stride, padding, dilation, groups},
                             input.scalar_type(), answers_channels_last(input, weight));
   check_operands(r, "input", input, "weight", weight, Direction::forward, algorithm);
-  check_tensor(r, "winners", winners, ScalarType::Byte);
+  const Tensor which = checked_winners(r, winners);
   const Tensor x = input.contiguous(r.conv.memory_format()), w = r.arranged(weight);
-  const Tensor which = winners.contiguous(r.conv.memory_format());
   Tensor y = like(input, r.reduced_sizes(), r);
   for_chunks(r, [&](int64_t first, int64_t count) {
     const Tensor z = chunk_maps(r, x.narrow(0, first, count), w, std::nullopt, algorithm);
@@ -214,9 +224,9 @@ Tensor convolution_select_input_grad(const Tensor& grad, const Tensor& winners, 
                             grad.scalar_type(), answers_channels_last(grad, weight));
   check_operands(r, "a gradient", grad, "weight", weight, Direction::input_grad, algorithm);
   check_tensor(r, "a gradient", grad, weight.scalar_type());
-  check_tensor(r, "winners", winners, ScalarType::Byte);
+  const Tensor which = checked_winners(r, winners);
   const auto format = r.conv.memory_format();
-  const Tensor gy = grad.contiguous(format), which = winners.contiguous(format), w = r.arranged(weight);
+  const Tensor gy = grad.contiguous(format), w = r.arranged(weight);
   Tensor gx = like(grad, input_size, r);
   for_chunks(r, [&](int64_t first, int64_t count) {
     const Tensor gz = scattered(r, gy.narrow(0, first, count), which.narrow(0, first, count));
@@ -234,9 +244,9 @@ Tensor convolution_select_weight_grad(const Tensor& grad, const Tensor& winners,
                             grad.scalar_type(), answers_channels_last(input, grad));
   check_operands(r, "a gradient", grad, "input", input, Direction::weight_grad, algorithm);
   check_tensor(r, "a gradient", grad, input.scalar_type());
-  check_tensor(r, "winners", winners, ScalarType::Byte);
+  const Tensor which = checked_winners(r, winners);
   const auto format = r.conv.memory_format();
-  const Tensor gy = grad.contiguous(format), which = winners.contiguous(format), x = input.contiguous(format);
+  const Tensor gy = grad.contiguous(format), x = input.contiguous(format);
   WeightSum sum;
   for_chunks(r, [&](int64_t first, int64_t count) {
     const Tensor gz = scattered(r, gy.narrow(0, first, count), which.narrow(0, first, count));

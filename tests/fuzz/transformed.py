@@ -181,8 +181,7 @@ def _expected_reduced(name: str, case: Case, got: Any) -> str | None:
         need(filters > 0 and z.shape[1] % filters == 0, "filters")
         each = z.unflatten(1, (filters, -1))
         need(third.shape == each[:, :, 0].shape and filters % groups == 0 and each.shape[2] <= 256, "winners")
-        if third.numel() and int(third.max()) >= each.shape[2]:
-            raise Huge  # no such map: undefined, and has to be survived
+        need(not third.numel() or int(third.max()) < each.shape[2], "winners beyond the transforms")
         return _close(got, each.gather(2, third.long().unsqueeze(2)).squeeze(2), whole)
     transforms = wide[3]
     need(isinstance(transforms, int) and 0 < transforms <= 256 and w.shape[0] % transforms == 0, "transforms")
@@ -210,8 +209,7 @@ def _spread(g: Tensor, winners: Tensor, maps: int, groups: int, batch: int, outp
     filters = g.shape[1]
     need(filters > 0 and maps % filters == 0 and filters % groups == 0 and maps // filters <= 256, "filters")
     need(g.shape[0] == batch and list(g.shape[2:]) == outputs, "a gradient that does not fit")
-    if winners.numel() and int(winners.max()) >= maps // filters:
-        raise Huge
+    need(not winners.numel() or int(winners.max()) < maps // filters, "winners beyond the transforms")
     z = g.new_zeros(batch, filters, maps // filters, *outputs)
     return z.scatter_(2, winners.long().unsqueeze(2), g.unsqueeze(2)).flatten(1, 2)
 

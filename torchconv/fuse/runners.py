@@ -46,10 +46,15 @@ def _can_fold(x: Tensor, conv: Any, norm: Any, weight: Tensor) -> bool:
     return (
         norm.running_mean is not None
         and norm.running_var is not None
+        and all(v is None or v.shape == weight.shape[:1] for v in _vectors(norm))  # or the norm says what is wrong
         and x.dim() == n + 2  # without a batch, batch norm refuses it, or in one dimension takes it for one
         and weight[0].numel() <= WEIGHTS_PER_OUTPUT * positions
         and type(weight) in (Tensor, Parameter)  # others may take no product
     )
+
+
+def _vectors(norm: Any) -> tuple[Tensor | None, ...]:
+    return norm.running_mean, norm.running_var, norm.weight, norm.bias
 
 
 def norm_relu(x: Tensor, norm: Any, relu: Any) -> Tensor:
