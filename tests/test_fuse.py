@@ -380,3 +380,13 @@ def test_explain_names_them():
     layers = [row.layer for row in rows if row.direction == "forward"]
     assert layers == [" + ".join(step.split()) for step in STEPS] + ["AdaptiveAvgPool2d"]
     assert all(row.algorithm != "built-in" for row in rows)
+
+
+@pytest.mark.parametrize("name", ["weight", "bias", "running_mean", "running_var"])
+def test_a_norm_whose_vectors_do_not_fit_says_so(name: str) -> None:
+    """Folded, a length of one would spread over the channels."""
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4)).eval()
+    model = torchconv.convert(model)
+    getattr(model[1], name).data = torch.ones(1)
+    with torch.no_grad(), pytest.raises(RuntimeError, match=f"{name} should contain 4 elements not 1"):
+        model(torch.ones(2, 3, 8, 8))
