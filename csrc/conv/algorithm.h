@@ -1,5 +1,5 @@
 // An algorithm of convolution: what it can run, what that costs, and its three directions. Each is one record, at the
-// end of its folder's .cpp; select.cpp lists them, and nothing else names them one by one.
+// end of its folder's .cpp; select.cpp lists them.
 #pragma once
 #include "conv/params.h"
 
@@ -20,8 +20,8 @@ struct ConvAlgorithm {
   // The most that ‖y − y64‖ / ‖y64‖ comes to in float32: of outputs and input gradients, and of weight gradients.
   double bound, weight_grad_bound;
 
-  // Tensors are of the layout and dtype that the parameters name, and not empty; the last one is written.
-  // bias: undefined where there is none. relu: max(0, the output).
+  // Tensors are of the layout and dtype that the parameters name; the last one is written, and not empty. Only the
+  // reference meets empty operands. bias: undefined where there is none. relu: max(0, the output).
   void (*forward)(const ConvParams&, const Tensor& x, const Tensor& weight, const Tensor& bias, bool relu,
                   const Tensor& y);
   void (*input_grad)(const ConvParams&, const Tensor& gy, const Tensor& weight, const Tensor& gx);

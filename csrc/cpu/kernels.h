@@ -1,6 +1,6 @@
 // The table of kernels: what the files above this folder may call. One table per CPU capability, from the same sources
 // (*.inl), which a folder for each capability compiles in a few units; kernels() is the one picked when the library
-// loaded. Raw pointers only: nothing of ATen, and no inline function of the standard library, is compiled there, so
+// loaded. Raw pointers only: nothing of torch, and no inline function of the standard library, is compiled there, so
 // that no code for a wider instruction set can be merged by the linker into a narrower path.
 #pragma once
 #include <cstdint>

@@ -7,8 +7,8 @@
 #include "conv/algorithm.h"
 #include "conv/cost.h"
 #include "conv/direct/correlate.h"
+#include "conv/gathered.h"
 #include "cpu/dot_bf16.h"
-#include "dispatch.h"
 
 namespace torchconv {
 namespace {
@@ -232,18 +232,13 @@ int64_t workspace(const ConvParams& p, Direction direction) {
 
 void forward(const ConvParams& p, const Tensor& x, const Tensor& weight, const Tensor& bias, bool relu,
              const Tensor& y) {
-  TappedGather g = forward_gather(p, view(x), view(y), view(weight));
-  g.gather.relu = relu;
-  for_dtype("direct", p.dtype, [&]<class T>(T) {
-    run_direct<T>(alone(std::move(g)), p.channels_last, data<T>(x), data<T>(weight),
-                  bias.defined() ? data<T>(bias) : nullptr, mutable_data<T>(y));
-  });
+  gathered_forward(p, x, weight, bias, relu, y,
+                   [&](const auto& gathers, auto*... operands) { run_direct(gathers, p.channels_last, operands...); });
 }
 
 void input_grad(const ConvParams& p, const Tensor& gy, const Tensor& weight, const Tensor& gx) {
-  for_dtype("direct", p.dtype, [&]<class T>(T) {
-    run_direct<T>(input_grad_gathers(p, view(gx), view(gy), view(weight)), p.channels_last, data<T>(gy),
-                  data<T>(weight), nullptr, mutable_data<T>(gx));
+  gathered_input_grad(p, gy, weight, gx, [&](const auto& gathers, auto*... operands) {
+    run_direct(gathers, p.channels_last, operands...);
   });
 }
 

@@ -125,7 +125,7 @@ ScalarType working_type(ScalarType dtype) {
 Tensor patches(const Axes& axes, const Tensor& source, int64_t begin, int64_t end, const std::array<int64_t, 3>& shift,
                const std::array<int64_t, 3>& length, const std::array<int64_t, 3>& step) {
   const auto size = each(axes, &Axis::points);
-  Tensor all = zeros({end - begin, source.size(1), size[0], size[1], size[2]}, (working_type(source.scalar_type())));
+  Tensor all = zeros({end - begin, source.size(1), size[0], size[1], size[2]}, working_type(source.scalar_type()));
   for (int64_t i = begin; i < end; ++i) {
     const Place place = place_of(axes, i);
     std::array<int64_t, 3> first{};
@@ -146,8 +146,7 @@ void over_chunks(const ConvParams& p, const Axes& axes, Run run) {
 // The transform of the filters [O, C/groups, frequencies...].
 Tensor filters(const ConvParams& p, const Axes& axes, const Tensor& weight) {
   const auto size = each(axes, &Axis::points);
-  Tensor all =
-      zeros({p.out_channels, p.in_per_group(), size[0], size[1], size[2]}, (working_type(weight.scalar_type())));
+  Tensor all = zeros({p.out_channels, p.in_per_group(), size[0], size[1], size[2]}, working_type(weight.scalar_type()));
   Tensor part = all;
   for (int a = 0; a < 3; ++a) part = part.slice(2 + a, 0, axes[a].reach, p.dilation[a]);
   part.copy_(lifted(weight));
@@ -304,7 +303,7 @@ void weight_grad(const ConvParams& p, const Tensor& gy, const Tensor& x, const T
   const bool apart = p.in_per_group() == 1;
   const int64_t outputs = p.out_channels, m = p.out_per_group(), c = p.in_per_group(), length = frequencies(axes);
   const std::array<int64_t, 5> size{outputs, c, axes[0].points, axes[1].points, axes[2].points / 2 + 1};
-  const auto real = (working_type(p.dtype));
+  const auto real = working_type(p.dtype);
   // Transforms of the result as complex numbers where apart, else [F, groups, 2m, 2c] of products of parts.
   Tensor total = view_as_complex(zeros({outputs, c, size[2], size[3], size[4], 2}, real)), sums;
   if (!apart) sums = zeros({length, p.groups, 2 * m, 2 * c}, real);

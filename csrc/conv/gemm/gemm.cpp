@@ -5,9 +5,8 @@
 #include "buffer.h"
 #include "conv/algorithm.h"
 #include "conv/direct/direct.h"
-#include "conv/gather.h"
+#include "conv/gathered.h"
 #include "cpu/kernels.h"
-#include "dispatch.h"
 
 namespace torchconv {
 namespace {
@@ -75,18 +74,14 @@ int64_t workspace(const ConvParams& p, Direction direction) {
 
 void forward(const ConvParams& p, const Tensor& x, const Tensor& weight, const Tensor& bias, bool relu,
              const Tensor& y) {
-  TappedGather g = forward_gather(p, view(x), view(y), view(weight));
-  g.gather.relu = relu;
-  for_dtype("gemm", p.dtype, [&]<class T>(T) {
-    run_gemm<T>(g.gather, p.channels_last, data<T>(x), data<T>(weight), bias.defined() ? data<T>(bias) : nullptr,
-                mutable_data<T>(y));
+  gathered_forward(p, x, weight, bias, relu, y, [&](const auto& gathers, auto*... operands) {
+    run_gemm(gathers.front().gather, p.channels_last, operands...);
   });
 }
 
 void input_grad(const ConvParams& p, const Tensor& gy, const Tensor& weight, const Tensor& gx) {
-  for_dtype("gemm", p.dtype, [&]<class T>(T) {
-    for (const TappedGather& g : input_grad_gathers(p, view(gx), view(gy), view(weight)))
-      run_gemm<T>(g.gather, p.channels_last, data<T>(gy), data<T>(weight), nullptr, mutable_data<T>(gx));
+  gathered_input_grad(p, gy, weight, gx, [&](const auto& gathers, auto*... operands) {
+    for (const TappedGather& g : gathers) run_gemm(g.gather, p.channels_last, operands...);
   });
 }
 

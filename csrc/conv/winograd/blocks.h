@@ -134,7 +134,7 @@ accumulator_t<T>* scratch_for(const Winograd& w, const WinogradBlock& block, Ten
   return static_cast<accumulator_t<T>*>(scratch.mutable_data_ptr());
 }
 
-// Elements of the kernels' scratch for a block: the most of the first ones, after which they are alike.
+// Elements of the kernels' scratch for a block: the most of the first 16, since blocks of all samples are alike.
 template <class T>
 int64_t scratch_of(const Winograd& w, const Blocking& blocking) {
   std::vector<WinogradTile> tiles;

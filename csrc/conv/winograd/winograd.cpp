@@ -3,8 +3,8 @@
 
 #include "conv/algorithm.h"
 #include "conv/cost.h"
+#include "conv/gathered.h"
 #include "conv/winograd/blocks.h"
-#include "dispatch.h"
 
 namespace torchconv {
 namespace {
@@ -53,56 +53,53 @@ double cost(const ConvParams& p, Direction direction) {
          (points * (slices * multiplied * c.filled_target * product + sides * point + sums * sum));
 }
 
-// run(T{}) with the kernels' type.
-template <class Run>
-void for_dtype(const ConvParams& p, Run run) {
-  torchconv::for_dtype("winograd", p.dtype, [&]<class T>(T t) {
-    if constexpr (!std::is_same_v<T, double>)
-      run(t);
-    else
-      TORCH_CHECK(false, "winograd refuses float64");
-  });
+// The gathers that have taps.
+template <class T>
+void run(const ConvParams& p, const std::vector<TappedGather>& gathers, const T* source, const T* weight, const T* bias,
+         T* target) {
+  if constexpr (std::is_same_v<T, double>)
+    TORCH_CHECK(false, "winograd refuses float64");
+  else
+    for (const TappedGather& g : gathers)
+      if (g.gather.tap_count > 0) run_winograd(g.gather, p.channels_last, source, weight, bias, target);
 }
 
 int64_t workspace(const ConvParams& p, Direction direction) {
   int64_t bytes = 0;
-  for_dtype(p, [&]<class T>(T) {
-    for (const TappedGather& t : gathers_of(p, direction)) {
-      if (t.gather.tap_count == 0) continue;
-      bytes = std::max(bytes, direction == Direction::weight_grad
-                                  ? winograd_correlate_workspace<T>(t.gather, p.channels_last)
-                                  : winograd_workspace<T>(t.gather, p.channels_last));
-    }
+  for_dtype("winograd", p.dtype, [&]<class T>(T) {
+    if constexpr (!std::is_same_v<T, double>)
+      for (const TappedGather& t : gathers_of(p, direction)) {
+        if (t.gather.tap_count == 0) continue;
+        bytes = std::max(bytes, direction == Direction::weight_grad
+                                    ? winograd_correlate_workspace<T>(t.gather, p.channels_last)
+                                    : winograd_workspace<T>(t.gather, p.channels_last));
+      }
   });
   return bytes;
 }
 
 void forward(const ConvParams& p, const Tensor& x, const Tensor& weight, const Tensor& bias, bool relu,
              const Tensor& y) {
-  TappedGather g = forward_gather(p, view(x), view(y), view(weight));
-  g.gather.relu = relu;
-  for_dtype(p, [&]<class T>(T) {
-    run_winograd<T>(g.gather, p.channels_last, data<T>(x), data<T>(weight), bias.defined() ? data<T>(bias) : nullptr,
-                    mutable_data<T>(y));
-  });
+  gathered_forward(p, x, weight, bias, relu, y,
+                   [&](const auto& gathers, auto*... operands) { run(p, gathers, operands...); });
 }
 
 // One gather for each residue of the first axis' stride; a residue that no tap reaches is zeros.
 void input_grad(const ConvParams& p, const Tensor& gy, const Tensor& weight, const Tensor& gx) {
-  const auto gathers = input_grad_gathers(p, view(gx), view(gy), view(weight));
-  const auto empty = [](const TappedGather& g) { return g.gather.tap_count == 0; };
-  if (std::any_of(gathers.begin(), gathers.end(), empty)) gx.zero_();
-  for_dtype(p, [&]<class T>(T) {
-    for (const TappedGather& g : gathers)
-      if (!empty(g))
-        run_winograd<T>(g.gather, p.channels_last, data<T>(gy), data<T>(weight), nullptr, mutable_data<T>(gx));
+  gathered_input_grad(p, gy, weight, gx, [&](const auto& gathers, auto*... operands) {
+    const auto empty = [](const TappedGather& g) { return g.gather.tap_count == 0; };
+    if (std::any_of(gathers.begin(), gathers.end(), empty)) gx.zero_();
+    run(p, gathers, operands...);
   });
 }
 
 void weight_grad(const ConvParams& p, const Tensor& gy, const Tensor& x, const Tensor& gw) {
   const TappedGather g = forward_gather(p, view(x), view(gy), view(gw));
-  for_dtype(p, [&]<class T>(T) {
-    run_winograd_correlate<T>(g.gather, p.channels_last, data<T>(x), data<T>(gy), mutable_data<T>(gw));
+  for_dtype("winograd", p.dtype, [&]<class T>(T) {
+    if constexpr (std::is_same_v<T, double>)
+      TORCH_CHECK(false, "winograd refuses float64");
+    else
+      run_winograd_correlate<T>(g.gather, p.channels_last, data<T>(x), data<T>(gy), mutable_data<T>(gw));
   });
 }
 
