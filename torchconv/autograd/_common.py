@@ -35,7 +35,11 @@ def operator(
         FAKES[called] = fake
         register_fake(f"torchconv::{called}")(fake)
         overload = getattr(torch.ops.torchconv, called).default
-        return overload if function is None else _differentiable(called, overload, function)
+        if function is None:
+            return overload
+        call = _differentiable(called, overload, function)
+        call.__doc__ = fake.__doc__
+        return call
 
     return decorate
 

@@ -97,6 +97,11 @@ def convolution(
     algorithm: str,
     /,
 ) -> Tensor:
+    """y[n, o, t] = bias[o] + Σ over c, k of weight[o, c, k] · input[n, c, t · stride + k · dilation − before].
+
+    input [N, C, *], weight [O, C/groups, *kernel], bias [O] or None; `padding` has two numbers an axis, before and
+    after, and a negative one crops. Returns [N, O, *positions].
+    """
     check_alike("convolution", input=input, weight=weight, bias=bias)
     torch._check(
         input.shape[1] == weight.shape[1] * groups,
@@ -195,6 +200,7 @@ def convolution_input_grad(
     algorithm: str,
     /,
 ) -> Tensor:
+    """`convolution`'s transpose in its input, of grad [N, O, *positions]: [N, C, *], which is `input_size`."""
     check_alike("convolution_input_grad", grad=grad, weight=weight)
     return empty(input_size, grad, activation_format(grad, weight))
 
@@ -227,6 +233,10 @@ def convolution_weight_grad(
     memory_format: torch.memory_format,
     /,
 ) -> Tensor:
+    """`convolution`'s transpose in its weight: Σ over n, t of grad[n, o, t] · input[n, c, t · stride + …].
+
+    Returns [O, C/groups, *kernel], which is `weight_size`, in `memory_format`.
+    """
     check_alike("convolution_weight_grad", grad=grad, input=input)
     return empty(weight_size, grad, memory_format)
 
@@ -254,6 +264,7 @@ class ConvolutionBiasGrad(Function):
 
 @operator(ConvolutionBiasGrad)
 def convolution_bias_grad(grad: Tensor, /) -> Tensor:
+    """Σ over samples and positions of grad [N, O, *]: [O]."""
     return grad.new_empty(grad.shape[1])
 
 
@@ -284,5 +295,6 @@ class ReLUBiasGrad(Function):
 
 @operator(ReLUBiasGrad)
 def relu_bias_grad(grad: Tensor, output: Tensor, /) -> tuple[Tensor, Tensor]:
+    """What a ReLU with this output [N, O, *] lets through of grad, and its sum over samples and positions, [O]."""
     check_alike("relu_bias_grad", grad=grad, output=output)
     return empty(grad.shape, grad, activation_format(output, output)), grad.new_empty(grad.shape[1])

@@ -81,6 +81,11 @@ def local_convolution(
     groups: int,
     /,
 ) -> Tensor:
+    """`convolution` with filters of their own at every position t: bias[o, t] + Σ of weight[o, c, k, t] · input[…].
+
+    input [N, C, *], weight [O, C/groups, *kernel, *positions], bias [O, *positions] or None.
+    Returns [N, O, *positions].
+    """
     return input.new_empty([input.shape[0], weight.shape[0], *weight.shape[1 + weight.dim() // 2 :]])
 
 
@@ -110,6 +115,7 @@ def local_convolution_input_grad(
     groups: int,
     /,
 ) -> Tensor:
+    """`local_convolution`'s transpose in its input, of grad [N, O, *positions]: `input_size`."""
     return grad.new_empty(input_size)
 
 
@@ -139,4 +145,5 @@ def local_convolution_weight_grad(
     groups: int,
     /,
 ) -> Tensor:
+    """`local_convolution`'s transpose in its weight, of grad [N, O, *positions]: `weight_size`."""
     return grad.new_empty(weight_size)

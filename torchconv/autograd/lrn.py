@@ -78,6 +78,7 @@ class LocalResponseNorm(Function):
 
 @operator(LocalResponseNorm)
 def local_response_norm(input: Tensor, size: int, alpha: float, beta: float, k: float, /) -> Tensor:
+    """input · (k + alpha / size · Σ of input² over the `size` channels around each)^−beta: as input, [N, C, *]."""
     return empty(input.shape, input, suggest_memory_format(input))
 
 
@@ -115,4 +116,5 @@ class LocalResponseNormGrad(Function):
 
 @operator(LocalResponseNormGrad)
 def local_response_norm_grad(grad: Tensor, input: Tensor, size: int, alpha: float, beta: float, k: float, /) -> Tensor:
+    """`local_response_norm`'s derivative in its input, transposed, of grad: as input, [N, C, *]."""
     return empty(input.shape, input, suggest_memory_format(input))

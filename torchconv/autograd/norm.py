@@ -131,6 +131,10 @@ def batch_norm(
     relu: bool,
     /,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """(input − mean) / √(var + eps) · weight + bias by the batch's own moments, and max(0, ·) of it where `relu`.
+
+    input [N, C, *], weight and bias [C] or None. Returns that, and the channels' means and biased variances, [C].
+    """
     return _fake_results(input)
 
 

@@ -99,6 +99,10 @@ def max_pool(
     output_size: Sequence[int],
     /,
 ) -> tuple[Tensor, Tensor]:
+    """The maxima of windows of input [N, C, *], and where each stands in its window: both [N, C, *output_size].
+
+    Windows are adaptive where `kernel_size` is empty.
+    """
     values = empty([*input.shape[:2], *output_size], input, suggest_memory_format(input))
     dtype = position_dtype(kernel_size, stride, dilation, input.shape[2:], output_size)
     return values, torch.empty_like(values, dtype=dtype)
@@ -177,6 +181,7 @@ def max_pool_scatter(
     dilation: Sequence[int],
     /,
 ) -> Tensor:
+    """The transpose of `max_pool_gather`: grad [N, C, *] added at the kept positions of a map of `input_size`."""
     return empty(input_size, grad, suggest_memory_format(positions))
 
 
@@ -216,6 +221,7 @@ def max_pool_gather(
     dilation: Sequence[int],
     /,
 ) -> Tensor:
+    """The elements of input [N, C, *] at positions that `max_pool` kept: of their shape."""
     return empty(positions.shape, input, suggest_memory_format(positions))
 
 
@@ -252,6 +258,7 @@ def max_pool_indices(
     dilation: Sequence[int],
     /,
 ) -> Tensor:
+    """Positions as torch.nn.functional.max_pool numbers them: int64, flat over a map of `input_size`."""
     return empty(positions.shape, positions, suggest_memory_format(positions)).to(torch.int64)
 
 
@@ -288,6 +295,10 @@ def avg_pool(
     divisor_override: int | None,
     /,
 ) -> Tensor:
+    """The means of windows of input [N, C, *]: Σ / divisor, [N, C, *output_size].
+
+    The divisor is `divisor_override`, or the window's elements, with those in the padding where `count_include_pad`.
+    """
     return empty([*input.shape[:2], *output_size], input, suggest_memory_format(input))
 
 
@@ -328,4 +339,5 @@ def avg_pool_spread(
     memory_format: torch.memory_format,
     /,
 ) -> Tensor:
+    """`avg_pool`'s transpose: each of grad [N, C, *] over its divisor, added to its window: `input_size`."""
     return empty(input_size, grad, memory_format)

@@ -98,6 +98,10 @@ def convolution_max(
     algorithm: str,
     /,
 ) -> tuple[Tensor, Tensor]:
+    """`convolution` of `transforms` filters for each of the D maps that come back: their maxima, and which filter won.
+
+    weight [D · transforms, C/groups, *kernel], bias [D] or None. Returns [N, D, *positions] twice, the second in uint8.
+    """
     check_alike("convolution_max", input=input, weight=weight, bias=bias)
     values = _reduced(input, weight, weight.shape[0] // transforms, stride, padding, dilation)
     return values, torch.empty_like(values, dtype=torch.uint8)
@@ -130,6 +134,7 @@ def convolution_select(
     algorithm: str,
     /,
 ) -> Tensor:
+    """`convolution` with, at every position, the filter that winners [N, D, *positions] name: [N, D, *positions]."""
     check_alike("convolution_select", input=input, weight=weight)
     return _reduced(input, weight, winners.shape[1], stride, padding, dilation)
 
@@ -162,6 +167,7 @@ def convolution_select_input_grad(
     algorithm: str,
     /,
 ) -> Tensor:
+    """`convolution_select`'s transpose in its input, of grad [N, D, *positions]: `input_size`."""
     check_alike("convolution_select_input_grad", grad=grad, weight=weight)
     return empty(input_size, grad, activation_format(grad, weight))
 
@@ -194,6 +200,7 @@ def convolution_select_weight_grad(
     algorithm: str,
     /,
 ) -> Tensor:
+    """`convolution_select`'s transpose in its weight, of grad [N, D, *positions]: `weight_size`."""
     check_alike("convolution_select_weight_grad", grad=grad, input=input)
     return grad.new_empty(weight_size)
 
@@ -256,6 +263,10 @@ def convolution_norm(
     algorithm: str,
     /,
 ) -> Tensor:
+    """√(Σ of squares) over the `transforms` maps of `convolution` that belong to one filter: [N, D, *positions].
+
+    weight [D · transforms, C/groups, *kernel], bias [D] or None.
+    """
     check_alike("convolution_norm", input=input, weight=weight, bias=bias)
     return _reduced(input, weight, weight.shape[0] // transforms, stride, padding, dilation)
 

@@ -81,6 +81,10 @@ class TransformFilters(Function):
 def transform_filters(
     weight: Tensor, pointers: Tensor, columns: Tensor, values: Tensor, kernel_size: Sequence[int], /
 ) -> Tensor:
+    """T copies of each filter of weight [D, C, *], by a sparse map: [D · T, C, *kernel_size].
+
+    The map (pointers, columns, values) is as a `FilterMap` has it.
+    """
     transforms = (pointers.shape[0] - 1) // math.prod(kernel_size)
     return weight.new_empty([weight.shape[0] * transforms, weight.shape[1], *kernel_size])
 
@@ -104,6 +108,7 @@ class TransformFiltersTranspose(Function):
 def transform_filters_transpose(
     grad: Tensor, pointers: Tensor, columns: Tensor, values: Tensor, kernel_size: Sequence[int], /
 ) -> Tensor:
+    """`transform_filters`' transpose, of grad [D · T, C, *]: [D, C, *kernel_size]."""
     transforms = (pointers.shape[0] - 1) // math.prod(grad.shape[2:])
     return grad.new_empty([grad.shape[0] // transforms, grad.shape[1], *kernel_size])
 
@@ -125,4 +130,5 @@ class TransformValuesGrad(Function):
 
 @operator(TransformValuesGrad)
 def transform_values_grad(grad: Tensor, weight: Tensor, pointers: Tensor, columns: Tensor, /) -> Tensor:
+    """`transform_filters`' derivative to its values, of grad [D · T, C, *] and weight [D, C, *]: as columns."""
     return grad.new_empty(columns.shape)
