@@ -129,7 +129,7 @@ def test_masked_tensors_are_refused_as_by_the_built_in():
 def test_nested_tensors_raise(layout):
     x = torch.nested.nested_tensor([torch.ones(3, 5, 5), torch.ones(3, 5, 5)], layout=layout)
     for layer in (tnn.Conv2d(3, 4, 3), tnn.MaxPool2d(2), tnn.AvgPool2d(2), tnn.LocalResponseNorm(2)):
-        with pytest.raises((RuntimeError, NotImplementedError)):
+        with pytest.raises(RuntimeError):
             layer(x)
 
 
@@ -137,7 +137,7 @@ def test_nested_tensors_raise(layout):
 def test_sparse_and_quantized_tensors_raise_or_pool_as_the_built_in():
     x = torch.ones(1, 1, 4, 4)
     for layer in (tnn.Conv2d(1, 1, 3), tnn.MaxPool2d(2), tnn.AvgPool2d(2)):
-        with pytest.raises((RuntimeError, NotImplementedError)):
+        with pytest.raises(RuntimeError):
             layer(x.to_sparse())
     quantized = torch.quantize_per_tensor(x, 0.1, 0, torch.quint8)
     assert TF.max_pool2d(quantized, 2).dtype == torch.quint8
