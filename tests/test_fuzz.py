@@ -5,6 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+import torchconv  # noqa: F401  registers the operators
 
 ROOT = Path(__file__).parent.parent
 PLANTED = """
@@ -12,6 +15,7 @@ import ctypes, sys
 import torch
 from tests.fuzz.batches import Batches
 from tests.fuzz.draw import Case
+from tests.fuzz.judge import answer, verdict
 
 def check(case):
     kind = case.args[0]
@@ -25,10 +29,14 @@ def check(case):
         torch.set_grad_enabled(False)
     if kind == "armed crash" and not torch.is_grad_enabled():
         ctypes.string_at(0)
+    if kind == "threads":
+        torch.set_num_threads(2)
+        return verdict(*answer(lambda: torch.tensor(1.0 + (torch.get_num_threads() > 2))), False, lambda _: None)
     return "a difference" if kind == "difference" else None
 
 kinds = ["well"] * 20
-for at, kind in ((3, "crash"), (7, "hang"), (8, "difference"), (11, "memory"), (15, "armed"), (17, "armed crash")):
+for at, kind in ((3, "crash"), (7, "hang"), (8, "difference"), (11, "memory"), (13, "threads"), (15, "armed"),
+                 (17, "armed crash")):
     kinds[at] = kind
 batches = Batches(check, hang=0.2)
 batches.run([Case("planted", (kind,)) for kind in kinds])
@@ -54,7 +62,17 @@ def test_what_is_planted_is_found() -> None:
         "difference | a difference",
         "hang | hangs: more processor time than a call may take",
         "memory | stops the fuzzer itself: Traceback (most recent call last):",
+        "threads | is other on 3 threads than on 2",
     ]
+
+
+def test_every_operator_is_drawn() -> None:
+    asked = {"cpu_capability", "set_conv_precision", "get_conv_precision", "_swap_thread_precision"}
+    tables = {"_algorithms", "_error_bounds"}
+    names = [name for name in torch._C._dispatch_get_all_op_names() if name.startswith("torchconv::")]
+    drawn = run("-c", "from tests.fuzz.registry import OPERATORS; print(*OPERATORS)").stdout.split()
+    operators = {name.removeprefix("torchconv::") for name in names} - asked - tables
+    assert operators == {name.removeprefix("ops.") for name in drawn if name.startswith("ops.")}
 
 
 @pytest.mark.parametrize(

@@ -8,24 +8,9 @@ from torch import Tensor
 
 import torchconv.functional as TF
 
-from .draw import KERNEL_DTYPES, LARGEST, NUMBERS, Case, Draw, integers, made
-from .judge import (
-    ERRORS,
-    Huge,
-    Illegal,
-    answer,
-    conv,
-    conv_allowed,
-    conv_input_grad,
-    conv_weight_grad,
-    conv_windows,
-    differ,
-    each_axis,
-    need,
-    product,
-    verdict,
-    widened,
-)
+from .definitions import Huge, Illegal, conv, conv_input_grad, conv_weight_grad, conv_windows, each_axis, need, product
+from .draw import KERNEL_DTYPES, LARGEST, Case, Draw, integers, made
+from .judge import ERRORS, answer, conv_allowed, differ, gradients, meta, verdict, widened
 
 F = torch.nn.functional
 ops = torch.ops.torchconv
@@ -39,11 +24,11 @@ class Shape:
     """A legal convolution."""
 
     def __init__(self, d: Draw, dims: int, symmetric: bool = False):
-        self.dims, most = dims, d.choice(MOST_TERMS)
+        self.dims, most, elements = dims, d.choice(MOST_TERMS) * d.room, d.room << 13
         while True:
             self._draw(d, symmetric)
             terms = self.weight[0] * self.weight[1] * product(self.weight[2:]) * product(self.output[2:])
-            if self.input[0] * terms <= most and sum(map(product, (self.input, self.weight, self.output))) <= 1 << 13:
+            if self.input[0] * terms <= most and sum(map(product, (self.input, self.weight, self.output))) <= elements:
                 break
 
     def _draw(self, d: Draw, symmetric: bool) -> None:
@@ -152,7 +137,7 @@ def check_functional(case: Case) -> str | None:
     result, error = answer(lambda: getattr(TF, case.operator)(*args, **kwargs))
     if error is not None and algorithm != "auto" and "cannot run this convolution" in str(error):
         return None
-    if any(t.device.type == "meta" for t in leaves):
+    if meta(leaves):
         return None
     x, w = args[0], args[1]
     if not (isinstance(x, Tensor) and isinstance(w, Tensor)):
@@ -202,10 +187,7 @@ def _near(
     whole = all(t.numbers == "whole" for t in case.tensors() if isinstance(t.numbers, str))
     if whole and algorithm in EXACT and not (twice and got.dtype == torch.bfloat16):
         return differ(got, want)
-    # Each of three operands has the axes of two of: batch and positions, channels, filters. So the product of two sizes
-    # over the third is the square of the terms, but for what taps and groups add.
-    terms = int((a.numel() * b.numel() / want.numel()) ** 0.5) + 1
-    allowed = conv_allowed(want.to(got.dtype), terms, direction, algorithm, a.detach(), b.detach())
+    allowed = conv_allowed(want.to(got.dtype), direction, algorithm, a.detach(), b.detach())
     if twice:
         allowed += 2 * torch.finfo(got.dtype).eps * float(want.norm())
     return differ(got, want, max(allowed, 1e-300))
@@ -215,30 +197,17 @@ def _gradients(
     case: Case, y: Tensor, wide_y: Tensor, leaves: list[Tensor], wide: list[Tensor], algorithm: str
 ) -> str | None:
     """How the gradients differ from the built-in's in float64."""
-    start = case.tensors()[0].start
-    g = NUMBERS["whole"][start : start + y.numel()]
-    if g.numel() < y.numel():
-        return None
-    g = g.reshape(y.shape)
-    mine, error = answer(lambda: torch.autograd.grad(y, leaves, g.to(y.dtype)))
-    theirs = torch.autograd.grad(wide_y, wide, g)
-    if error is not None:
-        if algorithm != "auto" and "cannot run this convolution" in str(error):
-            return None
-        return f"the gradient raises {type(error).__name__}: {error}"
-    x, w = leaves[:2]
-    transposed = "transpose" in case.operator
-    pairs = [("forward" if transposed else "input_grad", y, w), ("weight_grad", y, x), ("weight_grad", y, y)]
-    for name, got, want, (direction, _, other) in zip("xwb", mine, theirs, pairs, strict=False):
-        relu = "activation" in case.kwargs
-        if relu and not all(t.numbers == "whole" for t in case.tensors()):
-            continue  # where an output is close to zero, its rounding decides
-        if relu and algorithm not in EXACT:
-            continue
-        problem = _near(case, got, want, direction, algorithm, g, other)
-        if problem:
-            return f"gradient of {name}: {problem}"
-    return None
+    relu = "activation" in case.kwargs
+    if relu and not (algorithm in EXACT and all(t.numbers == "whole" for t in case.tensors())):
+        return None  # where an output is close to zero, its rounding decides
+    transposed, (x, w) = "transpose" in case.operator, leaves[:2]
+    sums = [("forward" if transposed else "input_grad", w), ("weight_grad", x), ("weight_grad", y)]
+
+    def close(i: int, got: Tensor, want: Tensor, g: Tensor) -> str | None:
+        direction, other = sums[i]
+        return _near(case, got, want, direction, algorithm, g, other)
+
+    return gradients(case, (y, leaves), (wide_y, wide), close)
 
 
 def _built_in(name: str, dims: int, args: list[Any]) -> Tensor:
@@ -324,7 +293,7 @@ def check_op(case: Case) -> str | None:
     if name == "convolution_weight_grad":
         args[-1] = getattr(torch, str(args[-1]), args[-1])
     result, error = answer(lambda: getattr(ops, name)(*args))
-    if any(isinstance(t, Tensor) and t.device.type == "meta" for t in args):
+    if meta(args):
         return None
     algorithm = case.args[-2 if name == "convolution_weight_grad" else -1]
     if error is not None and algorithm != "auto" and "cannot run this convolution" in str(error):
@@ -365,7 +334,7 @@ def check_bias(case: Case) -> str | None:
         return None  # sums so many, and has no copy of them that memory would refuse
     name, args = case.operator[4:], [made(a) for a in case.args]
     result, error = answer(lambda: getattr(ops, name)(*args))
-    if any(isinstance(t, Tensor) and t.device.type == "meta" for t in args):
+    if meta(args):
         return None
 
     def expected(got: Any) -> str | None:

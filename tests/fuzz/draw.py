@@ -141,6 +141,12 @@ class Case:
         return [a for a in (*self.args, *self.kwargs.values()) if isinstance(a, T)]
 
 
+def of_one_kernel(recipes: Sequence[Any]) -> bool:
+    """Whether all recipes among these are of one dtype, which has kernels."""
+    dtypes = {t.dtype for t in recipes if isinstance(t, T)}
+    return len(dtypes) == 1 and dtypes <= set(KERNEL_DTYPES)
+
+
 def integers(value: Any) -> list[int]:
     """All integers in nested lists and tuples."""
     if isinstance(value, (list, tuple)):
@@ -157,7 +163,12 @@ def made(value: Any, dtype: torch.dtype | None = None) -> Any:
 
 
 class Draw(random.Random):
-    """The generator of recipes."""
+    """The generator of recipes. `room`: how much larger than most its tensors may be, for there to be work for several
+    threads."""
+
+    def __init__(self, seed: int):
+        super().__init__(seed)
+        self.room = 16 if self.chance(0.03) else 1
 
     def chance(self, share: float) -> bool:
         return self.random() < share

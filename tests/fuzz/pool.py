@@ -12,23 +12,9 @@ from torch import Tensor
 import torchconv.functional as TF
 
 from .conv import moderate, trusted
-from .draw import KERNEL_DTYPES, LARGEST, NUMBERS, Case, Draw, T, made
-from .judge import (
-    ERRORS,
-    Huge,
-    Illegal,
-    Windows,
-    adaptive_index,
-    answer,
-    differ,
-    each_axis,
-    gathered,
-    need,
-    rounding,
-    scattered,
-    verdict,
-    widened,
-)
+from .definitions import Huge, Illegal, Windows, adaptive_index, each_axis, gathered, need, scattered
+from .draw import KERNEL_DTYPES, LARGEST, Case, Draw, T, made
+from .judge import ERRORS, answer, differ, gradients, meta, rounding, verdict, widened
 
 F = torch.nn.functional
 ops = torch.ops.torchconv
@@ -51,7 +37,7 @@ class Shape:
             self.padding = [d.randrange(r // 2 + 1) if d.chance(0.4) else 0 for r in reach]
             sides = [max(d.side(most), r - 2 * p, 1) for r, p in zip(reach, self.padding, strict=True)]
             self.input = [d.choice((1, 1, 2, 3)), d.side(33), *sides]
-            if math.prod(self.input) <= MOST:
+            if math.prod(self.input) <= MOST * d.room:
                 break
         self.ceil = d.chance(0.3)
         self.output = [*self.input[:2]]
@@ -132,7 +118,7 @@ def check_functional(case: Case) -> str | None:
     if backward:
         x.requires_grad_()
     result, error = answer(lambda: getattr(TF, name)(*args, **kwargs))
-    if not kernel or any(isinstance(t, Tensor) and t.device.type == "meta" for t in args):
+    if not kernel or meta(args):
         return None
     known = moderate(case) and x.numel() <= 1 << 20
 
@@ -214,24 +200,19 @@ def _near(name: str, case: Case, got: Tensor, want: Tensor) -> str | None:
 
 
 def _gradient(case: Case, x: Tensor, y: Tensor, wide_x: Tensor, wide_y: Tensor) -> str | None:
-    start = case.args[0].start
-    g = NUMBERS["whole"][start : start + y.numel()]
-    if g.numel() < y.numel() or case.args[0].numbers == "special" or not bool(y.isfinite().all()):
+    if case.args[0].numbers == "special" or not bool(y.isfinite().all()):
         return None  # a maximum of no elements is of none
     if "activation" in case.kwargs and case.args[0].numbers != "whole":
         return None
-    g = g.reshape(y.shape)
-    mine, error = answer(lambda: torch.autograd.grad(y, x, g.to(y.dtype))[0])
-    theirs = torch.autograd.grad(wide_y, wide_x, g)[0]
-    if error is not None:
-        return f"the gradient raises {type(error).__name__}: {error}"
-    if "max" in case.operator:
-        problem = differ(mine, theirs)
-    else:
+
+    def close(_: int, got: Tensor, want: Tensor, g: Tensor) -> str | None:
+        if "max" in case.operator:
+            return differ(got, want)
         eps = torch.finfo(x.dtype).eps * (64 if "lp" in case.operator else 16)
-        shares = max(1, y.numel() // max(x.numel(), 1))  # summed in an input's gradient, each addition rounded
-        problem = differ(mine, theirs, eps * 4 * (max(theirs.numel(), 1) * shares) ** 0.5, eps)
-    return f"gradient: {problem}" if problem else None
+        shares = max(1, g.numel() // max(x.numel(), 1))  # summed in an input's gradient, each addition rounded
+        return differ(got, want, eps * 4 * (max(want.numel(), 1) * shares) ** 0.5, eps)
+
+    return gradients(case, (y, [x]), (wide_y, [wide_x]), close)
 
 
 def _by_definition(case: Case, got: Any, args: list[Any]) -> str | None:
@@ -305,7 +286,7 @@ def check_op(case: Case) -> str | None:
     if name == "avg_pool_spread":
         args[-1] = getattr(torch, str(args[-1]), args[-1])
     result, error = answer(lambda: getattr(ops, name)(*args))
-    if any(isinstance(t, Tensor) and t.device.type == "meta" for t in args):
+    if meta(args):
         return None
     return verdict(result, error, case.spoilt, partial(_expected_op, name, case))
 

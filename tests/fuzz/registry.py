@@ -2,10 +2,10 @@
 
 from fnmatch import fnmatch
 
-from . import conv, family, pool, transformed
+from . import conv, local, norm, pool, transformed
 from .draw import Case, Draw
 
-OPERATORS = {**conv.OPERATORS, **pool.OPERATORS, **family.OPERATORS, **transformed.OPERATORS}
+OPERATORS = {**conv.OPERATORS, **pool.OPERATORS, **norm.OPERATORS, **local.OPERATORS, **transformed.OPERATORS}
 SPOILT = 0.35  # share of calls
 
 

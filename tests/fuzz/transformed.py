@@ -10,26 +10,11 @@ import torchconv.functional as TF
 from torchconv.transforms import FilterMap
 
 from .conv import ALGORITHMS, EXACT, Shape, numbers
+from .definitions import Huge, conv, conv_input_grad, conv_weight_grad, conv_windows, need, product
 from .draw import KERNEL_DTYPES, Case, Draw, T, made
-from .judge import (
-    Huge,
-    answer,
-    conv,
-    conv_input_grad,
-    conv_weight_grad,
-    conv_windows,
-    differ,
-    need,
-    product,
-    verdict,
-    widened,
-)
+from .judge import answer, conv_allowed, differ, gradients, meta, norm_of_terms, verdict, widened
 
 ops = torch.ops.torchconv
-
-
-def _meta(args: list[Any]) -> bool:
-    return any(isinstance(t, Tensor) and t.device.type == "meta" for t in args)
 
 
 # ---- filters ----
@@ -66,7 +51,7 @@ def check_filters(case: Case) -> str | None:
     at = 2 if name == "transform_values_grad" else 1
     args = [_pointers(a) if i == at else made(a) for i, a in enumerate(case.args)]
     result, error = answer(lambda: getattr(ops, name)(*args))
-    if _meta(args):
+    if meta(args):
         return None
 
     def expected(got: Any) -> str | None:
@@ -123,14 +108,14 @@ def draw_reduced(name: str, d: Draw) -> Case:
     weight, output = [filters * transforms, *s.weight[1:]], [s.output[0], filters, *s.output[2:]]
     x, w, g = (d.tensor(size, dtype, kind) for size in (s.input, weight, output))
     winners, window = d.tensor(output, "uint8", transforms), (*s.window(), d.choice(ALGORITHMS))
-    bias = d.tensor([filters], dtype, kind) if d.chance(0.5) else None
+    bias, norms = d.tensor([filters], dtype, kind) if d.chance(0.5) else None, d.tensor(output, dtype, "positive")
     args = {
         "convolution_max": (x, w, bias, transforms, *window),
         "convolution_norm": (x, w, bias, transforms, *window),
         "convolution_select": (x, w, winners, *window),
         "convolution_select_input_grad": (g, winners, w, s.input, *window),
         "convolution_select_weight_grad": (g, winners, x, weight, *window),
-        "convolution_norm_grad": (g, g, x, w, bias, True, d.chance(0.7), d.chance(0.7), *window),
+        "convolution_norm_grad": (g, d.choice((g, norms)), x, w, bias, True, d.chance(0.7), d.chance(0.7), *window),
     }[name]
     return Case(f"ops.{name}", args)
 
@@ -138,7 +123,7 @@ def draw_reduced(name: str, d: Draw) -> Case:
 def check_reduced(case: Case) -> str | None:
     name, args = case.operator[4:], [made(a) for a in case.args]
     result, error = answer(lambda: getattr(ops, name)(*args))
-    if _meta(args):
+    if meta(args):
         return None
     algorithm = case.args[-1]
     if error is not None and algorithm != "auto" and "cannot run this convolution" in str(error):
@@ -156,10 +141,7 @@ def _expected_reduced(name: str, case: Case, got: Any) -> str | None:
     window = (stride, padding, dilation, groups)
     whole = all(t.numbers == "whole" for t in floats) and algorithm in EXACT
     if name == "convolution_norm_grad":
-        x, w, y = wide[2], wide[3], wide[1]
-        need(all(isinstance(t, Tensor) for t in (x, w, y, wide[0])), "operands that are no tensors")
-        conv_windows(x.shape, w.shape, *window)
-        raise Huge  # TF.transform_conv's gradients are compared by the tests; here it has to be survived
+        return _expected_norm_grad(wide, window, algorithm, got)
     if name.startswith("convolution_select_"):
         g, winners, other, size = wide[:4]
         need(all(isinstance(t, Tensor) for t in (g, winners, other)), "operands that are no tensors")
@@ -203,6 +185,41 @@ def _expected_reduced(name: str, case: Case, got: Any) -> str | None:
     return _close(got[0], each.amax(2), whole)
 
 
+def _expected_norm_grad(wide: list[Any], window: tuple, algorithm: str, got: Any) -> str | None:
+    """Of √Σ_t z[t]² = `output`, whatever is given as that: the gradient of z[t] is z[t] · grad / output, or 0 / 0."""
+    grad, output, x, w, bias, *asked = wide[:8]
+    need(all(isinstance(t, Tensor) for t in (grad, output, x, w)), "operands that are no tensors")
+    windows, groups = conv_windows(x.shape, w.shape, *window), window[3]
+    z = conv(x, w, windows, groups)
+    need(output.dim() == x.dim() and output.shape[1] > 0 and z.shape[1] % output.shape[1] == 0, "filters")
+    filters, count = output.shape[1], z.shape[1] // output.shape[1]
+    need(filters % groups == 0 and count <= 256, "filters")
+    need(grad.shape == output.shape == (z.shape[0], filters, *z.shape[2:]), "maps that do not fit")
+    if bias is not None:
+        need(isinstance(bias, Tensor) and bias.shape == (filters,), "bias")
+        z = z + bias.repeat_interleave(count).reshape(1, -1, *[1] * (z.dim() - 2))
+    need(isinstance(got, tuple) and len(got) == 3, "three gradients")
+    scale = torch.where(output == 0, 0.0, grad / output).repeat_interleave(count, 1)
+    gz = z * scale
+    # z's error is relative to all of z, so that gz's is to all of z under its scale.
+    typical = gz.abs() + scale.abs() * float(z.square().mean().sqrt()) if z.numel() else gz
+    right = [
+        (conv_input_grad(gz, w, windows, groups), "input_grad", w),
+        (conv_weight_grad(gz, x, w.shape, windows, groups), "weight_grad", x),
+        (gz.unflatten(1, (filters, count)).sum([0, *range(2, gz.dim() + 1)]), "weight_grad", torch.ones(())),
+    ]
+    for mine, (want, direction, other), to in zip(got, right, asked, strict=True):
+        if not to:
+            need(mine.numel() == 0, "nothing")
+            continue
+        eps = 2 * torch.finfo(mine.dtype).eps  # of z and of gz, which are rounded
+        allowed = 2 * conv_allowed(want.to(mine.dtype), direction, algorithm, typical, other)
+        problem = differ(mine, want, allowed + 4 * eps * norm_of_terms(want, typical, other) + 1e-300)
+        if problem:
+            return f"{direction}: {problem}"
+    return None
+
+
 def _spread(g: Tensor, winners: Tensor, maps: int, groups: int, batch: int, outputs: list[int]) -> Tensor:
     """The gradient of all maps: g at the winners, zero elsewhere."""
     need(winners.dtype == torch.uint8 and g.shape == winners.shape and g.dim() == len(outputs) + 2, "winners")
@@ -239,7 +256,8 @@ def draw_transform_conv(dims: int, d: Draw) -> Case:
     bias = d.tensor(s.weight[:1], dtype, kind) if d.chance(0.5) else None
     args = (d.tensor(s.input, dtype, kind), d.tensor(s.weight, dtype, kind), d.choice((1, 2, 4)), bias)
     window = (d.per_axis(s.stride), pairs, d.per_axis(s.dilation), s.groups, d.choice((None, "max", "mean", "norm")))
-    return Case(f"transform_conv{dims}d", (*args, *window), {"algorithm": d.choice(ALGORITHMS)})
+    kwargs = {"algorithm": d.choice(ALGORITHMS)}
+    return Case(f"transform_conv{dims}d", (*args, *window), kwargs, backward=d.chance(0.4))
 
 
 def filter_map(weight: Any, transforms: Any) -> Any:
@@ -257,50 +275,86 @@ def filter_map(weight: Any, transforms: Any) -> Any:
 def check_transform_conv(case: Case) -> str | None:
     dims, args = int(case.operator[-2]), [made(a) for a in case.args]
     fmap = filter_map(case.args[1], case.args[2])
+    leaves = [t for t in args if isinstance(t, Tensor)]
+    plain = case.backward and isinstance(fmap, FilterMap) and not meta(args)
+    if plain and all(t.dtype in KERNEL_DTYPES for t in case.tensors()):
+        leaves = [t.requires_grad_() for t in leaves]
+    else:
+        leaves = []
     call = [*args[:2], fmap, *args[3:8]]
     result, error = answer(lambda: getattr(TF, case.operator)(*call, reduce=args[8], **case.kwargs))
     algorithm = case.kwargs["algorithm"]
     if error is not None and algorithm != "auto" and "cannot run this convolution" in str(error):
         return None
-    if _meta(args) or not isinstance(fmap, FilterMap):
+    if meta(args) or not isinstance(fmap, FilterMap):
         return None
     if any(t.dtype not in KERNEL_DTYPES for t in case.tensors()):
         return None
 
     def expected(got: Any) -> str | None:
         wide = widened(case)
-        x, w, count, bias, stride, padding, dilation, groups, reduce = wide
-        need(algorithm in ALGORITHMS and reduce in (None, "max", "mean", "norm"), "words")
-        need(len({t.dtype for t in case.tensors()}) == 1, "dtypes")
-        need(isinstance(x, Tensor) and x.dim() in (dims + 1, dims + 2) and w.dim() == dims + 2, "axes")
-        if not isinstance(padding, list) or not all(isinstance(p, tuple) and len(p) == 2 for p in padding):
-            raise Huge
-        flat = [side for pair in padding for side in pair]
-        batched = x if x.dim() == dims + 2 else x.unsqueeze(0)
-        steps, gaps = (list(v) if isinstance(v, (list, tuple)) else [v] * dims for v in (stride, dilation))
-        steps, gaps = (v * dims if len(v) == 1 else v for v in (steps, gaps))
-        need(all(type(i) is int for i in (*flat, *steps, *gaps, groups)), "numbers")
-        need(all(side >= 0 for side in flat), "padding")
-        copies = w.flatten(2)[..., fmap.columns.reshape(count, -1)].movedim(2, 1).reshape(-1, *w.shape[1:])
-        conv_windows(batched.shape, w.shape, steps, flat, gaps, groups)
-        z = conv(batched, copies, conv_windows(batched.shape, copies.shape, steps, flat, gaps, groups), groups)
-        need(bias is None or (isinstance(bias, Tensor) and bias.shape == w.shape[:1]), "bias")
-        if bias is not None:
-            z = z + bias.repeat_interleave(count).reshape(1, -1, *[1] * dims)
-        each = z.unflatten(1, (w.shape[0], count))
-        want = {
-            None: lambda: z,
-            "max": lambda: each.amax(2),
-            "mean": lambda: each.mean(2),
-            "norm": lambda: each.square().sum(2).sqrt(),
-        }[reduce]()
-        want = want if x.dim() == dims + 2 else want.squeeze(0)
-        whole = algorithm in EXACT and reduce in (None, "max") and all(t.numbers == "whole" for t in case.tensors())
-        if reduce == "mean" and not whole and getattr(torch, case.args[0].dtype) == torch.bfloat16:
+        operands = [t for t in wide if isinstance(t, Tensor)]
+        for t in operands:
+            t.requires_grad_(bool(leaves))
+        each, want = _expected_transform_conv(dims, case, wide, fmap)
+        whole = algorithm in EXACT and all(t.numbers == "whole" for t in case.tensors())
+        reduce, bfloat16 = wide[8], getattr(torch, case.args[0].dtype) == torch.bfloat16
+        if reduce == "mean" and not whole and bfloat16:
             raise Huge  # the mean filter is rounded before the sums
-        return _close(got, want, whole)
+        problem = _close(got, want.detach(), whole and reduce in (None, "max"))
+        if problem or not leaves or not got.numel():
+            return problem
+
+        def close(i: int, mine: Tensor, right: Tensor, g: Tensor) -> str | None:
+            if whole and reduce in (None, "max") and not bfloat16:
+                return differ(mine, right)
+            other, maps = (wide[1], wide[0], g)[i], g.repeat_interleave(each.shape[2], 1 if got.dim() > dims + 1 else 0)
+            eps, direction = torch.finfo(mine.dtype).eps, "input_grad" if i == 0 else "weight_grad"
+            allowed = conv_allowed(right.to(mine.dtype), direction, algorithm, maps, other.detach())
+            return differ(mine, right, 4 * allowed + 4 * eps * norm_of_terms(right, maps, other.detach()) + 1e-300)
+
+        return gradients(case, (got, leaves), (want, operands), close, _clear(each.detach(), reduce, got.shape))
 
     return verdict(result, error, case.spoilt, expected)
+
+
+def _clear(each: Tensor, reduce: str | None, shape: torch.Size) -> Tensor | None:
+    """Where a reduction of maps [N, D, T, *] can be differentiated, and rounding does not decide how."""
+    size = float(each.square().mean().sqrt())
+    if reduce == "max" and each.shape[2] > 1:
+        first, second = each.topk(2, dim=2).values.unbind(2)
+        return (first - second > 0.05 * (size + first.abs())).reshape(shape)
+    return (each.norm(dim=2) > 0.25 * size).reshape(shape) if reduce == "norm" else None
+
+
+def _expected_transform_conv(dims: int, case: Case, wide: list[Any], fmap: FilterMap) -> tuple[Tensor, Tensor]:
+    """All maps [N, D, T, *], and the result."""
+    x, w, count, bias, stride, padding, dilation, groups, reduce = wide
+    need(case.kwargs["algorithm"] in ALGORITHMS and reduce in (None, "max", "mean", "norm"), "words")
+    need(len({t.dtype for t in case.tensors()}) == 1, "dtypes")
+    need(isinstance(x, Tensor) and x.dim() in (dims + 1, dims + 2) and w.dim() == dims + 2, "axes")
+    if not isinstance(padding, list) or not all(isinstance(p, tuple) and len(p) == 2 for p in padding):
+        raise Huge
+    flat = [side for pair in padding for side in pair]
+    batched = x if x.dim() == dims + 2 else x.unsqueeze(0)
+    steps, gaps = (list(v) if isinstance(v, (list, tuple)) else [v] * dims for v in (stride, dilation))
+    steps, gaps = (v * dims if len(v) == 1 else v for v in (steps, gaps))
+    need(all(type(i) is int for i in (*flat, *steps, *gaps, groups)), "numbers")
+    need(all(side >= 0 for side in flat), "padding")
+    copies = w.flatten(2)[..., fmap.columns.reshape(count, -1)].movedim(2, 1).reshape(-1, *w.shape[1:])
+    conv_windows(batched.shape, w.shape, steps, flat, gaps, groups)
+    z = conv(batched, copies, conv_windows(batched.shape, copies.shape, steps, flat, gaps, groups), groups)
+    need(bias is None or (isinstance(bias, Tensor) and bias.shape == w.shape[:1]), "bias")
+    if bias is not None:
+        z = z + bias.repeat_interleave(count).reshape(1, -1, *[1] * dims)
+    each = z.unflatten(1, (w.shape[0], count))
+    want = {
+        None: lambda: z,
+        "max": lambda: each.amax(2),
+        "mean": lambda: each.mean(2),
+        "norm": lambda: each.norm(dim=2),
+    }[reduce]()
+    return each, want if x.dim() == dims + 2 else want.squeeze(0)
 
 
 def draw_matrix(d: Draw) -> Case:
@@ -316,7 +370,7 @@ def draw_matrix(d: Draw) -> Case:
 def check_matrix(case: Case) -> str | None:
     args = [made(a) for a in case.args]
     result, error = answer(lambda: TF.conv_matrix(*args))
-    if _meta(args):
+    if meta(args):
         return None
 
     def expected(got: Any) -> str | None:
