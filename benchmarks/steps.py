@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 import torchconv
-from train.models import alexnet, initialise, lenet5, vgg16
+from train.networks import alexnet, initialise, lenet5, vgg16
 
 from .measure import Plan, Wrong, interleaved, ratios, relative_error
 from .row import LAYOUTS, LIBRARIES, memory_format

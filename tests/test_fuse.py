@@ -18,7 +18,8 @@ from torchconv.fuse import containers
 
 torchvision = pytest.importorskip("train._torchvision", reason="torchvision is not installed").torchvision
 
-from train.models import MODELS, build  # noqa: E402
+from train.networks import NETWORKS as TRAINED  # noqa: E402
+from train.networks import build  # noqa: E402
 
 BOTH, NORM, RELU, POOL = "Conv2d BatchNorm2d ReLU", "Conv2d BatchNorm2d", "Conv2d ReLU", "ReLU MaxPool2d"
 ALONE, CALLED = "BatchNorm2d ReLU", "Conv2d BatchNorm2d relu_in_place"
@@ -111,11 +112,11 @@ def test_segmentation(name, training):
     assert errors(*results).max() < 1e-9
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", TRAINED)
 @pytest.mark.parametrize("home", [nn, torch.nn], ids=["ours", "stock"])
 def test_the_networks_of_train(name, home):
     torch.manual_seed(0)
-    model = MODELS[name](home, in_channels=3) if name != "lenet5" else MODELS[name](home)
+    model = TRAINED[name](home, in_channels=3) if name != "lenet5" else TRAINED[name](home)
     x = torch.randn(2, next(model.parameters()).shape[1], 32, 32, dtype=torch.float64)
     expected = {
         "lenet5": {POOL: 2},

@@ -16,10 +16,12 @@ from torch import nn
 
 from train.__main__ import main
 from train.data import Data
-from train.equivariant import PLAIN
-from train.models import MODELS, OWN_MODELS, build, initialise
-from train.module import Classifier, cosine, one_cycle
-from train.report import learning_curve, read_metrics, summary
+from train.module import Classifier
+from train.networks import NETWORKS, OWN_NETWORKS, build, initialise
+from train.networks.rotated import PLAIN
+from train.optim import cosine, one_cycle
+from train.report import duration, learning_curve, read_metrics, summary
+from train.throughput import Throughput
 
 ROOT = Path(__file__).parent.parent
 RECIPES = sorted((ROOT / "train" / "recipes").glob("*.yaml"))
@@ -80,6 +82,12 @@ PARAMETERS: dict[str, Callable[[int], int]] = {
         + dense(256 * 3 * 3, 1024, 1024, 10)
     ),
     "vgg16": vgg_parameters,
+    "speedrun": lambda c: (
+        conv(c, 8 * c, 2)
+        + sum(conv(a, b, 3, bias=False) + conv(b, b, 3, bias=False) + 4 * b for a, b in [(8 * c, 64), (64, 256)])
+        + 2 * (conv(256, 256, 3, bias=False) + 2 * 256)
+        + 256 * 10
+    ),
     "z2cnn": lambda c: (
         sum(conv(a, b, 3, bias=False) + 2 * b for a, b in itertools.pairwise((c, *PLAIN))) + conv(22, 10, 4)
     ),
@@ -87,7 +95,7 @@ PARAMETERS: dict[str, Callable[[int], int]] = {
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_shapes_and_parameters(name: str, channels: int) -> None:
     model = build(name, "torch", channels)
     assert model(torch.zeros(2, channels, 32, 32)).shape == (2, 10)
@@ -100,10 +108,10 @@ def test_lenet_has_the_published_number_of_parameters() -> None:
 
 def test_networks_for_rotated_digits() -> None:
     """As many parameters within 1%, drawn by `initialise`, and answers that quarter turns do not change."""
-    sizes = {name: sum(p.numel() for p in build(name, in_channels=1).parameters()) for name in ("z2cnn", *OWN_MODELS)}
+    sizes = {name: sum(p.numel() for p in build(name, in_channels=1).parameters()) for name in ("z2cnn", *OWN_NETWORKS)}
     assert sizes == {"z2cnn": 24_785, "ticnn": 24_785, "p4cnn": 24_620}
     images = torch.randn(3, 1, 32, 32)
-    for name in OWN_MODELS:
+    for name in OWN_NETWORKS:
         model = build(name, in_channels=1).eval()
         assert model(images).shape == (3, 10)
         torch.testing.assert_close(model(images.rot90(1, (2, 3))), model(images), rtol=1e-3, atol=1e-3)
@@ -114,7 +122,7 @@ def test_networks_for_rotated_digits() -> None:
         assert first.weight.detach().std().item() == pytest.approx((2 / 9) ** 0.5, rel=0.25)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_backends_are_the_same_network(name: str) -> None:
     images, labels = torch.randn(4, 3, 32, 32, dtype=torch.float64), torch.arange(4)
     results = {}
@@ -142,10 +150,10 @@ def test_biases_and_batch_norms_do_not_decay() -> None:
     module = Classifier("vgg16", "torch", 3, schedule="constant")
     optimizer = module.configure_optimizers()
     assert isinstance(optimizer, torch.optim.SGD)
-    weights, others = optimizer.param_groups
-    assert (weights["weight_decay"], others["weight_decay"]) == (5e-4, 0.0)
-    assert len(weights["params"]) == 13 + 3
-    assert len(others["params"]) == 2 * 13 + 3
+    groups = optimizer.param_groups
+    assert [group["weight_decay"] for group in groups] == [5e-4, 0.0, 0.0]
+    assert [group["lr"] for group in groups] == [0.02] * 3
+    assert [len(group["params"]) for group in groups] == [13 + 3, 3, 2 * 13]
 
 
 def test_schedules() -> None:
@@ -157,7 +165,7 @@ def test_schedules() -> None:
 def test_default_run(train: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """`python -m train fit` alone learns the digits, and ends with what it says it ends with."""
     assert train("fit") == 0
-    told = capsys.readouterr().out.splitlines()[-4:]
+    told = capsys.readouterr().out.splitlines()[-5:]
     run = tmp_path / "runs" / "lenet5-digits" / "version_0"
     with (run / "metrics.csv").open() as file:
         (accuracy,) = [float(row["test/accuracy"]) for row in csv.DictReader(file) if row["test/accuracy"]]
@@ -165,8 +173,8 @@ def test_default_run(train: Callable[..., int], capsys: pytest.CaptureFixture[st
     assert f"{accuracy:.2%}" in told[0]
     assert checkpoint(run / "checkpoints" / "last.ckpt")["epoch"] == 29
     assert "images/s" in told[1]
-    assert Path(told[2].split()[-1]).resolve().parent == run / "checkpoints"
-    assert Path(told[3].split()[-1]).resolve() == run / "learning_curve.png"
+    assert Path(told[3].split()[-1]).resolve().parent == run / "checkpoints"
+    assert Path(told[4].split()[-1]).resolve() == run / "learning_curve.png"
     assert (run / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
     assert list(run.glob("events.out.tfevents.*"))
 
@@ -234,7 +242,10 @@ REFUSED = {
     "no subcommand": ([], "fit,validate,test"),
     "subcommand": (["fight"], "'fight'"),
     "option": (["fit", "--model.depth", "3"], "model.depth"),
-    "model": (["fit", "--model.name", "lenet6"], "unknown model 'lenet6': there are lenet5, alexnet, vgg16"),
+    "model": (
+        ["fit", "--model.name", "lenet6"],
+        "unknown model 'lenet6': there are lenet5, alexnet, vgg16",
+    ),
     "data": (["fit", "--data.name", "digit"], "unknown data set 'digit': there are digits, mnist, rotmnist, cifar10"),
     "fuse": (
         ["fit", "--model.backend", "torch", "--model.fuse", "true"],
@@ -243,6 +254,14 @@ REFUSED = {
     "backend": (["fit", "--model.backend", "jax"], "unknown backend 'jax': there are torchconv, torch"),
     "optimizer": (["fit", "--model.optimizer", "lbfgs"], "unknown optimizer 'lbfgs'"),
     "schedule": (["fit", "--model.schedule", "step"], "unknown schedule 'step'"),
+    "init": (["fit", "--model.init", "zero"], "unknown init 'zero': there are he, torch, dirac"),
+    "views": (["fit", "--model.views", "3"], "there are no 3 views of an image, but 1, 2, 6, 10"),
+    "nesterov": (["fit", "--model.nesterov", "true", "--model.optimizer", "adam"], "nesterov is of sgd"),
+    "whiten": (["fit", "--model.whiten", "3"], "6 filters, but to whiten its patches takes 50"),
+    "border": (["fit", "--data.border", "white"], "unknown border 'white': there are black, reflect"),
+    "flip": (["fit", "--data.flip", "never"], "unknown flip 'never': there are none, random, alternate"),
+    "no validation": (["fit", "--data.validation", "0", "--model.schedule", "plateau"], "--data.validation is 0"),
+    "all aside": (["fit", "--data.validation", "1437"], "no training images are left of 1437"),
     "negative lr": (["fit", "--model.lr", "-1"], "-1"),
     "batch of none": (["fit", "--data.batch_size", "0"], "data.batch_size"),
     "not a number": (
@@ -340,6 +359,16 @@ def test_report(tmp_path: Path) -> None:
 
 
 def test_summary() -> None:
-    lines = summary(0.98765, 12345.6, "last.ckpt", Path("curve.png")).splitlines()
-    for line, end in zip(lines, (" 98.77%", " 12,346 images/s", " last.ckpt", " curve.png"), strict=True):
+    throughput = Throughput()
+    throughput.images, throughput.seconds = 12345 * 119, 119.0
+    lines = summary(0.98765, throughput, "last.ckpt", Path("curve.png")).splitlines()
+    for line, end in zip(
+        lines, (" 98.77%", " 12,345 images/s", " 1 min 59 s", " last.ckpt", " curve.png"), strict=True
+    ):
         assert line.endswith(end)
+    for target, told in ((0.98, "98.00%          in 1 min 59 s of training"), (0.99, "99.00%          not reached")):
+        assert summary(0.98765, throughput, "", None, target).splitlines()[1] == told
+
+
+def test_duration() -> None:
+    assert [duration(s) for s in (0, 59.94, 60, 3725.4)] == ["0.0 s", "59.9 s", "1 min 0 s", "62 min 5 s"]

@@ -11,7 +11,8 @@ import torch
 from torch import Generator, Tensor
 
 from train._torchvision import torchvision
-from train.data import SOURCES, Data, EvenBatches, ImageBatches, random_flip, random_shift, rotate, split
+from train.augment import Augmentation, random_flip, random_shift
+from train.data import SOURCES, Data, EvenBatches, ImageBatches, rotate, split
 
 FULL_DATA = os.environ.get("TORCHCONV_DATA")
 
@@ -117,6 +118,39 @@ def test_shift_brings_in_black_at_the_edge() -> None:
     assert sums.tolist() == [9 * 9, 9 * 12, 9 * 16]
 
 
+def test_shift_reflects_at_the_edge() -> None:
+    images = torch.arange(6 * 6 * 2, dtype=torch.uint8).view(1, 2, 6, 6)
+    padded = torch.nn.functional.pad(images.float(), [2] * 4, "reflect").byte()
+    windows = {bytes(padded[..., y : y + 6, x : x + 6].flatten().tolist()) for y in range(5) for x in range(5)}
+    moved = random_shift(images.expand(500, -1, -1, -1), 2, Generator().manual_seed(0), "reflect")
+    assert {bytes(image.flatten().tolist()) for image in moved} == windows
+
+
+def test_alternate_flip_mirrors_each_image_every_other_epoch() -> None:
+    images, labels = numbered(100)
+    images[:, 0, 5, 0] = 1
+    data = Data("digits", batch_size=7, shift=0, flip="alternate")
+    data.splits = {"train": (images, labels)}
+    loader, sides = data.train_dataloader(), []
+    for epoch in range(4):
+        loader.sampler.set_epoch(epoch)
+        seen = torch.cat([pixels for pixels, _ in loader])
+        left = seen[:, 0, 5, 0] > seen[:, 0, 5, -1]
+        upright = torch.where(left[:, None, None, None], seen, seen.flip(-1))
+        restored = numbers((upright * data.source.std[0] + data.source.mean[0]).mul(255).round())
+        sides.append([at_left for _, at_left in sorted(zip(restored, left.tolist(), strict=True))])
+    assert 30 < sum(sides[0]) < 70
+    assert sides[1] == [not side for side in sides[0]]
+    assert sides[2:] == sides[:2]
+
+
+def test_no_validation_images() -> None:
+    data = Data("digits", validation=0)
+    data.setup()
+    assert [len(labels) for _, labels in data.splits.values()] == [1437, 0, 360]
+    assert data.val_dataloader() == []
+
+
 def test_flip_mirrors_about_half() -> None:
     images = torch.randint(255, (1000, 3, 4, 4), dtype=torch.uint8)
     flipped = random_flip(images, Generator().manual_seed(0))
@@ -146,7 +180,8 @@ def test_augmented_batch(name: str) -> None:
     images = torch.randint(255, (20, source.channels, 32, 32), dtype=torch.uint8), torch.arange(20) % 10
     index = torch.tensor([3, 1, 17])
     plain, labels = ImageBatches(images, source)[index]
-    varied, same_labels = ImageBatches(images, source, Generator().manual_seed(1))[index]
+    sampler = EvenBatches(20, 3, Generator().manual_seed(1))
+    varied, same_labels = ImageBatches(images, source, Augmentation(source.shift, flip="random"), sampler)[index]
     assert labels.tolist() == same_labels.tolist() == [3, 1, 7]
     assert varied.shape == plain.shape == (3, source.channels, 32, 32)
     assert varied.dtype == plain.dtype == torch.float32

@@ -19,6 +19,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from train.data import Data
 from train.errors import InputError, one_line
+from train.memory import keep_freed_memory
 from train.module import Classifier, saved_network
 from train.quiet import silence_irrelevant
 from train.report import learning_curve, summary
@@ -87,6 +88,8 @@ class TrainCLI(LightningCLI):
             table = CSVLogger(root, name)
             _make_directory(table.log_dir)
             kwargs["logger"] = [table, TensorBoardLogger(root, name, table.version)]
+        if options.data.validation == 0:  # No checkpoint is the best.
+            options.checkpoint.monitor, options.checkpoint.save_top_k = None, 0
         self.throughput = Throughput()
         # After every epoch, to resume from; ModelCheckpoint's own save_last does so only where the epoch was the best.
         self.last = ModelCheckpoint(checkpoints, filename="last", enable_version_counter=False)
@@ -100,6 +103,8 @@ class TrainCLI(LightningCLI):
         """Checks what was given before the trainer starts further processes, so that it is said once."""
         if self.network is not None:
             self.model.check_network(self.network, self.ckpt_path)
+        if self.model.schedule == "plateau" and not self.datamodule.validation:
+            raise InputError("schedule 'plateau' watches the validation accuracy, but --data.validation is 0")
         self.datamodule.prepare_data()
         self.datamodule.setup()
 
@@ -113,8 +118,8 @@ class TrainCLI(LightningCLI):
         if self.trainer.is_global_zero:
             tables = [logger for logger in self.trainer.loggers if isinstance(logger, CSVLogger)]
             curve = learning_curve(Path(tables[0].log_dir)) if tables else None
-            speed = self.throughput.images_per_second
-            print(summary(metrics["test/accuracy"], speed, self.last.best_model_path, curve))
+            accuracy, checkpoint = metrics["test/accuracy"], self.last.best_model_path
+            print(summary(accuracy, self.throughput, checkpoint, curve, self.model.target))
 
 
 @rank_zero_only
@@ -133,6 +138,7 @@ def _complain(sentence: str) -> None:
 def main() -> int:
     """Runs the command line of this process; its exit status."""
     silence_irrelevant()
+    keep_freed_memory()
     try:
         TrainCLI(
             Classifier,

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from jsonargparse.typing import PositiveInt
+from jsonargparse.typing import NonNegativeInt, PositiveInt
 from lightning.pytorch import LightningDataModule
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Generator, Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from train.augment import BORDERS, FLIPS, Augmentation
 from train.errors import InputError, one_line
 
 SPLIT_SEED = 0  # Not the run's seed: runs with other seeds are to be compared on the same images.
@@ -29,8 +30,8 @@ class Source:
     """What there is to know of a data set before it is read.
 
     ``read(root, download)`` gives all images outside the test set, then the test set; ``validation`` of the former are
-    put aside. ``mean`` and ``std`` are per channel, of pixels in 0..1. Augmentation moves an image by up to ``shift``
-    pixels along each axis and, where ``flip``, mirrors every other one.
+    put aside. ``mean`` and ``std`` are per channel, of pixels in 0..1. Unless asked for otherwise, augmentation moves
+    an image by up to ``shift`` pixels along each axis and, where ``flip``, mirrors every other one.
     """
 
     read: Callable[[str, bool], tuple[Images, Images]]
@@ -126,24 +127,12 @@ SOURCES = {
 def split(images: Images, held_out: int) -> tuple[Images, Images]:
     """Puts ``held_out`` images aside, the same ones every time, each class in proportion; (the rest, these)."""
     pixels, labels = images
+    if not held_out:
+        return images, (pixels[:0], labels[:0])
     rest, aside = train_test_split(
         torch.arange(len(labels)).numpy(), test_size=held_out, random_state=SPLIT_SEED, stratify=labels.numpy()
     )
     return (pixels[rest], labels[rest]), (pixels[aside], labels[aside])
-
-
-def random_shift(images: Tensor, most: int, generator: Generator) -> Tensor:
-    """Moves each image of [N, C, H, W] by -most..most pixels along each axis, black moving in; same shape and dtype."""
-    n, _, height, width = images.shape
-    windows = F.pad(images, [most] * 4).unfold(2, height, 1).unfold(3, width, 1)  # a view [N, C, 2m+1, 2m+1, H, W]
-    dy, dx = torch.randint(2 * most + 1, (2, n), generator=generator)
-    return windows[torch.arange(n), :, dy, dx]
-
-
-def random_flip(images: Tensor, generator: Generator) -> Tensor:
-    """Mirrors each image of [N, C, H, W] left to right with probability one half; same shape and dtype."""
-    chosen = torch.rand(len(images), generator=generator) < 0.5
-    return torch.where(chosen[:, None, None, None], images.flip(-1), images)
 
 
 class EvenBatches(Sampler[Tensor]):
@@ -167,6 +156,12 @@ class EvenBatches(Sampler[Tensor]):
     def __len__(self) -> int:
         return -(-self.n // (self.world * self.batch_size))
 
+    @property
+    def draws(self) -> Generator:
+        """Where the augmentation of the batches takes its random numbers."""
+        assert self.generator is not None
+        return self.generator
+
     def __iter__(self) -> Iterator[Tensor]:
         order = torch.arange(self.n)
         if self.generator is not None:
@@ -180,12 +175,20 @@ class EvenBatches(Sampler[Tensor]):
 class ImageBatches(Dataset[Images]):
     """Maps a tensor of indices to a normalised float32 batch [B, C, 32, 32] and its labels [B].
 
-    With a ``generator`` the images are augmented as ``source`` says.
+    With an ``augmentation`` the images are varied by it, with draws of the ``sampler``'s generator and in its epoch.
     """
 
-    def __init__(self, images: Images, source: Source, generator: Generator | None = None) -> None:
+    def __init__(
+        self,
+        images: Images,
+        source: Source,
+        augmentation: Augmentation | None = None,
+        sampler: EvenBatches | None = None,
+    ) -> None:
         self.images, self.labels = images
-        self.source, self.generator = source, generator
+        self.augmentation, self.sampler = augmentation, sampler
+        if sampler is not None:
+            self.coins = torch.rand(len(self.labels), generator=Generator().manual_seed(sampler.seed)) < 0.5
         self.mean = 255 * torch.tensor(source.mean)[:, None, None]
         self.std = 255 * torch.tensor(source.std)[:, None, None]
 
@@ -194,11 +197,14 @@ class ImageBatches(Dataset[Images]):
 
     def __getitem__(self, indices: Tensor) -> Images:
         images = self.images[indices]
-        if self.generator is not None:
-            images = random_shift(images, self.source.shift, self.generator)
-            if self.source.flip:
-                images = random_flip(images, self.generator)
-        return images.float().sub_(self.mean).div_(self.std), self.labels[indices]
+        if self.augmentation is not None:
+            assert self.sampler is not None
+            images = self.augmentation(images, indices, self.sampler.epoch, self.coins, self.sampler.draws)
+        return self.normalised(images), self.labels[indices]
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """Bytes as float32 of mean 0 and deviation 1."""
+        return images.float().sub_(self.mean).div_(self.std)
 
 
 class Data(LightningDataModule):
@@ -211,6 +217,11 @@ class Data(LightningDataModule):
         batch_size: The most images in a batch, in each process.
         augment: Vary the training images at random.
         seed: Of the order and the augmentation of the training images.
+        validation: Training images put aside for validation; by default as many as is usual for the data set.
+        shift: The most pixels an image is moved by along each axis; by default the data set's.
+        border: What moves in: black or reflect.
+        flip: Mirror images: none, random (every other one) or alternate (each in every other epoch); by default random
+            where the data set's images may be mirrored.
     """
 
     def __init__(
@@ -221,13 +232,23 @@ class Data(LightningDataModule):
         batch_size: PositiveInt = 64,
         augment: bool = True,
         seed: int = 0,
+        validation: NonNegativeInt | None = None,
+        shift: NonNegativeInt | None = None,
+        border: str = "black",
+        flip: str | None = None,
     ) -> None:
         super().__init__()
         if name not in SOURCES:
             raise InputError(f"unknown data set '{name}': there are {', '.join(SOURCES)}")
+        for option, value, known in (("border", border, BORDERS), ("flip", flip or "none", FLIPS)):
+            if value not in known:
+                raise InputError(f"unknown {option} '{value}': there are {', '.join(known)}")
         self.name, self.root, self.download = name, root, download
         self.batch_size, self.augment, self.seed = batch_size, augment, seed
-        self.source = SOURCES[name]
+        self.source = source = SOURCES[name]
+        self.validation = source.validation if validation is None else validation
+        shift, flip = source.shift if shift is None else shift, flip or ("random" if source.flip else "none")
+        self.augmentation = Augmentation(shift, border, flip)
         self.splits: dict[str, Images] = {}
 
     @property
@@ -249,14 +270,21 @@ class Data(LightningDataModule):
         """Reads all three splits into memory, once."""
         if not self.splits:
             train, test = self.source.read(self.root, False)
-            train, validation = split(train, self.source.validation)
+            if self.validation >= len(train[1]):
+                raise InputError(f"no training images are left of {len(train[1])}: --data.validation {self.validation}")
+            train, validation = split(train, self.validation)
             self.splits = {"train": train, "validation": validation, "test": test}
+
+    def sample(self, most: int = 5000) -> Tensor:
+        """The first ``most`` training images, normalised, not augmented: float32 [N, C, 32, 32]."""
+        images, labels = self.splits["train"]
+        return ImageBatches((images[:most], labels[:most]), self.source).normalised(images[:most])
 
     def train_dataloader(self) -> DataLoader:
         return self._loader("train", shuffle=True, augment=self.augment)
 
-    def val_dataloader(self) -> DataLoader:
-        return self._loader("validation")
+    def val_dataloader(self) -> DataLoader | list:
+        return self._loader("validation") if self.validation else []
 
     def test_dataloader(self) -> DataLoader:
         return self._loader("test")
@@ -265,6 +293,6 @@ class Data(LightningDataModule):
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         images = self.splits[part]
         generator = Generator() if shuffle else None
-        batches = ImageBatches(images, self.source, generator if augment else None)
-        sampler = EvenBatches(len(batches), self.batch_size, generator, self.seed, rank, world)
+        sampler = EvenBatches(len(images[1]), self.batch_size, generator, self.seed, rank, world)
+        batches = ImageBatches(images, self.source, self.augmentation if augment else None, sampler)
         return DataLoader(batches, sampler=sampler, batch_size=None)  # None: the sampler's batches as they are.

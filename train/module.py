@@ -5,51 +5,47 @@ from typing import Any, cast
 
 import torch
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveFloat
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
-from torch.optim import SGD, Adam, Optimizer, RMSprop
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from train.errors import InputError
-from train.models import build
-
-OPTIMIZERS = ("sgd", "adam", "rmsprop")
-SCHEDULES = ("constant", "plateau", "cosine", "onecycle")
-
-
-def cosine(progress: float) -> float:
-    """Share of the largest learning rate at ``progress`` 0..1: from 1 to 0 along half a cosine wave."""
-    return (1 + math.cos(math.pi * progress)) / 2
-
-
-def one_cycle(progress: float, warm: float = 0.3, start: float = 0.04) -> float:
-    """Like `cosine`, after a rise from ``start`` to 1 over the first ``warm`` of all steps. Smith and Topin, 2017."""
-    if progress < warm:
-        return start + (1 - start) * (1 - cosine(progress / warm))
-    return cosine((progress - warm) / (1 - warm))
+from train.networks import build
+from train.networks.speedrun import whiten as whiten_first
+from train.optim import BY_STEP, OPTIMIZERS, SCHEDULES, Lookahead, make_optimizer, parameter_groups
+from train.views import VIEWS, averaged
 
 
 class Classifier(LightningModule):
     """Trains a classifier with cross-entropy.
 
     Args:
-        name: The network, one of ``train.models.MODELS``.
+        name: The network, one of ``train.networks.NETWORKS``.
         backend: Where its convolutions and poolings come from: torchconv or torch.
         in_channels: Channels of the images; the data set's.
         num_classes: Classes to tell apart; the data set's.
         optimizer: sgd, adam or rmsprop.
         lr: Learning rate, the schedule's largest.
         momentum: Of sgd and rmsprop.
+        nesterov: Let sgd look ahead along its momentum.
         weight_decay: Of weights, not of biases and batch norms.
+        decay_all: Let biases and batch norms decay too, by the same share a step.
+        norm_lr: Learning rate of batch norms, as a multiple of the others'.
         schedule: Of the learning rate: constant, plateau (a tenth when validation accuracy stops improving), cosine
-            (to zero over the whole training) or onecycle (up, then down to zero).
+            (to zero over the whole training), onecycle (up, then down to zero) or triangle (straight up, then down).
         patience: Epochs without a better validation accuracy that plateau waits for.
         label_smoothing: Share of the target probability spread evenly over all classes.
         channels_last: Keep images and weights with channels innermost in memory.
         fuse: Let torchconv's convolutions do the ReLUs that follow them, and batch norms in evaluation.
+        init: How weights are drawn: he, torch (its own way) or dirac (torch's, but the first filters are identities).
+        whiten: Make the first convolution whiten patches of the training images, fixed; its bias learns for as many
+            epochs as are given here.
+        lookahead: Steps after which the network is drawn back to its slow average; 0: never.
+        views: Times a test image is looked at: 1, 2 (mirrored too), 6 (shifted by a pixel), 10 (by two, five places).
+        target: Test accuracy that the summary is to say the training time to, from 0 to 1.
     """
 
     def __init__(
@@ -61,23 +57,37 @@ class Classifier(LightningModule):
         optimizer: str = "sgd",
         lr: PositiveFloat = 0.02,
         momentum: ClosedUnitInterval = 0.9,
+        nesterov: bool = False,
         weight_decay: NonNegativeFloat = 5e-4,
+        decay_all: bool = False,
+        norm_lr: PositiveFloat = 1.0,
         schedule: str = "onecycle",
         patience: NonNegativeInt = 5,
         label_smoothing: ClosedUnitInterval = 0.0,
         channels_last: bool = False,
         fuse: bool = False,
+        init: str = "he",
+        whiten: NonNegativeInt | None = None,
+        lookahead: NonNegativeInt = 0,
+        views: int = 1,
+        target: ClosedUnitInterval | None = None,
     ) -> None:
         super().__init__()
         for option, value, known in (("optimizer", optimizer, OPTIMIZERS), ("schedule", schedule, SCHEDULES)):
             if value not in known:
                 raise InputError(f"unknown {option} '{value}': there are {', '.join(known)}")
+        if views not in VIEWS:
+            raise InputError(f"there are no {views} views of an image, but {', '.join(map(str, VIEWS))}")
+        if nesterov and (optimizer != "sgd" or not momentum):
+            raise InputError(f"nesterov is of sgd with momentum, but the optimizer is {optimizer} with {momentum:g}")
         self.network_args = {"name": name, "in_channels": in_channels, "num_classes": num_classes}
         self.optimizer, self.schedule, self.patience = optimizer, schedule, patience
         # Plain floats: they go into checkpoints, which may hold no types of jsonargparse's to be read safely.
         self.lr, self.momentum, self.weight_decay = float(lr), float(momentum), float(weight_decay)
+        self.nesterov, self.decay_all, self.norm_lr = nesterov, decay_all, float(norm_lr)
+        self.whiten, self.lookahead, self.views, self.target = whiten, int(lookahead), views, target
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        network = build(name, backend, in_channels, num_classes, fuse)
+        network = build(name, backend, in_channels, num_classes, fuse, init)
         self.network = network.to(memory_format=self.memory_format)  # type: ignore[call-overload] # torch's stub
         self.loss = torch.nn.CrossEntropyLoss(label_smoothing=label_smoothing)
         self.metrics = torch.nn.ModuleDict()
@@ -88,6 +98,20 @@ class Classifier(LightningModule):
     def forward(self, images: Tensor) -> Tensor:
         """Images [B, in_channels, 32, 32] to logits [B, num_classes]."""
         return self.network(images.contiguous(memory_format=self.memory_format))
+
+    def setup(self, stage: str) -> None:
+        """Whitens, before the weights of a run that is resumed are loaded."""
+        if self.whiten is not None and stage == "fit":
+            if self.trainer.world_size > 1:  # They expect a gradient of each parameter throughout.
+                raise InputError("a first layer that is whitened, and then fixed, takes one process, not several")
+            self.first = whiten_first(self.network, cast(Any, self.trainer).datamodule.sample())
+
+    def configure_callbacks(self) -> list[Callback]:
+        return [Lookahead(self.lookahead)] if self.lookahead else []
+
+    def on_train_epoch_start(self) -> None:
+        if self.whiten is not None and self.first.bias is not None:
+            self.first.bias.requires_grad_(self.current_epoch < self.whiten)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         return self._step("train", batch)
@@ -100,7 +124,7 @@ class Classifier(LightningModule):
 
     def _step(self, part: str, batch: tuple[Tensor, Tensor]) -> Tensor:
         images, labels = batch
-        logits = self(images)
+        logits = averaged(self, images, self.views) if part == "test" else self(images)
         loss = self.loss(logits, labels)
         self._metric(f"{part}/accuracy").update(logits, labels)
         self._metric(f"{part}/loss").update(loss.detach(), len(labels))
@@ -126,14 +150,9 @@ class Classifier(LightningModule):
         self._log_epoch("test")
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The optimiser with its schedule; biases and batch norms, the parameters of one axis, do not decay."""
-        parameters = list(self.network.parameters())
-        optimizer = self._optimizer(
-            [
-                {"params": [p for p in parameters if p.ndim > 1], "weight_decay": self.weight_decay},
-                {"params": [p for p in parameters if p.ndim == 1], "weight_decay": 0.0},
-            ]
-        )
+        """The optimiser with its schedule."""
+        groups = parameter_groups(self.network, self.lr, self.weight_decay, self.norm_lr, self.decay_all)
+        optimizer = make_optimizer(self.optimizer, groups, self.momentum, self.nesterov)
         if self.schedule == "constant":
             return optimizer
         if self.schedule == "plateau":
@@ -142,17 +161,10 @@ class Classifier(LightningModule):
         steps = self.trainer.estimated_stepping_batches
         if math.isinf(steps):
             raise InputError(f"schedule '{self.schedule}' needs an end: give --trainer.max_epochs or max_steps")
-        shape = cosine if self.schedule == "cosine" else one_cycle
+        shape = BY_STEP[self.schedule]
         # A function of the step alone, so that a training can be resumed to another length.
         by_step = LambdaLR(optimizer, lambda step: shape(min(step / steps, 1.0)))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": by_step, "interval": "step"}}
-
-    def _optimizer(self, groups: list[dict[str, Any]]) -> Optimizer:
-        if self.optimizer == "sgd":
-            return SGD(groups, lr=self.lr, momentum=self.momentum)
-        if self.optimizer == "rmsprop":
-            return RMSprop(groups, lr=self.lr, momentum=self.momentum)
-        return Adam(groups, lr=self.lr)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Says in the checkpoint which network its parameters are of."""

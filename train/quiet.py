@@ -8,6 +8,8 @@ IRRELEVANT = (
     "The '.*_dataloader' does not have many workers",
     # Nothing is logged by step, so the interval between logged steps does not matter.
     "The number of training batches .* is smaller than the logging interval",
+    # All images may be asked for to train on.
+    "Total length of `list` across ranks is zero",
     # Lightning's own use of a deprecated class of PyTorch.
     ".*LeafSpec.* is deprecated",
     # Each run has a directory of its own; a resumed one starts its list of best checkpoints afresh there.

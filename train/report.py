@@ -1,10 +1,12 @@
-"""What is left of a run for people to look at: the learning curve as a picture, and a summary of four lines."""
+"""What is left of a run for people to look at: the learning curve as a picture, and a summary of a few lines."""
 
 import csv
 from pathlib import Path
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+
+from train.throughput import Throughput
 
 
 def read_metrics(path: Path) -> dict[str, list[tuple[int, float]]]:
@@ -38,13 +40,29 @@ def learning_curve(log_dir: Path) -> Path:
     return path
 
 
-def summary(accuracy: float, images_per_second: float, checkpoint: str, curve: Path | None) -> str:
-    """The four lines that end a run; ``accuracy`` is from 0 to 1."""
-    return "\n".join(
-        (
-            f"test accuracy   {accuracy:.2%}",
-            f"training speed  {images_per_second:,.0f} images/s",
-            f"checkpoint      {checkpoint or 'none'}",
-            f"learning curve  {curve or 'none'}",
-        )
-    )
+def summary(
+    accuracy: float, throughput: Throughput, checkpoint: str, curve: Path | None, target: float | None = None
+) -> str:
+    """The lines that end a run; ``accuracy`` and ``target`` are from 0 to 1.
+
+    The time is that of the training alone: loading and steps, neither the start, nor validation, nor checkpoints.
+    """
+    lines = [
+        f"test accuracy   {accuracy:.2%}",
+        f"training speed  {throughput.images_per_second:,.0f} images/s",
+        f"training time   {duration(throughput.seconds)}",
+        f"checkpoint      {checkpoint or 'none'}",
+        f"learning curve  {curve or 'none'}",
+    ]
+    if target is not None:
+        reached = f"in {duration(throughput.seconds)} of training" if accuracy >= target else "not reached"
+        lines.insert(1, f"{f'{target:.2%}':16}{reached}")
+    return "\n".join(lines)
+
+
+def duration(seconds: float) -> str:
+    """``"61 min 40 s"``, or ``"8.3 s"`` where it is less than a minute."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s"

@@ -14,11 +14,15 @@ class Throughput(Callback):
 
     def __init__(self) -> None:
         self.images, self.seconds = 0, 0.0
+        self._before = 0, 0.0
 
     @property
     def images_per_second(self) -> float:
         """Over the whole training so far; 0 before it."""
         return self.images / self.seconds if self.seconds else 0.0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._mark = perf_counter()  # Resumed in the middle of an epoch, a run has no start of that one.
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._before = self.images, self.seconds
@@ -37,5 +41,6 @@ class Throughput(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         images, seconds = self._before
-        speed = (self.images - images) / (self.seconds - seconds)
-        pl_module.log("train/images_per_second", speed, sync_dist=True)
+        if self.seconds > seconds:  # Resumed after an epoch's last step, there is none left.
+            speed = (self.images - images) / (self.seconds - seconds)
+            pl_module.log("train/images_per_second", speed, sync_dist=True)
