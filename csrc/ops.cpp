@@ -39,11 +39,20 @@ STABLE_TORCH_LIBRARY(torchconv, m) {
   m.def(
       "convolution_weight_grad(Tensor grad, Tensor input, SymInt[] weight_size, SymInt[] stride, SymInt[] padding,"
       " SymInt[] dilation, SymInt groups, str algorithm, MemoryFormat memory_format) -> Tensor");
+  // Of `convolution`, and max(0, y) of it: what its filters and bias become for inputs of this size, in memory that
+  // only this process can read; empty where nothing is gained by keeping it. And y of that: of several, one on the
+  // other's.
+  m.def(
+      "_prepare_convolution(Tensor weight, Tensor? bias, int[] input_size, int[] stride, int[] padding, int[] dilation,"
+      " int groups, bool channels_last, str algorithm, bool relu) -> Tensor");
+  m.def("_prepared_convolutions(Tensor input, Tensor[] prepared) -> Tensor");
   m.def("convolution_bias_grad(Tensor grad) -> Tensor");
   // What a ReLU with this output lets through of its gradient, and the bias gradient of that, in one pass.
   m.def("relu_bias_grad(Tensor grad, Tensor output) -> (Tensor, Tensor)");
   m.def("set_conv_precision(str precision) -> ()");
   m.def("get_conv_precision() -> str");
+  m.def("set_batch_invariant(bool invariant) -> ()");
+  m.def("get_batch_invariant() -> bool");
   m.def("_swap_thread_precision(str? precision) -> str?");
   m.def("_algorithms() -> str[]");
   m.def("_error_bounds(str algorithm) -> (float, float)");  // ConvAlgorithm's
@@ -145,6 +154,8 @@ STABLE_TORCH_LIBRARY_IMPL(torchconv, CompositeImplicitAutograd, m) {
   m.impl("cpu_capability", boxed<cpu_capability>);
   m.impl("set_conv_precision", boxed<set_conv_precision>);
   m.impl("get_conv_precision", boxed<get_conv_precision>);
+  m.impl("set_batch_invariant", boxed<set_batch_invariant>);
+  m.impl("get_batch_invariant", boxed<get_batch_invariant>);
   m.impl("_swap_thread_precision", boxed<swap_thread_precision>);
   m.impl("_algorithms", boxed<algorithm_names>);
   m.impl("_error_bounds", boxed<error_bounds>);

@@ -344,16 +344,8 @@ std::string Boxed<std::string>::take(StableIValue value) {
 }
 
 std::vector<int64_t> Boxed<IntArrayRef>::take(StableIValue value) {
-  const auto list = torch::stable::detail::to<StableListHandle>(value);
-  size_t size = 0;
-  check_call(torch_list_size(list, &size), "a list");
-  std::vector<int64_t> taken(size);
-  for (size_t i = 0; i < size; ++i) {
-    StableIValue element = 0;
-    check_call(torch_list_get_item(list, i, &element), "a list");
-    taken[i] = torch::stable::detail::to<int64_t>(element);
-  }
-  torch_delete_list(list);
+  std::vector<int64_t> taken;
+  take_each(value, [&](StableIValue element) { taken.push_back(torch::stable::detail::to<int64_t>(element)); });
   return taken;
 }
 

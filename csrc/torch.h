@@ -204,6 +204,21 @@ struct Boxed<std::string> {  // torch 2.13's own conversion leaks the string
 template <>
 struct Boxed<std::string_view> : Boxed<std::string> {};
 
+// body(element) of a list that is given away.
+template <class Body>
+void take_each(StableIValue value, Body body) {
+  const auto list = torch::stable::detail::to<StableListHandle>(value);
+  const auto free = [](StableListHandle held) { torch_delete_list(held); };
+  const std::unique_ptr<StableListOpaque, decltype(free)> held(list, free);
+  size_t size = 0;
+  check_call(torch_list_size(list, &size), "a list");
+  for (size_t i = 0; i < size; ++i) {
+    StableIValue element = 0;
+    check_call(torch_list_get_item(list, i, &element), "a list");
+    body(element);
+  }
+}
+
 template <>
 struct Boxed<IntArrayRef> {
   using Held = std::vector<int64_t>;
@@ -212,7 +227,13 @@ struct Boxed<IntArrayRef> {
 };
 
 template <class T>
-struct Boxed<std::vector<T>> {  // results, and arguments of torch's operators
+struct Boxed<std::vector<T>> {
+  using Held = std::vector<typename Boxed<T>::Held>;
+  static Held take(StableIValue value) {
+    Held taken;
+    take_each(value, [&](StableIValue element) { taken.push_back(Boxed<T>::take(element)); });
+    return taken;
+  }
   static StableIValue give(const std::vector<T>& values) {
     StableListHandle list = nullptr;
     check_call(torch_new_list_reserve_size(values.size(), &list), "a list");

@@ -4,6 +4,8 @@ import hypothesis
 import pytest
 import torch
 
+import torchconv
+
 # A property's verdict may not depend on the clock or on chance.
 hypothesis.settings.register_profile(
     "fixed",
@@ -26,3 +28,11 @@ def threads():
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def batch_invariant():
+    """Samples' results that depend on no batch, for the test."""
+    torchconv.set_batch_invariant(True)
+    yield
+    torchconv.set_batch_invariant(False)

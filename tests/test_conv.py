@@ -163,6 +163,7 @@ def test_bitwise_for_any_number_of_threads(case: ConvCase, layout: str, threads)
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 @pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.usefixtures("batch_invariant")
 def test_a_sample_s_result_does_not_depend_on_its_batch(case: ConvCase, layout: str) -> None:
     batch = ConvCase(case.name, (7, *case.input[1:]), *list(vars(case).values())[2:])
     x, w, b, g = operands(batch, torch.float32, layout)

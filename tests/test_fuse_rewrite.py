@@ -27,8 +27,9 @@ def test_forwards(name):
     ours = torchconv.convert(copy.deepcopy(stock), fuse=True, report=(left := []))
     assert fused_steps(copy.deepcopy(ours), X) == steps
     assert list(map(str, left)) == list(reasons)
+    # A norm before another has a weight whose gradient's terms cancel all but ε = 1e-5 of them: 2^-53 / ε, and some.
     for training in (True, False):
-        assert errors(run(ours.train(training), X), run(stock.train(training), X)).max() < 1e-11
+        assert errors(run(ours.train(training), X), run(stock.train(training), X)).max() < 1e-10
 
 
 class Traced(torch.nn.Module):

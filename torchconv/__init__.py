@@ -14,9 +14,17 @@ from .convert import convert, enabled, revert
 from .explain import explain
 from .functional import conv_matrix
 from .functional._route import disabled
+from .nn._prepared import prepare
 from .receptive_field import receptive_field
 from .scan import scan
-from .settings import cpu_capability, get_conv_precision, precision, set_conv_precision
+from .settings import (
+    cpu_capability,
+    get_batch_invariant,
+    get_conv_precision,
+    precision,
+    set_batch_invariant,
+    set_conv_precision,
+)
 
 __all__ = [
     "conv_matrix",
@@ -26,12 +34,15 @@ __all__ = [
     "enabled",
     "explain",
     "functional",
+    "get_batch_invariant",
     "get_conv_precision",
     "nn",
     "precision",
+    "prepare",
     "receptive_field",
     "revert",
     "scan",
+    "set_batch_invariant",
     "set_conv_precision",
     "testing",
     "transforms",

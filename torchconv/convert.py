@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 from . import functional, nn
 from ._classes import OURS, STOCK, Refusal, original_class, own_class, rebased, recast
 from .fuse import join, original_container
+from .nn._prepared import Preparing, forget
 from .nn.conv import algorithms
 
 _OURS = tuple(OURS)
@@ -43,7 +44,12 @@ class LeftAlone:
 
 
 def convert(
-    model: _Model, *, fuse: bool = True, precision: str | None = None, report: list[LeftAlone] | None = None
+    model: _Model,
+    *,
+    fuse: bool = True,
+    prepare: bool = True,
+    precision: str | None = None,
+    report: list[LeftAlone] | None = None,
 ) -> _Model:
     """Replaces every convolution and pooling layer of torch.nn in `model` by torchconv.nn's, in place.
 
@@ -69,6 +75,8 @@ def convert(
     Args:
         model: any module.
         fuse: whether neighbouring layers are run as one.
+        prepare: whether convolutions keep what their filters become between calls in evaluation, where no gradient is
+            asked for: several times as fast for one image, and a few times the weights' memory (see :func:`prepare`).
         precision: ``"highest"`` for convolutions that sum directly, here and in the backward, whatever the process's
             precision is (see :func:`set_conv_precision`); ``"high"`` takes that back; None leaves it as it is. Layers
             that were told their algorithm by name keep it.
@@ -89,6 +97,9 @@ def convert(
         left = [LeftAlone(name, type(module).__name__, reason) for name, module, reason in join(model)]
         if report is not None:
             report.extend(left)
+    for layer in model.modules():
+        if isinstance(layer, Preparing) and layer.prepares != prepare:
+            layer.prepares = prepare
     if precision is not None:
         for layer in model.modules():
             if isinstance(layer, _CHOOSING) and layer.algorithm in _ALGORITHMS.values():
@@ -177,6 +188,8 @@ def _reverted(module: torch.nn.Module) -> type | None:
         raise Refusal(f"torch.nn has no padding='same' with stride={stride}")
     if isinstance(padding, tuple) and any(isinstance(side, tuple) for side in padding):
         raise Refusal(f"torch.nn has no padding={padding} with unequal sides")
+    forget(module)
+    vars(module).pop("prepares", None)
     return rebased(type(module), original) if parametrize.is_parametrized(module) else original
 
 

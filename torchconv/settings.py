@@ -1,5 +1,6 @@
 """What the whole process shares: the instruction set in use and how exact convolution must be."""
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -29,6 +30,7 @@ def set_conv_precision(precision: str) -> None:
         ValueError: any other value.
     """
     torch.ops.torchconv.set_conv_precision(precision)
+    _changed()
 
 
 def get_conv_precision() -> str:
@@ -51,7 +53,46 @@ def precision(precision: str) -> Iterator[None]:
         ValueError: any other value.
     """
     before = torch.ops.torchconv._swap_thread_precision(precision)
+    _thread.precision = precision
     try:
         yield
     finally:
         torch.ops.torchconv._swap_thread_precision(before)
+        _thread.precision = before
+
+
+def set_batch_invariant(invariant: bool) -> None:
+    """Whether a sample's result may not depend on the batch that it is in, process-wide.
+
+    Args:
+        invariant: false (the default) lets the choice of a convolution's algorithm look at the batch, where that is
+            faster: a sample's result is then the same for any number of threads, but may be rounded otherwise in
+            another batch. True keeps it the same, to the bit, in every batch. ``torch.use_deterministic_algorithms``
+            does as well.
+    """
+    torch.ops.torchconv.set_batch_invariant(invariant)
+    _changed()
+
+
+def get_batch_invariant() -> bool:
+    """What :func:`set_batch_invariant` last set."""
+    return torch.ops.torchconv.get_batch_invariant()
+
+
+def is_batch_invariant() -> bool:
+    """Whether a sample's result may not depend on the batch that it is in, for either reason."""
+    return torch.are_deterministic_algorithms_enabled() or get_batch_invariant()
+
+
+_process = object()  # another for every change of a process-wide setting
+_thread = threading.local()
+
+
+def _changed() -> None:
+    global _process
+    _process = object()
+
+
+def in_force() -> tuple[object, str | None, bool]:
+    """What the choice of an algorithm hangs on beside the convolution: equal as long as nothing of it changes."""
+    return _process, getattr(_thread, "precision", None), torch.are_deterministic_algorithms_enabled()

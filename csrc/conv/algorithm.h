@@ -5,12 +5,22 @@
 
 namespace torchconv {
 
+// `filters` begins on a cache line; bias is of the operands' dtype, or null.
+struct PreparedForward {
+  int64_t (*bytes)(const ConvParams&);
+  void (*prepare)(const ConvParams&, const Tensor& weight, void* filters);
+  void (*run)(const ConvParams&, const Tensor& x, const void* filters, const void* bias, bool relu, const Tensor& y);
+};
+
 struct ConvAlgorithm {
   const char* name;
   // Why it cannot run this convolution in this direction; empty where it can.
   std::string (*refuse)(const ConvParams&, Direction);
   // Of one sample: the multiply-adds that would take as long at the processor's peak.
   double (*cost)(const ConvParams&, Direction);
+  // Elements that the filters become before they are multiplied, once a call, whatever the batch. Null: too few to
+  // count.
+  double (*filters)(const ConvParams&, Direction) = nullptr;
   // Bytes beside the operands and the result, with one thread.
   int64_t (*workspace)(const ConvParams&, Direction);
   // How many times cheaper than another it must be to be taken instead.
@@ -26,6 +36,10 @@ struct ConvAlgorithm {
                   const Tensor& y);
   void (*input_grad)(const ConvParams&, const Tensor& gy, const Tensor& weight, const Tensor& gx);
   void (*weight_grad)(const ConvParams&, const Tensor& gy, const Tensor& x, const Tensor& gw);
+
+  // Of `forward`: what the filters become, to be kept between calls (prepared.h); and the rest, with that in place of
+  // the weight. Null where nothing is gained by keeping it.
+  const PreparedForward* prepared = nullptr;
 };
 
 extern const ConvAlgorithm depthwise_algorithm, winograd_algorithm, direct_algorithm, fft_algorithm, gemm_algorithm,

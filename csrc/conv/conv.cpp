@@ -65,19 +65,14 @@ Tensor convolution(const Tensor& input, const Tensor& weight, const std::optiona
   const ConvParams p = conv_params(input.sizes(), weight.sizes(), {stride, padding, dilation, groups},
                                    input.scalar_type(), answers_channels_last(input, weight));
   check_alike(p, input, "input", weight, "weight");
-  const bool has_bias = bias.has_value();
-  if (has_bias) {
-    check_alike(p, input, "input", *bias, "bias");
-    TORCH_CHECK(bias->dim() == 1 && bias->size(0) == p.out_channels, "conv", p.dims, "d: weight of shape ",
-                weight.sizes(), " expects a bias of shape [", p.out_channels, "], got ", bias->sizes());
-  }
+  check_bias(p, weight, bias);
   check_algorithm(p, Direction::forward, algorithm);
   Tensor y = empty(p.output_sizes(), input.scalar_type(), p.memory_format());
   if (y.numel() == 0) return y;  // its sides may be of any length, and nothing below is to look at them
   const Compact compact(p, Direction::forward);
   const Choice choice = select(p, compact.params(), Direction::forward, algorithm);
   const Tensor x = input.contiguous(p.memory_format());
-  const Tensor b = has_bias ? bias->contiguous() : Tensor();
+  const Tensor b = bias ? bias->contiguous() : Tensor();
   run_forward(compact, running(p, choice), x, weight, b, RELU, y);
   return y;
 }
@@ -124,19 +119,6 @@ Tensor convolution_weight_grad(const Tensor& grad, const Tensor& input, IntArray
 
 // ---- what explain shows ----
 
-// Plans grow with the sides and the taps, and here no tensor in memory bounds those.
-void check_explained(const ConvParams& p, IntArrayRef input_size, IntArrayRef weight_size) {
-  constexpr int64_t most_elements = int64_t{1} << 30, most_side = 1 << 25;
-  const auto volume = [](const std::array<int64_t, 3>& sides) { return sides[0] * sides[1] * sides[2]; };
-  int64_t longest = p.taps();
-  for (int a = 0; a < 3; ++a) longest = std::max({longest, p.input[a], p.output[a]});
-  TORCH_CHECK(p.in_channels * volume(p.input) <= most_elements && p.out_channels * volume(p.output) <= most_elements &&
-                  p.out_channels * p.in_per_group() * p.taps() <= most_elements && longest <= most_side,
-              "explain: more than 2^30 elements in a tensor of one sample, or 2^25 taps or positions along an axis: "
-              "input of shape ",
-              input_size, ", weight of shape ", weight_size, ", output of shape ", p.output_sizes());
-}
-
 std::tuple<std::string, std::vector<std::string>, int64_t, double> explain(
     std::string_view direction, IntArrayRef input_size, IntArrayRef weight_size, IntArrayRef stride,
     IntArrayRef padding, IntArrayRef dilation, int64_t groups, ScalarType dtype, bool channels_last,
@@ -147,11 +129,11 @@ std::tuple<std::string, std::vector<std::string>, int64_t, double> explain(
                       : direction == "input_grad" ? Direction::input_grad
                                                   : Direction::weight_grad;
   const ConvParams p = conv_params(input_size, weight_size, {stride, padding, dilation, groups}, dtype, channels_last);
-  check_explained(p, input_size, weight_size);
+  check_plannable("explain", p);
   const Compact compact(p, d);
   const Choice choice = select(p, compact.params(), d, algorithm);
   const int64_t copies = compact.copied() * element_size(dtype);
-  return {choice.name, refusals(compact.params(), d, choice),
+  return {choice.name, refusals(compact.params(), d, choice, algorithm),
           copies + running(p, choice).workspace(compact.params(), d), choice.cost};
 }
 

@@ -109,10 +109,10 @@ View view_of(int64_t channels, const std::array<int64_t, 3>& sides, bool channel
 
 }  // namespace
 
-std::vector<TappedGather> gathers_of(const ConvParams& p, Direction direction) {
+std::vector<TappedGather> gathers_of(const ConvParams& p, Direction direction, const View* given) {
   const View x = view_of(p.in_channels, p.input, p.channels_last),
              y = view_of(p.out_channels, p.output, p.channels_last);
-  const View weight = view_of(p.in_per_group(), p.kernel, false);
+  const View weight = given ? *given : view_of(p.in_per_group(), p.kernel, false);
   return direction == Direction::input_grad ? input_grad_gathers(p, x, y, weight)
                                             : alone(forward_gather(p, x, y, weight));
 }

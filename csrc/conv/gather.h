@@ -27,7 +27,8 @@ std::vector<TappedGather> input_grad_gathers(const ConvParams& p, const View& x,
 
 // A list of one.
 std::vector<TappedGather> alone(TappedGather gather);
-// Of what a direction sums, of tensors that are not there but would be as the operators hold them: for plans.
-std::vector<TappedGather> gathers_of(const ConvParams& p, Direction direction);
+// Of what a direction sums, of tensors that are not there but would be as the operators hold them: for plans. The
+// weight's strides are a contiguous one's unless they are given.
+std::vector<TappedGather> gathers_of(const ConvParams& p, Direction direction, const View* weight = nullptr);
 
 }  // namespace torchconv

@@ -1,5 +1,7 @@
 #include "conv/params.h"
 
+#include <algorithm>
+
 #include "checked.h"
 #include "dispatch.h"
 
@@ -122,6 +124,26 @@ MemoryFormat ConvParams::memory_format() const {
 void check_alike(const ConvParams& p, const Tensor& a, const char* a_name, const Tensor& b, const char* b_name) {
   TORCH_CHECK(a.scalar_type() == b.scalar_type(), "conv", p.dims, "d: ", a_name, " is ", a.scalar_type(), " but ",
               b_name, " is ", b.scalar_type());
+}
+
+void check_bias(const ConvParams& p, const Tensor& weight, const std::optional<Tensor>& bias) {
+  if (!bias) return;
+  TORCH_CHECK(bias->scalar_type() == p.dtype, "conv", p.dims, "d: input is ", p.dtype, " but bias is ",
+              bias->scalar_type());
+  TORCH_CHECK(bias->dim() == 1 && bias->size(0) == p.out_channels, "conv", p.dims, "d: weight of shape ",
+              weight.sizes(), " expects a bias of shape [", p.out_channels, "], got ", bias->sizes());
+}
+
+void check_plannable(const char* caller, const ConvParams& p) {
+  constexpr int64_t most_elements = int64_t{1} << 30, most_side = 1 << 25;
+  const auto volume = [](const std::array<int64_t, 3>& sides) { return sides[0] * sides[1] * sides[2]; };
+  int64_t longest = p.taps();
+  for (int a = 0; a < 3; ++a) longest = std::max({longest, p.input[a], p.output[a]});
+  TORCH_CHECK(p.in_channels * volume(p.input) <= most_elements && p.out_channels * volume(p.output) <= most_elements &&
+                  p.out_channels * p.in_per_group() * p.taps() <= most_elements && longest <= most_side,
+              caller, ": more than 2^30 elements in a tensor of one sample, or 2^25 taps or positions along an axis: ",
+              "input of shape ", IntArrayRef(p.input_sizes()), ", ", p.out_channels, " filters of ", p.taps(),
+              " taps, output of shape ", IntArrayRef(p.output_sizes()));
 }
 
 bool answers_channels_last(const Tensor& activation, const Tensor& other) {

@@ -45,6 +45,12 @@ ConvParams conv_params(IntArrayRef input_size, IntArrayRef weight_size, const Wi
 // Raises unless both operands are of one dtype and on one device.
 void check_alike(const ConvParams& p, const Tensor& a, const char* a_name, const Tensor& b, const char* b_name);
 
+// Raises unless a bias that is there has a number for each output channel, of the weight's dtype.
+void check_bias(const ConvParams& p, const Tensor& weight, const std::optional<Tensor>& bias);
+
+// Raises where a plan would be larger than any tensor in memory bounds it: they grow with the sides and the taps.
+void check_plannable(const char* caller, const ConvParams& p);
+
 // Whether PyTorch would answer with a channels-last result: an operand is channels-last and the batch is not empty.
 bool answers_channels_last(const Tensor& activation, const Tensor& other);
 

@@ -12,6 +12,7 @@ namespace torchconv {
 namespace {
 
 std::atomic<bool> highest_precision{false};         // the process's
+std::atomic<bool> batch_invariant{false};           // the process's
 thread_local std::optional<bool> thread_precision;  // of a thread inside torchconv.precision(): "highest"?
 
 // The cheapest that can run is taken. A new algorithm takes its place here: a folder beside this file, and a line.
@@ -19,8 +20,28 @@ constexpr const ConvAlgorithm* algorithms[] = {
     &depthwise_algorithm, &winograd_algorithm, &direct_algorithm, &fft_algorithm, &gemm_algorithm, &reference_algorithm,
 };
 
+// What was asked for, less how.
+std::string_view name_of(std::string_view asked) { return asked.substr(0, asked.find(':')); }
+
+bool by_cost(std::string_view asked) {
+  const std::string_view name = name_of(asked);
+  return (name == "auto" || name == "highest") && (name == asked || asked.substr(name.size()) == ":invariant");
+}
+
 // Whether only what sums an output's own products may run.
-bool sums_only(std::string_view asked) { return asked == "highest" || thread_precision.value_or(highest_precision); }
+bool sums_only(std::string_view asked) {
+  return name_of(asked) == "highest" || thread_precision.value_or(highest_precision);
+}
+
+// The cost of a sample. Filters cost their elements once a call: measured in multiply-adds of all threads.
+double cost_of(const ConvAlgorithm& c, const ConvParams& p, Direction direction, std::string_view asked,
+               Filters filters) {
+  constexpr double read = 10, made = 15;
+  const double cost = c.cost(p, direction);
+  if (!c.filters || direction == Direction::weight_grad || batch_invariant || name_of(asked) != asked) return cost;
+  const double each = filters == Filters::prepared ? read : read + made;
+  return cost + each * c.filters(p, direction) / static_cast<double>(std::max<int64_t>(1, p.batch));
+}
 
 std::string refusal(const ConvAlgorithm& c, const ConvParams& p, Direction direction, bool highest) {
   if (highest && c.rounds)
@@ -50,7 +71,7 @@ const ConvAlgorithm& by_name(std::string_view name) {
 
 // The algorithm of that name, or null where any may run; raises where it cannot.
 const ConvAlgorithm* named(const ConvParams& params, Direction direction, std::string_view asked) {
-  if (asked == "auto" || asked == "highest") return nullptr;
+  if (by_cost(asked)) return nullptr;
   const ConvAlgorithm& algorithm = by_name(asked);
   const std::string reason = refusal(algorithm, params, direction, sums_only(asked));
   TORCH_CHECK(reason.empty(), "algorithm '", asked, "' cannot run this convolution: ", reason);
@@ -68,23 +89,25 @@ void check_algorithm(const ConvParams& params, Direction direction, std::string_
   named(params, direction, asked);
 }
 
-Choice select(const ConvParams& whole, const ConvParams& params, Direction direction, std::string_view asked) {
+Choice select(const ConvParams& whole, const ConvParams& params, Direction direction, std::string_view asked,
+              Filters filters) {
   const bool highest = sums_only(asked);
   if (const ConvAlgorithm* c = named(whole, direction, asked)) {
     const bool runs = refusal(*c, params, direction, highest).empty();
-    return {runs ? c : &direct_algorithm, c->name, c->cost(params, direction), highest};
+    return {runs ? c : &direct_algorithm, c->name, cost_of(*c, params, direction, asked, filters), highest};
   }
   Choice choice{};
   for (const ConvAlgorithm* c : algorithms) {
     if (!refusal(*c, params, direction, highest).empty()) continue;
-    const double cost = c->cost(params, direction);
+    const double cost = cost_of(*c, params, direction, asked, filters);
     if (!choice.algorithm || cost * c->least_saving < choice.cost * choice.algorithm->least_saving)
       choice = {c, c->name, cost, highest};
   }
   return choice;
 }
 
-std::vector<std::string> refusals(const ConvParams& params, Direction direction, const Choice& choice) {
+std::vector<std::string> refusals(const ConvParams& params, Direction direction, const Choice& choice,
+                                  std::string_view asked) {
   std::vector<std::string> reasons;
   const auto estimate = [&](double cost) {
     return str("estimated at ", std::round(cost / choice.cost * 100) / 100, " times the cost");
@@ -93,7 +116,7 @@ std::vector<std::string> refusals(const ConvParams& params, Direction direction,
     if (c == choice.algorithm || c == &reference_algorithm) continue;
     std::string reason = refusal(*c, params, direction, choice.highest);
     if (reason.empty()) {
-      const double cost = c->cost(params, direction);
+      const double cost = cost_of(*c, params, direction, asked, Filters::made);
       reason = estimate(cost);
       if (cost < choice.cost && c->least_saving > 1)
         reason += str(", taken only at ", 1 / c->least_saving, ": it rounds ", c->rounds);
@@ -118,6 +141,10 @@ std::string precision_name(bool highest) { return highest ? "highest" : "high"; 
 }  // namespace
 
 void set_conv_precision(std::string precision) { highest_precision = is_highest("set_conv_precision", precision); }
+
+void set_batch_invariant(bool invariant) { batch_invariant = invariant; }
+
+bool get_batch_invariant() { return batch_invariant; }
 
 std::string get_conv_precision() { return precision_name(thread_precision.value_or(highest_precision)); }
 

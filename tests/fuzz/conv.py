@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 import torchconv.functional as TF
+from torchconv.ops import activation_format
 
 from .definitions import Huge, Illegal, conv, conv_input_grad, conv_weight_grad, conv_windows, each_axis, need, product
 from .draw import KERNEL_DTYPES, LARGEST, Case, Draw, integers, made
@@ -279,7 +280,7 @@ def draw_op(name: str, d: Draw) -> Case:
     shape, dtype, kind, algorithm = Shape(d, dims), d.kernel_dtype(), numbers(d), d.choice(ALGORITHMS)
     x, w, g = (d.tensor(size, dtype, kind) for size in (shape.input, shape.weight, shape.output))
     window = (*shape.window(), algorithm)
-    if name in ("convolution", "convolution_relu"):
+    if name in ("convolution", "convolution_relu", "_prepare_convolution"):
         return Case(f"ops.{name}", (x, w, d.tensor(shape.weight[:1], dtype, kind) if d.chance(0.5) else None, *window))
     if name == "convolution_input_grad":
         return Case(f"ops.{name}", (g, w, list(shape.input), *window))
@@ -287,12 +288,22 @@ def draw_op(name: str, d: Draw) -> Case:
     return Case(f"ops.{name}", (g, x, list(shape.weight), *window, memory_format or "contiguous_format"))
 
 
+def prepared_convolution(x: Tensor, w: Tensor, bias: Tensor | None, *window: Any) -> Tensor:
+    """`convolution` in its two steps."""
+    if not isinstance(x, Tensor) or not isinstance(w, Tensor):
+        raise TypeError("operands that are no tensors")
+    last = activation_format(x, w) != torch.contiguous_format
+    filters = ops._prepare_convolution(w, bias, list(x.shape), *window[:-1], last, window[-1], False)
+    return ops._prepared_convolutions(x, [filters]) if filters.numel() else ops.convolution(x, w, bias, *window)
+
+
 def check_op(case: Case) -> str | None:
     name = case.operator[4:]
     args = [made(a) for a in case.args]
     if name == "convolution_weight_grad":
         args[-1] = getattr(torch, str(args[-1]), args[-1])
-    result, error = answer(lambda: getattr(ops, name)(*args))
+    operator = prepared_convolution if name == "_prepare_convolution" else getattr(ops, name)
+    result, error = answer(lambda: operator(*args))
     if meta(args):
         return None
     algorithm = case.args[-2 if name == "convolution_weight_grad" else -1]
@@ -387,7 +398,13 @@ OPERATORS = {
     **{f"conv_transpose{n}d": (partial(draw_conv_transpose, n), check_functional) for n in (1, 2, 3)},
     **{
         f"ops.{name}": (partial(draw_op, name), check_op)
-        for name in ("convolution", "convolution_relu", "convolution_input_grad", "convolution_weight_grad")
+        for name in (
+            "convolution",
+            "convolution_relu",
+            "convolution_input_grad",
+            "convolution_weight_grad",
+            "_prepare_convolution",
+        )
     },
     **{f"ops.{name}": (partial(draw_bias, name), check_bias) for name in ("convolution_bias_grad", "relu_bias_grad")},
     "ops._explain": (draw_explain, check_explain),

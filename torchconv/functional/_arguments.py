@@ -26,6 +26,12 @@ _TOO_SMALL = {
 }
 
 
+def asked(algorithm: str) -> str:
+    """What operators are asked for: a choice that does not look at the batch, where PyTorch is to be deterministic."""
+    choice = torch.are_deterministic_algorithms_enabled() and algorithm in ("auto", "highest")
+    return f"{algorithm}:invariant" if choice else algorithm
+
+
 def require_tensors(name: str, **operands: Any) -> None:
     """Raises TypeError unless the operands are tensors, or of a type that overrides torch's functions."""
     for what, operand in operands.items():

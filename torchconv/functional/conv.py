@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.overrides import has_torch_function_variadic
 
 from ..autograd.conv import convolution, convolution_input_grad, convolution_relu
-from ._arguments import Ints, autocast, batched, check_operands, integer, per_axis, require_weight
+from ._arguments import Ints, asked, autocast, batched, check_operands, integer, per_axis, require_weight
 from ._route import built_in_wanted, has_kernel, overridden
 from ._window import Padding, Window, both_sides, pad_amounts, plain_padding, transposed_window
 
@@ -43,7 +43,7 @@ def _conv(
             sides = both_sides(padding, x.shape[2:], w.shape[2:], stride, dilation, name)
         check_operands(x, w, b, (w.shape[0],), name)
         run = convolution if activation is None else convolution_relu
-        out = run(x, w, b, stride, sides, dilation, groups, algorithm)
+        out = run(x, w, b, stride, sides, dilation, groups, asked(algorithm))
     else:
         if padding == "same" and max(stride) == 1:  # as it is: a recorded call then holds for inputs of any size
             _check_algorithm(algorithm, x, name)
@@ -106,7 +106,7 @@ def _conv_transpose(
             )
         check_operands(x, w, b, (w.shape[1] * groups,), name)
         shape = [x.shape[0], w.shape[1] * groups, *size]
-        out = convolution_input_grad(x, w, shape, *window, algorithm)
+        out = convolution_input_grad(x, w, shape, *window, asked(algorithm))
         if b is not None:
             out = out + b.reshape(1, -1, *[1] * dims)
     elif has_kernel(x, w, b) and w.shape[1] == 0:  # the built-in refuses it from inside

@@ -14,7 +14,7 @@ from ..autograd.reduced import convolution_max, convolution_norm
 from ..autograd.transform import transform_filters as _transform_filters
 from ..autograd.transform_conv import transform_convolution
 from ..transforms import FilterMap, TransformSet
-from ._arguments import Ints, autocast, batched, check_operands, integer, per_axis, require_weight
+from ._arguments import Ints, asked, autocast, batched, check_operands, integer, per_axis, require_weight
 from ._route import has_kernel, overridden
 from ._window import Padding, Window, both_sides
 from .conv import built_in
@@ -134,24 +134,24 @@ def every_map(
     if has_kernel(x, weight, bias) and not torch.is_autocast_enabled("cpu"):
         check_operands(x, weight, bias, (filters,), name)
         pointers, columns, values, *sizes = fmap.like(weight)
-        return transform_convolution(x, weight, values, pointers, columns, bias, *sizes, *window, algorithm)
+        return transform_convolution(x, weight, values, pointers, columns, bias, *sizes, *window, asked(algorithm))
     split = weight.reshape(filters, -1, *fmap.kernel_size)
     copies = transform_filters(split, fmap)
     x, w, b = autocast(x, copies.reshape(copies.shape[0], -1, *fmap.support[-dims:]), bias)
     every = None if b is None else b.repeat_interleave(w.shape[0] // filters)
     if has_kernel(x, w, b):
         check_operands(x, w, b, (filters,), name)
-        return convolution(x, w, every, *window, algorithm)
+        return convolution(x, w, every, *window, asked(algorithm))
     return built_in(x, w, every, window, algorithm)
 
 
 def _reduced(x: Tensor, w: Tensor, b: Tensor | None, count: int, window: Window, reduce: str, algorithm: str) -> Tensor:
     """The convolution with the copies w, `count` for each filter, reduced."""
     if reduce == "max":
-        return convolution_max(x, w, b, count, *window, algorithm)[0]
+        return convolution_max(x, w, b, count, *window, asked(algorithm))[0]
     if reduce == "norm":
-        return convolution_norm(x, w, b, count, *window, algorithm)
-    return convolution(x, w, b, *window, algorithm)  # the mean filters
+        return convolution_norm(x, w, b, count, *window, asked(algorithm))
+    return convolution(x, w, b, *window, asked(algorithm))  # the mean filters
 
 
 def _reduced_by_torch(maps: Tensor, count: int, reduce: str) -> Tensor:

@@ -7,7 +7,7 @@ a row of kinds is worked out once for all sequences that have it, so nothing is 
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache, partial
-from typing import Any, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from torch.nn.utils import parametrize
 
 from .. import nn
 from ..functional._route import has_kernel
+from ..nn._prepared import convolve_all
 from . import runners
 
 # ---- kinds of layers ----
@@ -39,8 +40,22 @@ FUNCTIONS = (
 # ---- patterns ----
 
 Runner: TypeAlias = Callable[..., Tensor]
-# What runs some of the layers, and their places among the layers. Without a runner a layer is called.
-Step: TypeAlias = tuple[Runner | None, tuple[int, ...]]
+
+
+class Step(NamedTuple):
+    """What runs some of the layers, and their places among the layers. Without a runner a layer is called."""
+
+    runner: Runner | None
+    places: tuple[int, ...]
+    # Of a convolution: its place, that of the norm after it, if any, and whether a ReLU follows.
+    convolution: tuple[int, int | None, bool] | None
+
+
+def _step(runner: Runner | None, places: tuple[int, ...], kinds: Sequence[str | None]) -> Step:
+    first, *rest = [(kinds[i] or "")[:4] for i in places]
+    if first != "conv":
+        return Step(runner, places, None)
+    return Step(runner, places, (places[0], places[1] if "norm" in rest else None, "relu" in rest))
 
 
 def _patterns() -> Iterator[tuple[tuple[str, ...], tuple[tuple[Runner | None, int], ...]]]:
@@ -72,7 +87,7 @@ def plan(kinds: tuple[str | None, ...]) -> tuple[Step, ...]:
                 found = how
                 break
         for runner, count in found:
-            steps.append((runner, tuple(places[at : at + count])))
+            steps.append(_step(runner, tuple(places[at : at + count]), kinds))
             at += count
     return tuple(steps)
 
@@ -193,16 +208,43 @@ def run(layers: Sequence[Any], x: Any) -> Any:
         steps = _known_plan((None,) * len(layers))
     else:
         steps = _known_plan(tuple([kind_of(layer) for layer in layers]))
-    for runner, places in steps:
-        if runner is None or not _takes(x):
-            for i in places:
-                x = layers[i](x)
-        elif observer is None:
-            x = runner(x, *[layers[i] for i in places])
-        else:
-            some = [layers[i] for i in places]
-            x = observer.ran(some, partial(runner, x, *some), x)
+    if observer is None and not torch.is_grad_enabled():
+        return _run_prepared(layers, steps, x)
+    for step in steps:
+        x = _run_step(layers, step, x)
     return x
+
+
+def _run_step(layers: Sequence[Any], step: Step, x: Any) -> Any:
+    runner, places, _ = step
+    if runner is None or not _takes(x):
+        for i in places:
+            x = layers[i](x)
+        return x
+    some = [layers[i] for i in places]
+    return runner(x, *some) if observer is None else observer.ran(some, partial(runner, x, *some), x)
+
+
+def _run_prepared(layers: Sequence[Any], steps: Sequence[Step], x: Any) -> Any:
+    """All steps, convolutions that follow each other in one call where they have prepared their filters."""
+    at = 0
+    while at < len(steps):
+        done = 0
+        if steps[at].convolution is not None:
+            x, done = convolve_all(x, _convolutions(layers, steps[at:]))
+        if done == 0:
+            x, done = _run_step(layers, steps[at], x), 1
+        at += done
+    return x
+
+
+def _convolutions(layers: Sequence[Any], steps: Iterable[Step]) -> Iterator[tuple[Any, Any, bool]]:
+    """The layers of the steps that begin with convolutions: a convolution, its norm, and whether a ReLU follows."""
+    for step in steps:
+        if step.convolution is None:
+            return
+        conv, norm, relu = step.convolution
+        yield layers[conv], None if norm is None else layers[norm], relu
 
 
 def given(function: Callable[..., Any], *args: bool, **keywords: bool) -> Callable[..., Any]:
@@ -222,7 +264,7 @@ def name_of(layer: Any) -> str:
 
 def fuses(layers: Iterable[Any]) -> bool:
     """Whether any of the layers would be run as one, as they are now."""
-    return any(runner is not None for runner, _ in plan(tuple(map(kind_of, layers))))
+    return any(step.runner is not None for step in plan(tuple(map(kind_of, layers))))
 
 
 def kept_apart(layers: Sequence[Any]) -> Iterator[tuple[Any, Any, str]]:
@@ -230,8 +272,8 @@ def kept_apart(layers: Sequence[Any]) -> Iterator[tuple[Any, Any, str]]:
     that follow: the layer, the one that follows, and why."""
     kinds = tuple(map(kind_of, layers))
     loose = tuple(kind or _resembles(layer) for kind, layer in zip(kinds, layers, strict=True))
-    fused = {places for runner, places in plan(kinds) if runner is not None}
-    for runner, places in plan(loose):
+    fused = {step.places for step in plan(kinds) if step.runner is not None}
+    for runner, places, _ in plan(loose):
         if runner is not None and places not in fused:
             first, *_, second = (layers[i] for i in places)
             bad = next((layers[i] for i in places if kinds[i] is None), None)

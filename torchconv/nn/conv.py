@@ -17,6 +17,7 @@ from .._calls import ConvolutionCall, OperatorCall, Result, convolution_call, cr
 from ..functional._arguments import require_tensors
 from ..functional._window import Window, flat, is_pairs, pad_amounts, same_padding
 from ._layer import Quantizable
+from ._prepared import Preparing, convolve
 
 
 def algorithms() -> tuple[str, ...]:
@@ -40,7 +41,7 @@ class _Algorithm(Quantizable):
         return super().extra_repr() + chosen  # type: ignore[misc]
 
 
-class _Conv(_Algorithm):
+class _Conv(_Algorithm, Preparing):
     """What Conv1d, Conv2d and Conv3d share; stands before torch.nn's class in each of their lists of bases."""
 
     _functional: Callable[..., Tensor]
@@ -96,6 +97,10 @@ class _Conv(_Algorithm):
         return [convolution_call(self, given, output, self.weight.shape)]
 
     def _conv_forward(self: Any, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if weight is self._parameters.get("weight") and bias is self._parameters.get("bias"):
+            y = convolve(input, self, None, self._activation is not None)
+            if y is not None:
+                return y
         return self._convolve(input, weight, bias, self._activation)
 
     def _convolve(self: Any, input: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None) -> Tensor:

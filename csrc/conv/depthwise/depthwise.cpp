@@ -37,25 +37,28 @@ struct Plan {
   int64_t bytes() const { return (weights + scratch) * static_cast<int64_t>(sizeof(accumulator_t<T>)); }
 };
 
+template <class T>
+void pack(const Plan<T>& plan, const T* weight, accumulator_t<T>* packed) {
+  kernels<T>().depthwise.pack(plan.gathers.data(), plan.count(), plan.pixels, weight, packed);
+}
+
 // A target is the same chain of operations however the maps or rows are shared out.
 template <class T>
-void run(const Plan<T>& plan, const T* source, const T* weight, const T* bias, T* target) {
+void run(const Plan<T>& plan, const T* source, const accumulator_t<T>* packed, const T* bias, T* target) {
   const auto& k = kernels<T>().depthwise;
   const Gather *gathers = plan.gathers.data(), &first = *gathers;
   const int64_t count = plan.count();
-  Buffer<accumulator_t<T>> packed(plan.weights);
-  k.pack(gathers, count, plan.pixels, weight, packed.get());
   if (!plan.pixels)
     return parallel_for(0, first.batch * first.groups * first.m, 1, [&](int64_t begin, int64_t end) {
       Buffer<accumulator_t<T>> scratch(plan.scratch);
-      k.planes(gathers, count, begin, end, source, packed.get(), bias, target, scratch.get());
+      k.planes(gathers, count, begin, end, source, packed, bias, target, scratch.get());
     });
   const int64_t rows = first.count[0] * first.count[1];
   parallel_for(0, first.batch * rows, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin, next; i < end; i = next) {
       next = std::min(end, (i / rows + 1) * rows);
       const int64_t n = i / rows;
-      k.pixels(gathers, count, n, i - n * rows, next - n * rows, source, packed.get(), bias, target);
+      k.pixels(gathers, count, n, i - n * rows, next - n * rows, source, packed, bias, target);
     }
   });
 }
@@ -141,26 +144,43 @@ int64_t workspace(const ConvParams& p, Direction direction) {
   return bytes;
 }
 
-void forward(const ConvParams& p, const Tensor& x, const Tensor& weight, const Tensor& bias, bool relu,
-             const Tensor& y) {
+// body(from, to, T{}) with both activations as the kernels take them.
+template <class Body>
+void with_layout(const ConvParams& p, const Tensor& source, const Tensor& target, Body body) {
   for_dtype("depthwise", p.dtype, [&]<class T>(T) {
     const bool copies = p.channels_last && !takes_pixels<T>(p);
-    const Tensor from = copies ? planes(x) : x, to = copies ? planes_like(y) : y;
-    TappedGather g = forward_gather(p, view(from), view(to), view(weight));
-    g.gather.relu = relu;
-    run<T>({p, alone(std::move(g))}, data<T>(from), data<T>(weight), bias.defined() ? data<T>(bias) : nullptr,
-           mutable_data<T>(to));
-    if (copies) y.copy_(to);
+    const Tensor from = copies ? planes(source) : source, to = copies ? planes_like(target) : target;
+    body(from, to, T{});
+    if (copies) target.copy_(to);
+  });
+}
+
+template <class T>
+void run_packing(const Plan<T>& plan, const T* source, const T* weight, const T* bias, T* target) {
+  const Buffer<accumulator_t<T>> packed(plan.weights);
+  pack(plan, weight, packed.get());
+  run<T>(plan, source, packed.get(), bias, target);
+}
+
+template <class T>
+Plan<T> forward_plan(const ConvParams& p, const View& x, const View& y, const View& weight, bool relu) {
+  TappedGather g = forward_gather(p, x, y, weight);
+  g.gather.relu = relu;
+  return {p, alone(std::move(g))};
+}
+
+void forward(const ConvParams& p, const Tensor& x, const Tensor& weight, const Tensor& bias, bool relu,
+             const Tensor& y) {
+  with_layout(p, x, y, [&]<class T>(const Tensor& from, const Tensor& to, T) {
+    run_packing<T>(forward_plan<T>(p, view(from), view(to), view(weight), relu), data<T>(from), data<T>(weight),
+                   bias.defined() ? data<T>(bias) : nullptr, mutable_data<T>(to));
   });
 }
 
 void input_grad(const ConvParams& p, const Tensor& gy, const Tensor& weight, const Tensor& gx) {
-  for_dtype("depthwise", p.dtype, [&]<class T>(T) {
-    const bool copies = p.channels_last && !takes_pixels<T>(p);
-    const Tensor from = copies ? planes(gy) : gy, to = copies ? planes_like(gx) : gx;
-    run<T>({p, input_grad_gathers(p, view(to), view(from), view(weight))}, data<T>(from), data<T>(weight), nullptr,
-           mutable_data<T>(to));
-    if (copies) gx.copy_(to);
+  with_layout(p, gy, gx, [&]<class T>(const Tensor& from, const Tensor& to, T) {
+    run_packing<T>({p, input_grad_gathers(p, view(to), view(from), view(weight))}, data<T>(from), data<T>(weight),
+                   nullptr, mutable_data<T>(to));
   });
 }
 
@@ -172,6 +192,33 @@ void weight_grad(const ConvParams& p, const Tensor& gy, const Tensor& x, const T
     run_grad<T>({p, g.gather}, g.gather, data<T>(source), data<T>(target), mutable_data<T>(gw));
   });
 }
+
+// ---- with prepared filters: packed ----
+
+int64_t prepared_bytes(const ConvParams& p) {
+  int64_t bytes = 0;
+  for_dtype("depthwise", p.dtype,
+            [&]<class T>(T) { bytes = p.taps() * p.out_channels * static_cast<int64_t>(sizeof(accumulator_t<T>)); });
+  return bytes;
+}
+
+void prepare(const ConvParams& p, const Tensor& weight, void* filters) {
+  const View strides = view(weight);
+  for_dtype("depthwise", p.dtype, [&]<class T>(T) {
+    pack(Plan<T>(p, gathers_of(p, Direction::forward, &strides)), data<T>(weight),
+         static_cast<accumulator_t<T>*>(filters));
+  });
+}
+
+void run_prepared(const ConvParams& p, const Tensor& x, const void* filters, const void* bias, bool relu,
+                  const Tensor& y) {
+  with_layout(p, x, y, [&]<class T>(const Tensor& from, const Tensor& to, T) {
+    run<T>(forward_plan<T>(p, view(from), view(to), {}, relu), data<T>(from),
+           static_cast<const accumulator_t<T>*>(filters), static_cast<const T*>(bias), mutable_data<T>(to));
+  });
+}
+
+constexpr PreparedForward prepared_forward{prepared_bytes, prepare, run_prepared};
 
 }  // namespace
 
@@ -185,6 +232,7 @@ constexpr ConvAlgorithm depthwise_algorithm{
     .forward = forward,
     .input_grad = input_grad,
     .weight_grad = weight_grad,
+    .prepared = &prepared_forward,
 };
 
 }  // namespace torchconv

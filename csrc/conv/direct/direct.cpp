@@ -134,34 +134,32 @@ struct DirectPlan {
 };
 
 template <class T>
-Buffer<accumulator_t<T>> packed_weights(const DirectPlan<T>& plan, const T* weight) {
+int64_t packed_size(const DirectPlan<T>& plan) {
+  return plan.g.front().groups * plan.packed;
+}
+
+template <class T>
+void pack(const DirectPlan<T>& plan, const T* weight, accumulator_t<T>* packed) {
   const auto& k = kernels<T>().conv;
   const Gather& first = plan.g.front();
   const int64_t panels = k.panels(first, plan.broadcast), all = first.groups * panels;
-  Buffer<accumulator_t<T>> packed(first.groups * plan.packed);
   parallel_for(0, all, 1 + 32768 / (1 + plan.packed / panels), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      auto* to = packed.get() + i / panels * plan.packed;
+      auto* to = packed + i / panels * plan.packed;
       for (const Gather& r : plan.g) {
         k.pack_weight(r, plan.broadcast, i / panels, weight, i % panels, i % panels + 1, to);
         to += k.packed_size(r, plan.broadcast);
       }
     }
   });
-  return packed;
 }
-
-}  // namespace
 
 // Tasks are (box, groups, channels of some panels). How the work is cut changes no result: every output is its own
 // chain of operations (direct.inl, planes.inl), so the number of threads may have a say in it.
 template <class T>
-void run_direct(const std::vector<TappedGather>& gathers, bool channels_last, const T* source, const T* weight,
-                const T* bias, T* target) {
+void run_packed(const DirectPlan<T>& plan, const T* source, const accumulator_t<T>* packed, const T* bias, T* target) {
   const auto& k = kernels<T>().conv;
-  const DirectPlan<T> plan(gathers, channels_last);
   const Gather* g = plan.g.data();
-  const auto packed = packed_weights(plan, weight);
   source += plan.shift;
   const int64_t panels = k.panels(*g, plan.broadcast), residues = plan.g.size();
   const Boxes boxes = evened(plan.boxes, *g, plan.units);
@@ -174,14 +172,25 @@ void run_direct(const std::vector<TappedGather>& gathers, bool channels_last, co
       const int64_t chunk = task % chunks, group = task / chunks % plan.units * plan.together;
       const int64_t group_end = std::min(g->groups, group + plan.together);
       const Box box = box_at(boxes, *g, task / chunks / plan.units);
-      const auto* w = packed.get() + group * plan.packed;
+      const auto* w = packed + group * plan.packed;
       if (plan.planes)
-        k.planes(g, residues, channels_last, group, group_end, source, w, bias, target, box, scratch.get());
+        k.planes(g, residues, plan.channels_last, group, group_end, source, w, bias, target, box, scratch.get());
       else
-        k.direct(g, residues, channels_last, group, group_end, source, w, bias, target, box, panels * chunk / chunks,
-                 panels * (chunk + 1) / chunks, scratch.get());
+        k.direct(g, residues, plan.channels_last, group, group_end, source, w, bias, target, box,
+                 panels * chunk / chunks, panels * (chunk + 1) / chunks, scratch.get());
     }
   });
+}
+
+}  // namespace
+
+template <class T>
+void run_direct(const std::vector<TappedGather>& gathers, bool channels_last, const T* source, const T* weight,
+                const T* bias, T* target) {
+  const DirectPlan<T> plan(gathers, channels_last);
+  const Buffer<accumulator_t<T>> packed(packed_size(plan));
+  pack(plan, weight, packed.get());
+  run_packed<T>(plan, source, packed.get(), bias, target);
 }
 
 #define TORCHCONV_INSTANTIATE(T) \
@@ -210,6 +219,11 @@ double direct_cost(const ConvParams& p, Direction direction, double at_once) {
                            products * c.source * few * direct_product + targets * few * direct_position);
 }
 
+double direct_filters(const ConvParams& p, Direction direction) {
+  const Channels c(p, direction);
+  return static_cast<double>(p.groups * p.taps()) * c.source * c.filled_target;
+}
+
 // ---- the record ----
 
 namespace {
@@ -224,7 +238,7 @@ int64_t workspace(const ConvParams& p, Direction direction) {
       bytes = correlate_workspace<T>(gathers.front().gather, p.channels_last);
     } else {
       const DirectPlan<T> plan(gathers, p.channels_last);
-      bytes = (plan.g.front().groups * plan.packed + plan.scratch) * sizeof(accumulator_t<T>);
+      bytes = (packed_size(plan) + plan.scratch) * sizeof(accumulator_t<T>);
     }
   });
   return bytes;
@@ -249,18 +263,51 @@ void weight_grad(const ConvParams& p, const Tensor& gy, const Tensor& x, const T
   });
 }
 
+// ---- with prepared filters: packed ----
+
+int64_t prepared_bytes(const ConvParams& p) {
+  int64_t bytes = 0;
+  for_dtype("direct", p.dtype, [&]<class T>(T) {
+    const auto gathers = gathers_of(p, Direction::forward);
+    bytes = packed_size(DirectPlan<T>(gathers, p.channels_last)) * sizeof(accumulator_t<T>);
+  });
+  return bytes;
+}
+
+void prepare(const ConvParams& p, const Tensor& weight, void* filters) {
+  const View strides = view(weight);
+  for_dtype("direct", p.dtype, [&]<class T>(T) {
+    const auto gathers = gathers_of(p, Direction::forward, &strides);
+    pack(DirectPlan<T>(gathers, p.channels_last), data<T>(weight), static_cast<accumulator_t<T>*>(filters));
+  });
+}
+
+void run_prepared(const ConvParams& p, const Tensor& x, const void* filters, const void* bias, bool relu,
+                  const Tensor& y) {
+  for_dtype("direct", p.dtype, [&]<class T>(T) {
+    auto gathers = gathers_of(p, Direction::forward);
+    gathers.front().gather.relu = relu;
+    run_packed<T>(DirectPlan<T>(gathers, p.channels_last), data<T>(x), static_cast<const accumulator_t<T>*>(filters),
+                  static_cast<const T*>(bias), mutable_data<T>(y));
+  });
+}
+
+constexpr PreparedForward prepared_forward{prepared_bytes, prepare, run_prepared};
+
 }  // namespace
 
 constexpr ConvAlgorithm direct_algorithm{
     .name = "direct",
     .refuse = never,
     .cost = cost,
+    .filters = direct_filters,
     .workspace = workspace,
     .bound = 2e-6,
     .weight_grad_bound = 1e-5,
     .forward = forward,
     .input_grad = input_grad,
     .weight_grad = weight_grad,
+    .prepared = &prepared_forward,
 };
 
 }  // namespace torchconv

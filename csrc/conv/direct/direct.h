@@ -15,6 +15,8 @@ constexpr double direct_product = 1.1, direct_position = 6;
 
 // What direct costs where `at_once` source channels, or positions of a weight gradient, are multiplied at once.
 double direct_cost(const ConvParams& p, Direction direction, double at_once);
+// The weight's elements, its channels filled up to whole vectors.
+double direct_filters(const ConvParams& p, Direction direction);
 // How many are, by direct and by the built-in.
 double products_at_once(const ConvParams& p);
 

@@ -10,23 +10,13 @@
 // Every output is the same chain of operations whatever box or tile it is in: blocks of at most depth_block products of
 // the taps it sees, each summed in order, then added in order. So neither batch nor threads can change a bit.
 #pragma once
+#include "conv/direct/direct_taps.inl"
 #include "conv/direct/direct_tile.inl"
 #include "conv/gemm/gemm.inl"
 #include "conv/patch.inl"
 #include "cpu/numeric.inl"
 #include "cpu/tile.inl"
 #include "cpu/transpose.inl"
-
-// Positions of one axis, [begin, end), that see the same taps [first, last).
-struct Span {
-  int64_t begin, end, first, last;
-};
-
-// Positions that see the same taps: places [first, first + count) of the box.
-struct Alike {
-  int64_t residue, first, count;
-  Span seen[3];
-};
 
 // ---- who sees what ----
 
@@ -263,6 +253,12 @@ void direct_panel(const Gather* g, const View& read, const accumulator_t<T>* sou
   using A = accumulator_t<T>;
   constexpr int half = half_lanes<A> > 0 ? half_lanes<A> : lanes<A>;
   const int64_t width = panel_width<T>(*g, Broadcast::source_narrow);
+  const Alike* last = alike + count - 1;
+  if (count > 0 && last->residue == 0 && width == tile_columns<A> && by_taps(*g, last->first + last->count)) {
+    const int64_t vectors = (at_most(columns, tile_panels * width) + lanes<A> - 1) / lanes<A>;
+    return direct_panel_by_taps(*g, read, source, alike, count, places, packed + panel * g->depth() * width, bias,
+                                vectors, columns, to);
+  }
   for (const Alike* a = alike; a < alike + count; ++a) {
     const Gather& residue = g[a->residue];
     int64_t blocks = 0;

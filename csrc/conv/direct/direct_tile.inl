@@ -16,6 +16,17 @@ struct Place {
   int64_t source, target;
 };
 
+// Positions of one axis, [begin, end), that see the same taps [first, last).
+struct Span {
+  int64_t begin, end, first, last;
+};
+
+// Positions that see the same taps: places [first, first + count) of the box.
+struct Alike {
+  int64_t residue, first, count;
+  Span seen[3];
+};
+
 // Panels side by side in one tile, with as many fewer rows: broadcasts are fewer, and pixels' addresses stay in
 // registers.
 constexpr int tile_panels = TORCHCONV_VECTOR_BYTES == 64 ? 2 : 1;

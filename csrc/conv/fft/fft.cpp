@@ -340,6 +340,12 @@ int64_t workspace(const ConvParams& p, Direction direction) {
 
 double cost(const ConvParams& p, Direction direction) { return cost_of(p, axes_of(p, direction)); }
 
+// Their real matrix of four parts, and what it is made of.
+double filters(const ConvParams& p, Direction direction) {
+  const Axes axes = axes_of(p, direction);
+  return static_cast<double>(p.out_channels * p.in_per_group() * (points(axes) + 6 * frequencies(axes)));
+}
+
 }  // namespace
 }  // namespace fft
 
@@ -347,6 +353,7 @@ constexpr ConvAlgorithm fft_algorithm{
     .name = "fft",
     .refuse = never,
     .cost = fft::cost,
+    .filters = fft::filters,
     .workspace = fft::workspace,
     .least_saving = 2,
     .rounds = "by the loudest value of its transform",

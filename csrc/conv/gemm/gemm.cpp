@@ -95,6 +95,7 @@ constexpr ConvAlgorithm gemm_algorithm{
     .name = "gemm",
     .refuse = refuse,
     .cost = cost,
+    .filters = direct_filters,
     .workspace = workspace,
     .bound = 2e-6,
     .weight_grad_bound = 1e-5,

@@ -53,6 +53,16 @@ double cost(const ConvParams& p, Direction direction) {
          (points * (slices * multiplied * c.filled_target * product + sides * point + sums * sum));
 }
 
+// Every plane's, channels filled up to whole vectors.
+double filters(const ConvParams& p, Direction direction) {
+  const Channels c(p, direction);
+  const auto& target = direction == Direction::input_grad ? p.input : p.output;
+  double planes = static_cast<double>(p.kernel[0]);
+  for (int a = 1; a < 3; ++a)
+    planes *= static_cast<double>(blocks_of(target[a], winograd_tiles(p.kernel[a], target[a])) + p.kernel[a] - 1);
+  return static_cast<double>(p.groups) * planes * c.source * c.filled_target;
+}
+
 // The gathers that have taps.
 template <class T>
 void run(const ConvParams& p, const std::vector<TappedGather>& gathers, const T* source, const T* weight, const T* bias,
@@ -103,12 +113,54 @@ void weight_grad(const ConvParams& p, const Tensor& gy, const Tensor& x, const T
   });
 }
 
+// ---- with prepared filters: transformed ----
+
+// body(gather, T{}) of the forward pass.
+template <class Body>
+void with_gather(const ConvParams& p, const View* weight, bool relu, Body body) {
+  auto gathers = gathers_of(p, Direction::forward, weight);
+  Gather& g = gathers.front().gather;
+  g.relu = relu;
+  for_dtype("winograd", p.dtype, [&]<class T>(T) {
+    if constexpr (std::is_same_v<T, double>)
+      TORCH_CHECK(false, "winograd refuses float64");
+    else
+      body(g, T{});
+  });
+}
+
+int64_t prepared_bytes(const ConvParams& p) {
+  int64_t bytes = 0;
+  with_gather(p, nullptr, false, [&]<class T>(const Gather& g, T) {
+    bytes = winograd_filters<T>(g, p.channels_last) * sizeof(accumulator_t<T>);
+  });
+  return bytes;
+}
+
+void prepare(const ConvParams& p, const Tensor& weight, void* filters) {
+  const View strides = view(weight);
+  with_gather(p, &strides, false, [&]<class T>(const Gather& g, T) {
+    prepare_winograd(g, p.channels_last, data<T>(weight), static_cast<accumulator_t<T>*>(filters));
+  });
+}
+
+void run_prepared(const ConvParams& p, const Tensor& x, const void* filters, const void* bias, bool relu,
+                  const Tensor& y) {
+  with_gather(p, nullptr, relu, [&]<class T>(const Gather& g, T) {
+    run_prepared_winograd(g, p.channels_last, data<T>(x), static_cast<const accumulator_t<T>*>(filters),
+                          static_cast<const T*>(bias), mutable_data<T>(y));
+  });
+}
+
+constexpr PreparedForward prepared_forward{prepared_bytes, prepare, run_prepared};
+
 }  // namespace
 
 constexpr ConvAlgorithm winograd_algorithm{
     .name = "winograd",
     .refuse = refuse,
     .cost = cost,
+    .filters = filters,
     .workspace = workspace,
     .rounds = "by the largest value of its tile",
     .bound = 5e-6,
@@ -116,6 +168,7 @@ constexpr ConvAlgorithm winograd_algorithm{
     .forward = forward,
     .input_grad = input_grad,
     .weight_grad = weight_grad,
+    .prepared = &prepared_forward,
 };
 
 }  // namespace torchconv

@@ -1,0 +1,234 @@
+"""What a convolution layer keeps between calls in evaluation: what its filters become before they are multiplied.
+
+A call packs or transforms its filters, and folds the batch norm that follows into them, which for one image is most of
+its work. A layer in evaluation, no gradient being asked for, keeps what comes of that for inputs of the last two
+shapes, and starts from there at the next calls.
+
+What is kept is true of the tensors that it was made of: each is compared at each call by the memory that it is in and
+by its version, which every operation in place moves on. Writes through ``.data``, or by others who share the memory
+(numpy), move no version: after these call `prepare`. It belongs to its layer, is no part of a state_dict, and is gone
+after `train()`, after a move or cast, and from copies and pickles.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple, TypeAlias, TypeVar
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.nn import Parameter
+
+from .. import settings
+from ..functional._arguments import asked, per_axis
+from ..functional._route import KERNEL_DTYPES, built_in_wanted, has_kernel
+from ..functional._window import both_sides
+from ..ops import CHANNELS_LAST, activation_format
+from ._fold import can_fold, folded
+
+_Model = TypeVar("_Model", bound=torch.nn.Module)
+
+MOST = 2  # shapes of input that a layer keeps something for
+UNUSED = 8  # entries made in a row and never used, after which a layer makes no more: every shape, or weight, is new
+
+
+# What decides, of an input, what its convolution is: shape, strides and dtype.
+Form: TypeAlias = tuple[torch.Size, tuple[int, ...], torch.dtype]
+
+
+class _Entry(NamedTuple):
+    key: tuple[Any, ...]  # how the layers are set
+    form: Form  # of the input
+    sources: tuple[Tensor | None, ...]  # aliases of what it was made of: they hold the memory, so that none is mistaken
+    versions: tuple[int, ...]
+    prepared: Tensor  # empty: the layers are run as they are
+    gives: Form | None  # of the output
+
+    def holds(self, form: Form, key: tuple[Any, ...], tensors: Sequence[Tensor | None]) -> bool:
+        if self.form != form or self.key != key:
+            return False
+        for source, version, t in zip(self.sources, self.versions, tensors):  # noqa: B905 (as many, and at every call)
+            if t is None or source is None:
+                if t is not source:
+                    return False
+            elif t._version != version or t.data_ptr() != source.data_ptr():
+                return False
+        return True
+
+
+class Kept:
+    """What one layer keeps, the latest first. A copy, or what comes back from a pickle, keeps nothing."""
+
+    def __init__(self) -> None:
+        self.entries: tuple[_Entry, ...] = ()  # replaced as a whole: threads may share a layer
+        self.unused = 0  # entries made since one was last used
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return Kept, ()
+
+    def bytes(self) -> int:
+        return sum(e.prepared.numel() for e in self.entries)
+
+
+_any_requires_grad = torch._C._any_requires_grad
+_run = torch.ops.torchconv._prepared_convolutions.default._op  # the operator, less two calls in Python
+
+
+def _alone() -> bool:
+    """Whether nothing but the kernels sees a call: no transform, tracer, mode or autocast."""
+    return not (
+        torch.compiler.is_dynamo_compiling()
+        or built_in_wanted()
+        or torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+        or torch._C._len_torch_function_stack()
+        or torch._C._len_torch_dispatch_stack()
+        or torch.is_autocast_enabled("cpu")
+    )
+
+
+def _form(x: Tensor) -> Form:
+    return x.shape, x.stride(), x.dtype
+
+
+def _sources(conv: Any, norm: Any) -> tuple[Tensor | None, ...]:
+    """What the filters and the bias are made of: weight and bias, then the norm's statistics and its own two."""
+    parameters = conv._parameters
+    own = parameters.get("weight"), parameters.get("bias")
+    if norm is None:
+        return own
+    buffers, affine = norm._buffers, norm._parameters
+    return *own, buffers.get("running_mean"), buffers.get("running_var"), affine.get("weight"), affine.get("bias")
+
+
+def _key(conv: Any, norm: Any, relu: bool, force: tuple[Any, ...]) -> tuple[Any, ...]:
+    state = conv.__dict__
+    eps = None if norm is None else norm.eps
+    set_by_user = state["stride"], state["padding"], state["dilation"], state["groups"], state["padding_mode"]
+    return (conv.algorithm, eps, relu, *set_by_user, *force)
+
+
+def convolve(x: Any, conv: Any, norm: Any, relu: bool) -> Tensor | None:
+    """The convolution `conv` of `x`, the batch norm `norm` and a ReLU where there is one, by what is kept; None where
+    the layers have to be run as they are."""
+    if conv.training or not conv.prepares or type(x) is not Tensor or not _alone():
+        return None
+    tensors = _sources(conv, norm)
+    if torch.is_grad_enabled() and _any_requires_grad(x, *tensors):
+        return None
+    form, key = _form(x), _key(conv, norm, relu, settings.in_force())
+    kept = conv.__dict__.get("_kept")
+    if kept is None:
+        kept = conv.__dict__["_kept"] = Kept()
+    for entry in kept.entries:
+        if entry.holds(form, key, tensors):
+            kept.unused = 0
+            return None if entry.gives is None else _run(x, [entry.prepared])
+    if kept.unused >= UNUSED or not _can(x, conv, norm, tensors):
+        return None
+    kept.unused += 1
+    prepared = _made(x, conv, norm, tensors, relu)
+    y = _run(x, [prepared]) if prepared.numel() else None
+    aliases = tuple(None if t is None else t.detach() for t in tensors)
+    versions = tuple(-1 if t is None else t._version for t in tensors)
+    made = _Entry(key, form, aliases, versions, prepared, None if y is None else _form(y))
+    kept.entries = (made, *[e for e in kept.entries if e.form != form][: MOST - 1])
+    return y
+
+
+def convolve_all(x: Any, calls: Iterable[tuple[Any, Any, bool]]) -> tuple[Any, int]:
+    """As many of the calls, each of a convolution, a batch norm or None, and whether a ReLU follows, as what is kept
+    has everything for, one on the other's output and in one call of the operator: the last one's output, and how many.
+    """
+    if torch.is_grad_enabled() or type(x) is not Tensor or not _alone():
+        return x, 0
+    form: Form | None = _form(x)
+    force = settings.in_force()
+    filters: list[Tensor] = []
+    for conv, norm, relu in calls:
+        kept = conv.__dict__.get("_kept")
+        if kept is None or conv.training or not conv.prepares or (norm is not None and norm.training):
+            break
+        key, tensors = _key(conv, norm, relu, force), _sources(conv, norm)
+        found = next((e for e in kept.entries if e.gives is not None and e.holds(form, key, tensors)), None)
+        if found is None:
+            break
+        kept.unused = 0
+        filters.append(found.prepared)
+        form = found.gives
+    return (_run(x, filters), len(filters)) if filters else (x, 0)
+
+
+def _can(x: Tensor, conv: Any, norm: Any, tensors: Sequence[Tensor | None]) -> bool:
+    """Whether these operands are such as are prepared for: the kernels' and plain, of one dtype, with versions."""
+    weight, bias, *vectors = tensors
+    return (
+        weight is not None
+        and (bias is not None or conv.bias is None)
+        and all(t is None or (type(t) in (Tensor, Parameter) and not t.is_inference()) for t in tensors)
+        and has_kernel(x, weight, bias)
+        and x.dtype == weight.dtype
+        and (bias is None or bias.dtype == weight.dtype)
+        and weight.dim() == x.dim() == len(conv.kernel_size) + 2
+        and conv.padding_mode == "zeros"
+        and all(v is None or v.dtype in KERNEL_DTYPES for v in vectors)
+        and (norm is None or can_fold(x, conv, norm, weight, always=not settings.is_batch_invariant()))
+    )
+
+
+def _made(x: Tensor, conv: Any, norm: Any, tensors: Sequence[Tensor | None], relu: bool) -> Tensor:
+    weight, bias = tensors[:2]
+    assert weight is not None
+    dims, name = x.dim() - 2, f"conv{x.dim() - 2}d"
+    with torch.no_grad():
+        last = activation_format(x, weight) in CHANNELS_LAST
+        if norm is not None:
+            weight, bias = folded(norm, weight, bias)
+        stride = per_axis(conv.stride, dims, "stride", name, 1)
+        dilation = per_axis(conv.dilation, dims, "dilation", name, 1)
+        sides = both_sides(conv.padding, x.shape[2:], weight.shape[2:], stride, dilation, name)
+        return torch.ops.torchconv._prepare_convolution(
+            weight, bias, x.shape, stride, sides, dilation, conv.groups, last, asked(conv.algorithm), relu
+        )
+
+
+def forget(layer: torch.nn.Module) -> None:
+    """Drops what a layer keeps."""
+    layer.__dict__.pop("_kept", None)
+
+
+class Preparing:
+    """A layer that keeps what its filters become. Stands before torch.nn's class among the bases of its own."""
+
+    prepares: bool = True  # whether it does
+
+    def train(self: Any, mode: bool = True) -> Any:
+        if mode:
+            forget(self)
+        return super().train(mode)  # type: ignore[misc]
+
+    def _apply(self: Any, *args: Any, **keywords: Any) -> Any:
+        forget(self)
+        return super()._apply(*args, **keywords)  # type: ignore[misc]
+
+
+def prepare(model: _Model, *inputs: Any) -> _Model:
+    """Drops what the convolution layers of `model` keep of their filters for evaluation, and makes it anew.
+
+    Layers see for themselves when a tensor that they prepared was replaced or written to in place, and make it anew:
+    an optimizer's step, ``load_state_dict``, ``copy_``, another batch norm. They cannot see writes through ``.data`` or
+    by others who share the memory (a numpy array): call this, or ``model.train()``, after those.
+
+    Args:
+        model: any module.
+        inputs: what to call the model with, without gradients, so that the next call with inputs of these shapes finds
+            everything prepared. Without them each layer prepares at its next call.
+
+    Returns:
+        `model`.
+    """
+    for layer in model.modules():
+        forget(layer)
+    if inputs:
+        with torch.no_grad():
+            model(*inputs)
+    return model
