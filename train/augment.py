@@ -41,8 +41,8 @@ def margin(images: Tensor, most: int, border: str) -> Tensor:
         size = images.shape[axis]
         if most >= size:
             raise ValueError(f"a margin of {most} cannot be reflected in an image of {size} pixels")
-        inside = torch.arange(-most, size + most).abs()
-        images = images.index_select(axis, torch.minimum(inside, 2 * (size - 1) - inside))
+        sides = images.narrow(axis, 1, most), images.narrow(axis, size - 1 - most, most)  # all but the border itself
+        images = torch.cat([sides[0].flip(axis), images, sides[1].flip(axis)], axis)
     return images
 
 
