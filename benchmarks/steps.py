@@ -10,35 +10,19 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 import torchconv
-from train.networks import alexnet, initialise, lenet5, vgg16
+from train.networks import alexnet, initialise, lenet5, mobilenet, vgg
 
 from .measure import Plan, Wrong, interleaved, ratios, relative_error
 from .row import LAYOUTS, LIBRARIES, memory_format
 
-
-def mobilenet(layers: ModuleType, in_channels: int = 3, num_classes: int = 10) -> nn.Sequential:
-    """MobileNet with its first stride left out, for 32×32 pixels. Source: Howard et al., 2017."""
-    blocks = [(64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1)]
-    maps = 32
-    parts = [layers.Conv2d(in_channels, maps, 3, padding=1, bias=False), nn.BatchNorm2d(maps), nn.ReLU()]
-    for out, stride in blocks:
-        parts += [
-            layers.Conv2d(maps, maps, 3, stride, padding=1, groups=maps, bias=False), nn.BatchNorm2d(maps), nn.ReLU(),
-            layers.Conv2d(maps, out, 1, bias=False), nn.BatchNorm2d(out), nn.ReLU(),
-        ]  # fmt: skip
-        maps = out
-    return nn.Sequential(*parts, layers.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(maps, num_classes))
-
-
 NETWORKS: dict[str, tuple[Callable[..., nn.Sequential], int]] = {  # with the number of input maps
-    "vgg16_bn": (vgg16, 3),
+    "vgg16_bn": (vgg, 3),
     "alexnet": (alexnet, 3),
     "lenet5": (lenet5, 1),
     "mobilenet": (mobilenet, 3),

@@ -112,23 +112,25 @@ def test_segmentation(name, training):
     assert errors(*results).max() < 1e-9
 
 
-@pytest.mark.parametrize("name", TRAINED)
+TRAINED_TOGETHER = {
+    "lenet5": {POOL: 2},
+    "alexnet": {POOL: 3, RELU: 2},
+    "vgg16": {BOTH: 13},
+    "z2cnn": {BOTH: 6},
+}
+
+
+@pytest.mark.parametrize("name", TRAINED_TOGETHER)
 @pytest.mark.parametrize("home", [nn, torch.nn], ids=["ours", "stock"])
 def test_the_networks_of_train(name, home):
     torch.manual_seed(0)
     model = TRAINED[name](home, in_channels=3) if name != "lenet5" else TRAINED[name](home)
     x = torch.randn(2, next(model.parameters()).shape[1], 32, 32, dtype=torch.float64)
-    expected = {
-        "lenet5": {POOL: 2},
-        "alexnet": {POOL: 3, RELU: 2},
-        "vgg16": {BOTH: 13},
-        "z2cnn": {BOTH: 6},
-    }
     for training in (True, False):
         stock = copy.deepcopy(model).train(training).double()
         ours = torchconv.convert(copy.deepcopy(stock), fuse=True, report=(left := []))
         assert not left
-        assert Counter(fused_steps(ours, x)) == expected[name]
+        assert Counter(fused_steps(ours, x)) == TRAINED_TOGETHER[name]
         stock(x)  # the same statistics
         assert errors(run(ours, x), run(stock, x)).max() < 1e-9
 

@@ -17,7 +17,7 @@ from torch import nn
 from train.__main__ import main
 from train.data import Data
 from train.module import Classifier
-from train.networks import NETWORKS, OWN_NETWORKS, build, initialise
+from train.networks import OWN_NETWORKS, build, initialise
 from train.networks.rotated import PLAIN
 from train.optim import cosine, one_cycle
 from train.report import duration, learning_curve, read_metrics, summary
@@ -95,7 +95,7 @@ PARAMETERS: dict[str, Callable[[int], int]] = {
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", PARAMETERS)
 def test_shapes_and_parameters(name: str, channels: int) -> None:
     model = build(name, "torch", channels)
     assert model(torch.zeros(2, channels, 32, 32)).shape == (2, 10)
@@ -122,7 +122,7 @@ def test_networks_for_rotated_digits() -> None:
         assert first.weight.detach().std().item() == pytest.approx((2 / 9) ** 0.5, rel=0.25)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", PARAMETERS)
 def test_backends_are_the_same_network(name: str) -> None:
     images, labels = torch.randn(4, 3, 32, 32, dtype=torch.float64), torch.arange(4)
     results = {}
@@ -244,7 +244,7 @@ REFUSED = {
     "option": (["fit", "--model.depth", "3"], "model.depth"),
     "model": (
         ["fit", "--model.name", "lenet6"],
-        "unknown model 'lenet6': there are lenet5, alexnet, vgg16",
+        "unknown model 'lenet6' (did you mean 'lenet5'?): there are lenet5, alexnet, vgg16",
     ),
     "data": (["fit", "--data.name", "digit"], "unknown data set 'digit': there are digits, mnist, rotmnist, cifar10"),
     "fuse": (

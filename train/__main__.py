@@ -21,6 +21,7 @@ from train.data import Data
 from train.errors import InputError, one_line
 from train.memory import keep_freed_memory
 from train.module import Classifier, saved_network
+from train.networks import SIDES
 from train.quiet import silence_irrelevant
 from train.report import learning_curve, summary
 from train.throughput import Throughput
@@ -84,7 +85,7 @@ class TrainCLI(LightningCLI):
             if directory is not None:
                 _make_directory(directory)
         if options.trainer.logger is None:
-            name = f"{options.model.network_args['name']}-{options.data.name}"
+            name = f"{options.model.network_args['name'].replace('/', '-')}-{options.data.name}"
             table = CSVLogger(root, name)
             _make_directory(table.log_dir)
             kwargs["logger"] = [table, TensorBoardLogger(root, name, table.version)]
@@ -103,6 +104,10 @@ class TrainCLI(LightningCLI):
         """Checks what was given before the trainer starts further processes, so that it is said once."""
         if self.network is not None:
             self.model.check_network(self.network, self.ckpt_path)
+        name, side = self.model.network_args["name"], self.datamodule.side
+        if name in SIDES and SIDES[name] != side:
+            needed = f"{SIDES[name]}x{SIDES[name]}"
+            raise InputError(f"model '{name}' takes images of {needed} pixels, but the data's are {side}x{side}")
         if self.model.schedule == "plateau" and not self.datamodule.validation:
             raise InputError("schedule 'plateau' watches the validation accuracy, but --data.validation is 0")
         self.datamodule.prepare_data()

@@ -256,6 +256,8 @@ class Data(LightningDataModule):
         """1 for grey images, 3 for colour."""
         return self.source.channels
 
+    side = 32  # pixels of each image along each axis
+
     @property
     def num_classes(self) -> int:
         """The number of different labels, counted from 0."""

@@ -23,7 +23,7 @@ class Classifier(LightningModule):
     """Trains a classifier with cross-entropy.
 
     Args:
-        name: The network, one of ``train.networks.NETWORKS``.
+        name: The network, one of ``train.networks``, or torchvision/NAME or timm/NAME.
         backend: Where its convolutions and poolings come from: torchconv or torch.
         in_channels: Channels of the images; the data set's.
         num_classes: Classes to tell apart; the data set's.
@@ -44,6 +44,8 @@ class Classifier(LightningModule):
         whiten: Make the first convolution whiten patches of the training images, fixed; its bias learns for as many
             epochs as are given here.
         lookahead: Steps after which the network is drawn back to its slow average; 0: never.
+        activation: Takes the place of the network's own: relu, leaky_relu, gelu, silu, sigmoid or tanh.
+        slope: Of leaky_relu, left of zero.
         views: Times a test image is looked at: 1, 2 (mirrored too), 6 (shifted by a pixel), 10 (by two, five places).
         target: Test accuracy that the summary is to say the training time to, from 0 to 1.
     """
@@ -69,6 +71,8 @@ class Classifier(LightningModule):
         init: str = "he",
         whiten: NonNegativeInt | None = None,
         lookahead: NonNegativeInt = 0,
+        activation: str | None = None,
+        slope: NonNegativeFloat = 0.01,
         views: int = 1,
         target: ClosedUnitInterval | None = None,
     ) -> None:
@@ -81,13 +85,15 @@ class Classifier(LightningModule):
         if nesterov and (optimizer != "sgd" or not momentum):
             raise InputError(f"nesterov is of sgd with momentum, but the optimizer is {optimizer} with {momentum:g}")
         self.network_args = {"name": name, "in_channels": in_channels, "num_classes": num_classes}
+        if activation is not None:
+            self.network_args["activation"] = activation
         self.optimizer, self.schedule, self.patience = optimizer, schedule, patience
         # Plain floats: they go into checkpoints, which may hold no types of jsonargparse's to be read safely.
         self.lr, self.momentum, self.weight_decay = float(lr), float(momentum), float(weight_decay)
         self.nesterov, self.decay_all, self.norm_lr = nesterov, decay_all, float(norm_lr)
         self.whiten, self.lookahead, self.views, self.target = whiten, int(lookahead), views, target
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        network = build(name, backend, in_channels, num_classes, fuse, init)
+        network = build(name, backend, in_channels, num_classes, fuse, init, activation, float(slope))
         self.network = network.to(memory_format=self.memory_format)  # type: ignore[call-overload] # torch's stub
         self.loss = torch.nn.CrossEntropyLoss(label_smoothing=label_smoothing)
         self.metrics = torch.nn.ModuleDict()
@@ -181,7 +187,8 @@ class Classifier(LightningModule):
 
 def describe(network: dict[str, Any]) -> str:
     """One phrase for the network of a checkpoint."""
-    return f"{network['name']} with in_channels={network['in_channels']} and num_classes={network['num_classes']}"
+    options = [f"{name}={value}" for name, value in network.items() if name != "name"]
+    return f"{network['name']} with {', '.join(options[:-1])} and {options[-1]}"
 
 
 def saved_network(path: str) -> dict[str, Any]:
