@@ -36,3 +36,22 @@ def batch_invariant():
     torchconv.set_batch_invariant(True)
     yield
     torchconv.set_batch_invariant(False)
+
+
+@pytest.fixture
+def train(monkeypatch, tmp_path):
+    """Runs `python -m train` in this process, in an empty directory, with the arguments it is called with; returns its
+    exit status. On one thread: small networks gain little from a second, and lose much where another process has its
+    core."""
+    from train.__main__ import main
+
+    monkeypatch.chdir(tmp_path)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+
+    def run(*args):
+        monkeypatch.setattr("sys.argv", ["train", *map(str, args)])
+        return main()
+
+    yield run
+    torch.set_num_threads(before)

@@ -2,6 +2,7 @@
 
 import csv
 import itertools
+import os
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,6 @@ import yaml
 from suite import slow
 from torch import nn
 
-from train.__main__ import main
 from train.data import Data
 from train.module import Classifier
 from train.networks import OWN_NETWORKS, build, initialise
@@ -36,18 +36,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-@pytest.fixture
-def train(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]:
-    """Runs the command in this process, in an empty directory; returns its exit status."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*args: object) -> int:
-        monkeypatch.setattr(sys, "argv", ["train", *map(str, args)])
-        return main()
-
-    return run
 
 
 def checkpoint(path: Path) -> dict:
@@ -213,14 +201,17 @@ def test_checkpoint_is_tested_from_the_runs_own_config(
 
 
 @slow
-def test_two_processes(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "train", "fit", *SHORT, "--trainer.devices", "2"]
+@pytest.mark.parametrize("bar", [True, False], ids=["bar", "no bar"])
+def test_two_processes(bar: bool, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "train", "fit", "--trainer.devices", "2", "--trainer.accelerator", "cpu"]
     limits = ["--trainer.limit_train_batches", "3", "--trainer.default_root_dir", str(tmp_path)]
-    done = subprocess.run([*command, *limits], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    limits += ["--trainer.max_epochs", "2", "--trainer.enable_progress_bar", str(bar).lower()]
+    alone = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*command, *limits], cwd=ROOT, env=alone, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("test accuracy") == 1
     (path,) = tmp_path.rglob("last.ckpt")
-    assert checkpoint(path)["global_step"] == 3
+    assert checkpoint(path)["global_step"] == 6
 
 
 # ------------------------------------------------------------------------------------------- command line and report

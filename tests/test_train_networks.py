@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_train import check_one_sentence, train  # noqa: F401
+from test_train import check_one_sentence
 from torch import nn
 
 import torchconv
@@ -124,7 +124,7 @@ def test_unknown_models(name: str) -> None:
     assert str(raised.value).startswith(UNKNOWN[name])
 
 
-def test_refused(train: Callable[..., int], capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:  # noqa: F811
+def test_refused(train: Callable[..., int], capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     for options, told in (
         (["--model.name", "alexnet_full"], "model 'alexnet_full' takes images of 227x227 pixels"),
         (["--model.name", "torchvision/resnet18"], "takes 3 channels, but the images have 1"),

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from test_train import ROOT, checkpoint, one_thread, train  # noqa: F401
+from test_train import ROOT, checkpoint
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -106,7 +106,7 @@ def test_views(views: int) -> None:
 FEW = ["--data.name", "digits", "--data.batch_size", "24", "--model.views", "2", "--model.channels_last", "false"]
 
 
-def test_recipe(train: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
+def test_recipe(train: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A few steps of it on digits; then without what looks ahead, stopped and resumed."""
     options = ["--config", ROOT / "train" / "recipes" / "speedrun_cifar10.yaml", "--trainer.accelerator", "cpu", *FEW]
     options += ["--trainer.enable_progress_bar", "false", "--trainer.limit_train_batches", "2"]

@@ -4,7 +4,6 @@ Every option has a default (LeNet-5 on digits); ``--config train/recipes/NAME.ya
 ``--print_config`` writes them all. What the user must mend is one sentence on stderr and exit status 2.
 """
 
-import os
 import re
 import sys
 from pathlib import Path
@@ -14,11 +13,13 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from train.checkpoints import WholeFiles, check_writable
 from train.data import Data
-from train.errors import InputError, one_line
+from train.ending import Ending
+from train.errors import Diverged, InputError, one_line
 from train.memory import keep_freed_memory
 from train.module import Classifier, saved_network
 from train.networks import SIDES
@@ -83,18 +84,21 @@ class TrainCLI(LightningCLI):
         root, checkpoints = options.trainer.default_root_dir, options.checkpoint.dirpath
         for directory in (root, checkpoints):
             if directory is not None:
-                _make_directory(directory)
+                rank_zero_only(check_writable)(directory)
         if options.trainer.logger is None:
             name = f"{options.model.network_args['name'].replace('/', '-')}-{options.data.name}"
             table = CSVLogger(root, name)
-            _make_directory(table.log_dir)
+            rank_zero_only(check_writable)(table.log_dir)
             kwargs["logger"] = [table, TensorBoardLogger(root, name, table.version)]
         if options.data.validation == 0:  # No checkpoint is the best.
             options.checkpoint.monitor, options.checkpoint.save_top_k = None, 0
         self.throughput = Throughput()
         # After every epoch, to resume from; ModelCheckpoint's own save_last does so only where the epoch was the best.
         self.last = ModelCheckpoint(checkpoints, filename="last", enable_version_counter=False)
-        options.trainer.callbacks = [*(options.trainer.callbacks or []), self.throughput, self.last]
+        ending = Ending(lambda: self.last.best_model_path, _complain, self._draw)
+        options.trainer.callbacks = [*(options.trainer.callbacks or []), self.throughput, self.last, ending]
+        if not options.trainer.plugins:
+            options.trainer.plugins = [WholeFiles()]
         try:
             return super().instantiate_trainer(**kwargs)
         except (TypeError, ValueError) as error:  # Lightning's own words on an option of the trainer's.
@@ -121,18 +125,16 @@ class TrainCLI(LightningCLI):
         """
         (metrics,) = self.trainer.test(self.model, self.datamodule, verbose=False)
         if self.trainer.is_global_zero:
-            tables = [logger for logger in self.trainer.loggers if isinstance(logger, CSVLogger)]
-            curve = learning_curve(Path(tables[0].log_dir)) if tables else None
+            curve = self._draw()
             accuracy, checkpoint = metrics["test/accuracy"], self.last.best_model_path
             print(summary(accuracy, self.throughput, checkpoint, curve, self.model.target))
 
-
-@rank_zero_only
-def _make_directory(path: str) -> None:
-    try:
-        os.makedirs(path, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot write to '{path}': {error.strerror}") from error
+    def _draw(self) -> Path | None:
+        """The learning curve of the run, if there is anything to draw; where it was put."""
+        tables = [logger.log_dir for logger in self.trainer.loggers if isinstance(logger, CSVLogger)]
+        if not self.trainer.is_global_zero or not tables or not Path(tables[0], "metrics.csv").exists():
+            return None
+        return learning_curve(Path(tables[0]))
 
 
 @rank_zero_only
@@ -156,6 +158,17 @@ def main() -> int:
     except (InputError, MisconfigurationException) as error:
         _complain(one_line(error))
         return 2
+    except Diverged as error:
+        _complain(one_line(error))
+        return 1
+    except SIGTERMException:  # `Ending` has said it.
+        return 143
+    except KeyboardInterrupt:
+        return 130
+    except SystemExit as error:  # Lightning makes this of a KeyboardInterrupt.
+        if isinstance(error.__context__, KeyboardInterrupt):
+            return 130
+        raise
     return 0
 
 

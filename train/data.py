@@ -297,4 +297,5 @@ class Data(LightningDataModule):
         generator = Generator() if shuffle else None
         sampler = EvenBatches(len(images[1]), self.batch_size, generator, self.seed, rank, world)
         batches = ImageBatches(images, self.source, self.augmentation if augment else None, sampler)
-        return DataLoader(batches, sampler=sampler, batch_size=None)  # None: the sampler's batches as they are.
+        # None: the sampler's batches as they are. With a generator of its own it draws nothing from the global one.
+        return DataLoader(batches, sampler=sampler, batch_size=None, generator=Generator())

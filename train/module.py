@@ -12,7 +12,8 @@ from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
-from train.errors import InputError
+from train.checkpoints import generator_states, restore_generators
+from train.errors import Diverged, InputError
 from train.networks import build
 from train.networks.speedrun import whiten as whiten_first
 from train.optim import BY_STEP, OPTIMIZERS, SCHEDULES, Lookahead, make_optimizer, parameter_groups
@@ -95,6 +96,7 @@ class Classifier(LightningModule):
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         network = build(name, backend, in_channels, num_classes, fuse, init, activation, float(slope))
         self.network = network.to(memory_format=self.memory_format)  # type: ignore[call-overload] # torch's stub
+        self._generators: dict[str, Any] | None = None  # a checkpoint's
         self.loss = torch.nn.CrossEntropyLoss(label_smoothing=label_smoothing)
         self.metrics = torch.nn.ModuleDict()
         for part in ("train", "val", "test"):
@@ -120,7 +122,14 @@ class Classifier(LightningModule):
             self.first.bias.requires_grad_(self.current_epoch < self.whiten)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        return self._step("train", batch)
+        loss = self._step("train", batch)
+        if not loss.isfinite():
+            rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+            raise Diverged(
+                f"the loss is {loss.item():g} at step {self.global_step}, with a learning rate of {rate:g}: "
+                "try a smaller --model.lr, or --trainer.gradient_clip_val 1"
+            )
+        return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         return self._step("val", batch)
@@ -142,11 +151,13 @@ class Classifier(LightningModule):
     def _log_epoch(self, part: str) -> None:
         # Once an epoch, not at each step: a step of LeNet takes little longer than Lightning's log.
         for name in (f"{part}/accuracy", f"{part}/loss"):
-            self.log(name, self._metric(name).compute(), prog_bar=True, sync_dist=True)
+            # Summed over the processes by the metric, and not again by the log: the process that shows a bar would wait
+            # for the others in another order than they for it.
+            self.log(name, self._metric(name).compute(), prog_bar=True)
             self._metric(name).reset()
 
     def on_train_epoch_end(self) -> None:
-        self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"], sync_dist=True)
+        self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
         self._log_epoch("train")
 
     def on_validation_epoch_end(self) -> None:
@@ -173,8 +184,17 @@ class Classifier(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": by_step, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Says in the checkpoint which network its parameters are of."""
+        """Says in the checkpoint which network its parameters are of, and where the random numbers stand."""
         checkpoint["network"] = self.network_args
+        checkpoint["generators"] = generator_states()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._generators = checkpoint.get("generators")
+
+    def on_train_start(self) -> None:
+        """What a resumed run draws, in dropout say, is what it would have drawn."""
+        if self._generators is not None:
+            restore_generators(self._generators)
 
     def check_network(self, network: dict[str, Any], path: str) -> None:
         """Raises `InputError` unless ``network``, from the checkpoint at ``path``, is this module's."""

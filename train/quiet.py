@@ -8,6 +8,8 @@ IRRELEVANT = (
     "The '.*_dataloader' does not have many workers",
     # Nothing is logged by step, so the interval between logged steps does not matter.
     "The number of training batches .* is smaller than the logging interval",
+    # Metrics sum over the processes themselves.
+    "It is recommended to use `self.log",
     # All images may be asked for to train on.
     "Total length of `list` across ranks is zero",
     # Lightning's own use of a deprecated class of PyTorch.
