@@ -4,6 +4,9 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstdio>
+#include <new>
+#include <sstream>
 
 #ifdef TORCHCONV_STD_THREADS
 #include <mutex>
@@ -14,7 +17,37 @@
 // print it to stderr.
 extern "C" __attribute__((weak)) const char* torch_exception_get_what_without_backtrace();
 
+#ifdef __GLIBCXX__
+// What the headers of libstdc++ 12 make of streams, in torch's headers, and of containers is not in the oldest
+// libstdc++ that is served (GCC 8's): it is compiled here.
+template std::stringstream::basic_stringstream();
+template std::string std::stringbuf::str() &&;
+namespace std {
+void __throw_bad_array_new_length() { throw bad_array_new_length(); }
+}  // namespace std
+#endif
+
 namespace torchconv {
+
+// ---- messages and errors ----
+
+void append(std::string& out, const char* part) { out += part; }
+void append(std::string& out, std::string_view part) { out += part; }
+void append(std::string& out, int64_t part) { out += std::to_string(part); }
+void append(std::string& out, double part) {
+  char digits[32];
+  std::snprintf(digits, sizeof digits, "%g", part);
+  out += digits;
+}
+void append(std::string& out, ScalarType part) { out += torch::headeronly::toString(part); }
+void append(std::string& out, IntArrayRef part) {
+  out += '[';
+  for (size_t i = 0; i < part.size(); ++i) {
+    if (i) out += ", ";
+    append(out, part[i]);
+  }
+  out += ']';
+}
 
 void check_call(AOTITorchError error, const char* call) {
   if (error == AOTI_TORCH_SUCCESS) [[likely]]
@@ -308,24 +341,33 @@ void parallel_for(int64_t begin, int64_t end, int64_t grain, Range run, void* co
 
 #else
 
-// No exception passes through torch's loop, which would keep its message only.
+// No exception passes through torch's loop, which would keep its message only. It is kept by what it says and whether
+// it is a ValueError: a std::exception_ptr takes a newer libstdc++ than the oldest that is served.
 void parallel_for(int64_t begin, int64_t end, int64_t grain, Range run, void* context) {
   struct Guarded {
     Range run;
     void* context;
     std::atomic_flag failed = ATOMIC_FLAG_INIT;
-    std::exception_ptr error = nullptr;
+    bool value_error = false;
+    std::optional<std::string> message = std::nullopt;
+    void fail(const char* what, bool is_value_error) {
+      if (!failed.test_and_set()) message = what, value_error = is_value_error;
+    }
   } guarded{run, context};
   const Range part = [](int64_t a, int64_t b, void* data) {
     Guarded& g = *static_cast<Guarded*>(data);
     try {
       g.run(a, b, g.context);
-    } catch (...) {
-      if (!g.failed.test_and_set()) g.error = std::current_exception();
+    } catch (const std::invalid_argument& error) {
+      g.fail(error.what(), true);
+    } catch (const std::exception& error) {
+      g.fail(error.what(), false);
     }
   };
   check_call(torch_parallel_for(begin, end, grain, part, &guarded), "parallel_for");
-  if (guarded.error) std::rethrow_exception(guarded.error);
+  if (!guarded.message) return;
+  if (guarded.value_error) throw std::invalid_argument(*guarded.message);
+  throw std::runtime_error(*guarded.message);
 }
 
 #endif

@@ -8,6 +8,7 @@
 #ifndef TORCH_TARGET_VERSION
 #define TORCH_TARGET_VERSION 0x020a000000000000  // 2.10
 #endif
+#define STRIP_ERROR_MESSAGES  // of torch's headers, which make them with string streams
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/c/shim.h>
 #include <torch/csrc/stable/library.h>
@@ -19,7 +20,6 @@
 #include <exception>
 #include <memory>
 #include <optional>
-#include <sstream>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -36,25 +36,26 @@ using IntArrayRef = torch::headeronly::IntHeaderOnlyArrayRef;
 
 // ---- messages and errors ----
 
-inline std::ostream& print(std::ostream& out, IntArrayRef values) {
-  out << '[';
-  for (size_t i = 0; i < values.size(); ++i) out << (i ? ", " : "") << values[i];
-  return out << ']';
-}
+// No string streams: what libstdc++ 12 makes of them is not in the oldest libstdc++ that is served.
+void append(std::string& out, const char* part);
+void append(std::string& out, std::string_view part);
+void append(std::string& out, int64_t part);
+void append(std::string& out, double part);  // six digits
+void append(std::string& out, ScalarType part);
+void append(std::string& out, IntArrayRef part);  // as "[1, 2]"
 
-// The parts one after the other; lists of integers as "[1, 2]".
+// The parts one after the other.
 template <class... Parts>
 std::string str(const Parts&... parts) {
-  std::ostringstream out;
+  std::string out;
   const auto add = [&](const auto& part) {
-    using Part = std::decay_t<decltype(part)>;
-    if constexpr (std::is_convertible_v<Part, IntArrayRef> && !std::is_arithmetic_v<Part>)
-      print(out, part);
+    if constexpr (std::is_integral_v<std::decay_t<decltype(part)>>)
+      append(out, static_cast<int64_t>(part));
     else
-      out << part;
+      append(out, part);
   };
   (add(parts), ...);
-  return out.str();
+  return out;
 }
 
 // Raise unless the condition holds: RuntimeError in Python, or ValueError.

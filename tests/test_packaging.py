@@ -67,6 +67,45 @@ def test_the_library_uses_the_stable_abi_alone():
         assert namespace not in library  # no symbol of C++ that a release of torch may change
 
 
+# What manylinux_2_28 has at the most. libgcc's own versions end long before.
+NEWEST = {"GLIBC": (2, 28), "GLIBCXX": (3, 4, 24), "CXXABI": (1, 3, 11), "GCC": (7, 0, 0)}
+
+
+@pytest.fixture(scope="module")
+def undefined() -> list[tuple[str, str]]:
+    """Symbols that the compiled library takes from others, with their versions, which may be empty."""
+    if shutil.which("objdump") is None:
+        pytest.skip("no objdump")
+    command = ["objdump", "--dynamic-syms", str(next(PACKAGE.glob("_C*.so")))]
+    listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    found = re.findall(r"\*UND\*\s+\S+\s+(?:\(?([A-Z]+_[\d.]+)\)?\s+)?(?:Base\s+)?(\S+)$", listing, re.MULTILINE)
+    return [(name, version) for version, name in found]
+
+
+def test_symbols_are_as_old_as_manylinux_2_28(undefined):
+    assert undefined
+    for name, version in undefined:
+        if version:
+            library, _, number = version.partition("_")
+            assert tuple(map(int, number.split("."))) <= NEWEST[library], f"{name}@{version}"
+
+
+def test_symbols_are_of_the_stable_interfaces_alone(undefined):
+    own = re.compile(r"aoti_torch_\w+|torch_\w+|Py\w+")  # torch's C functions; Python's, which abi3 limits
+    weak = {"__gmon_start__", "_ITM_registerTMCloneTable", "_ITM_deregisterTMCloneTable", "__cxa_finalize"}
+    weak.add("MKL_Set_Num_Threads_Local")  # of torch's MKL, where it has one
+    strays = [name for name, version in undefined if not version and name not in weak and not own.fullmatch(name)]
+    assert not strays  # C++ of some library, whatever its version: it may be another's tomorrow
+
+
+def test_library_shows_its_start_alone():
+    if shutil.which("objdump") is None:
+        pytest.skip("no objdump")
+    command = ["objdump", "--dynamic-syms", str(next(PACKAGE.glob("_C*.so")))]
+    listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert re.findall(r" \.\w+\s+\S+\s+(?:\S+\s+)?(\S+)$", listing, re.MULTILINE) == ["PyInit__C"]
+
+
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the checkout, so that nothing is written into it; skips where the tests run on an installation."""

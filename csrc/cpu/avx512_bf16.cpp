@@ -3,6 +3,7 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")
+#define TORCHCONV_LEAN false
 #define TORCHCONV_VECTOR_BYTES 64
 
 namespace torchconv {

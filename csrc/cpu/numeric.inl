@@ -22,6 +22,11 @@ inline void narrow(float x, bfloat16* y) {
   y->bits = static_cast<uint16_t>((bits & 0x7fffffffu) > 0x7f800000u ? quiet_nan : rounded);
 }
 
+// Whether the kernels of this type have bodies for common shapes. Those of float64, and of x86-64 without AVX2, are the
+// ones for any shape: each body takes time to compile and room in the library.
+template <class T>
+constexpr bool tuned = !TORCHCONV_LEAN && sizeof(accumulator_t<T>) == sizeof(float);
+
 // What a sum is not to fall below where it is stored: `raised(y, floor_of<A>(true))` is a ReLU, bit by bit torch's, NaN
 // and −0 included; `false` changes nothing.
 template <class A>

@@ -80,11 +80,24 @@ void run_tile(const Tile<A>& t) {
   }
 }
 
-// A tile of `rows` (at most ROWS) rows.
+// The next smaller tile that there is a body for.
+template <class T>
+constexpr int fewer_rows(int rows) {
+  return tuned<T> ? rows - 1 : rows > 8 ? 8 : rows > 4 ? 4 : rows > 2 ? 2 : 1;
+}
+
+// A tile of `rows` (at most ROWS) rows; several where there is no body for so many.
 template <class A, int VECTORS, bool PACKED, int ROWS = tile_rows>
 void run_rows(int64_t rows, const Tile<A>& t) {
   if (rows == ROWS) return run_tile<A, ROWS, VECTORS, PACKED>(t);
-  if constexpr (ROWS > 1) run_rows<A, VECTORS, PACKED, ROWS - 1>(rows, t);
+  if constexpr (ROWS > 1) {
+    constexpr int fewer = fewer_rows<A>(ROWS);
+    if (tuned<A> || rows <= fewer) return run_rows<A, VECTORS, PACKED, fewer>(rows, t);
+    Tile<A> rest = t;
+    rest.a += fewer * (PACKED ? 1 : t.a_row), rest.c += fewer * t.ldc;
+    run_tile<A, fewer, VECTORS, PACKED>(t);
+    run_rows<A, VECTORS, PACKED, fewer>(rows - fewer, rest);
+  }
 }
 
 template <class A, bool PACKED>

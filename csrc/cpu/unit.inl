@@ -1,6 +1,6 @@
-// One unit of one capability's kernels, by files that have set TORCHCONV_CAPABILITY, TORCHCONV_VECTOR_BYTES and
-// TORCHCONV_UNIT. A unit ends with the function that names its kernels, for each type; kernels.cpp makes tables of
-// them.
+// One unit of one capability's kernels, by files that have set TORCHCONV_CAPABILITY, TORCHCONV_VECTOR_BYTES,
+// TORCHCONV_LEAN and TORCHCONV_UNIT. A unit ends with the function that names its kernels, for each type; kernels.cpp
+// makes tables of them.
 #define TORCHCONV_EACH_TYPE(KERNELS, FUNCTION) \
   template KERNELS<float> FUNCTION<float>();   \
   template KERNELS<double> FUNCTION<double>(); \

@@ -8,6 +8,15 @@
 #pragma once
 #include "cpu/numeric.inl"
 
+// The power of glibc 2.2 in place of that of 2.29, the same but for how errors are told: the library then loads
+// wherever torch does.
+#if defined(__GLIBC__) && defined(__x86_64__)
+extern "C" double torchconv_pow(double, double);
+asm(".symver torchconv_pow, pow@GLIBC_2.2.5");
+#else
+inline double torchconv_pow(double x, double y) { return __builtin_pow(x, y); }
+#endif
+
 // p[i] = s[i]^-beta. The exponents that networks use are roots; the C library does the others.
 template <class A>
 void lrn_power(const LocalNorm& g, const A* __restrict s, A* __restrict p, int64_t n) {
@@ -22,7 +31,7 @@ void lrn_power(const LocalNorm& g, const A* __restrict s, A* __restrict p, int64
   else if (g.beta == 1)
     for (int64_t i = 0; i < n; ++i) p[i] = A(1) / s[i];
   else
-    for (int64_t i = 0; i < n; ++i) p[i] = static_cast<A>(__builtin_pow(s[i], -g.beta));
+    for (int64_t i = 0; i < n; ++i) p[i] = static_cast<A>(torchconv_pow(s[i], -g.beta));
 }
 
 // s = k + alpha / size * sum, in place.

@@ -21,44 +21,40 @@
 
 namespace pooling {
 
-// Calls body(Vectors<K>) with the taps that a reduction is unrolled for.
-template <class Body>
-inline void with_taps(const PoolGeometry& g, Body body) {
-  const int64_t taps = unrolled(g);
-  if (taps == 2) return body(Vectors<2>());
-  if (taps == 3) return body(Vectors<3>());
-  body(Vectors<0>());
-}
-
 template <class T>
 void max_pool(const PoolGeometry& g, const T* x, T* y, void* positions, accumulator_t<T>* scratch, int64_t begin,
               int64_t end) {
   using A = accumulator_t<T>;
-  if (in_pairs(g))
-    return pool_pairs(g, ReducedPairs<T, true>{x, y, static_cast<uint8_t*>(positions), A(1)}, begin, end);
-  with_taps(g, [&]<int K>(Vectors<K>) {
-    with_positions(g, positions, [&]<class P>(const P*) {
-      P* const kept = static_cast<P*>(positions);
-      Maxima<T, P> maxima{y, kept};
-      if constexpr (sizeof(P) == 1)
-        if (in_triples<A>(g)) return pool_triples(g, x, maxima, begin, end);
-      if (g.lanes == PoolLanes::channels) return reduce_channels<K>(g, x, maxima, begin, end);
-      const Tiles<A> tiles(g, scratch);
-      Maxima<A, place_t<A>> in_tiles{tiles.output, tiles.places};
-      reduce_planes<K>(g, x, tiles, in_tiles, begin, end, [&](const Block& out, int64_t p, int64_t planes) {
-        out.turned_back(static_cast<const A*>(tiles.output), p, planes, y);
-        out.turned_back(tiles.place_bits(), p, planes, kept);
-      });
+  if constexpr (tuned<T>)
+    if (in_pairs(g))
+      return pool_pairs(g, ReducedPairs<T, true>{x, y, static_cast<uint8_t*>(positions), A(1)}, begin, end);
+  const auto run = [&]<int K, class P>(Vectors<K>, P* kept) {
+    Maxima<T, P> maxima{y, kept};
+    if constexpr (K == 3)
+      if (in_triples<A>(g)) return pool_triples(g, x, maxima, begin, end);
+    if (g.lanes == PoolLanes::channels) return reduce_channels<K>(g, x, maxima, begin, end);
+    const Tiles<A> tiles(g, scratch);
+    Maxima<A, place_t<A>> in_tiles{tiles.output, tiles.places};
+    reduce_planes<K>(g, x, tiles, in_tiles, begin, end, [&](const Block& out, int64_t p, int64_t planes) {
+      out.turned_back(static_cast<const A*>(tiles.output), p, planes, y);
+      out.turned_back(tiles.place_bits(), p, planes, kept);
     });
-  });
+  };
+  if constexpr (tuned<T>) {  // positions in so small a window are bytes
+    auto* const kept = static_cast<uint8_t*>(positions);
+    if (unrolled(g) == 2) return run(Vectors<2>(), kept);
+    if (unrolled(g) == 3) return run(Vectors<3>(), kept);
+  }
+  with_positions(g, positions, [&]<class P>(const P*) { run(Vectors<0>(), static_cast<P*>(positions)); });
 }
 
 template <class T>
 void avg_pool(const PoolGeometry& g, const T* x, T* y, accumulator_t<T>* scratch, int64_t begin, int64_t end) {
   using A = accumulator_t<T>;
-  if (in_pairs(g))
-    return pool_pairs(g, ReducedPairs<T, false>{x, y, nullptr, static_cast<A>(divisor(g, 0, 0, 0))}, begin, end);
-  with_taps(g, [&]<int K>(Vectors<K>) {
+  if constexpr (tuned<T>)
+    if (in_pairs(g))
+      return pool_pairs(g, ReducedPairs<T, false>{x, y, nullptr, static_cast<A>(divisor(g, 0, 0, 0))}, begin, end);
+  const auto run = [&]<int K>(Vectors<K>) {
     Means<T> means{y};
     if (g.lanes == PoolLanes::channels) return reduce_channels<K>(g, x, means, begin, end);
     const Tiles<A> tiles(g, scratch);
@@ -66,16 +62,22 @@ void avg_pool(const PoolGeometry& g, const T* x, T* y, accumulator_t<T>* scratch
     reduce_planes<K>(g, x, tiles, in_tiles, begin, end, [&](const Block& out, int64_t p, int64_t planes) {
       out.turned_back(static_cast<const A*>(tiles.output), p, planes, y);
     });
-  });
+  };
+  if constexpr (tuned<T>) {
+    if (unrolled(g) == 2) return run(Vectors<2>());
+    if (unrolled(g) == 3) return run(Vectors<3>());
+  }
+  run(Vectors<0>());
 }
 
 template <class T>
 void scatter(const PoolGeometry& g, const T* dy, const void* positions, T* dx, accumulator_t<T>* scratch, int64_t begin,
              int64_t end) {
-  if (in_pairs(g)) {
-    const auto* kept = static_cast<const uint8_t*>(positions);
-    return pool_pairs(g, SpreadPairs<T, true>{dx, dy, kept, accumulator_t<T>(1)}, begin, end);
-  }
+  if constexpr (tuned<T>)
+    if (in_pairs(g)) {
+      const auto* kept = static_cast<const uint8_t*>(positions);
+      return pool_pairs(g, SpreadPairs<T, true>{dx, dy, kept, accumulator_t<T>(1)}, begin, end);
+    }
   with_positions(g, positions, [&](auto* kept) {
     if (!g.gathers) return scatter_kept(g, dy, kept, dx, scratch, begin, end);
     if (g.lanes == PoolLanes::planes) return scatter_planes(g, dy, kept, dx, scratch, begin, end);
@@ -85,10 +87,11 @@ void scatter(const PoolGeometry& g, const T* dy, const void* positions, T* dx, a
 
 template <class T>
 void spread(const PoolGeometry& g, const T* dy, T* dx, accumulator_t<T>* scratch, int64_t begin, int64_t end) {
-  if (in_pairs(g)) {
-    const auto by = static_cast<accumulator_t<T>>(divisor(g, 0, 0, 0));
-    return pool_pairs(g, SpreadPairs<T, false>{dx, dy, nullptr, by}, begin, end);
-  }
+  if constexpr (tuned<T>)
+    if (in_pairs(g)) {
+      const auto by = static_cast<accumulator_t<T>>(divisor(g, 0, 0, 0));
+      return pool_pairs(g, SpreadPairs<T, false>{dx, dy, nullptr, by}, begin, end);
+    }
   if (!g.gathers) return spread_windows(g, dy, dx, scratch, begin, end);
   if (g.lanes == PoolLanes::planes) return spread_planes(g, dy, dx, scratch, begin, end);
   spread_channels(g, dy, dx, scratch, begin, end);

@@ -27,6 +27,7 @@ inline places_t<A> places_at(const P* kept, place_t<A> tap) {
 template <class S, class P>
 struct Taken {
   using A = accumulator_t<S>;
+  static constexpr bool common = sizeof(P) == 1;  // of which there are bodies for few windows
   const S* dy;
   const P* kept;
   static vector_t<A> where(places_t<A> taken, vector_t<A> value) { return taken ? value : vector_t<A>{}; }
@@ -67,6 +68,7 @@ inline vector_t<A> quotient(vector_t<A> a, A by) {
 template <class S>
 struct Shared {
   using A = accumulator_t<S>;
+  static constexpr bool common = true;
   const S* share;
   A by;  // that sums are divided by
   void add_to(vector_t<A>& sum, int64_t output, place_t<A>) const { sum += load_widened(share + output); }
@@ -140,8 +142,8 @@ inline __attribute__((always_inline)) void gather_windows(const Reaching* rows, 
 
 // All channels of one input.
 template <class G, class S>
-inline void gather_point(const Reaching* rows, int64_t count, const PoolLink* begin, const PoolLink* end,
-                         int64_t channels, const G& given, S* to, bool room) {
+__attribute__((noinline)) void gather_point(const Reaching* rows, int64_t count, const PoolLink* begin,
+                                            const PoolLink* end, int64_t channels, const G& given, S* to, bool room) {
   using A = typename G::A;
   constexpr int64_t L = lanes<A>;
   int64_t c = 0;
@@ -193,20 +195,12 @@ inline bool alike(const PoolAxis& a, int64_t i, int64_t j) {
          a.links[a.reach[i]].tap == a.links[a.reach[j]].tap;
 }
 
-// Row (i0, i1) of plane p: `outputs` says where the rows of outputs lie, by plane and two coordinates. `room`: pixels
-// of the row that may be written a vector past their end, and have that much read of what they are given.
-template <class G, class S, class Where>
-void gather_row(const PoolGeometry& g, int64_t channels, int64_t i0, int64_t i1, const G& given, Where outputs, S* to,
-                int64_t room) {
+// A row of inputs that `count` rows of windows reach. `room`: pixels of the row that may be written a vector past their
+// end, and have that much read of what they are given.
+template <class G, class S>
+__attribute__((noinline)) void gather_reached(const PoolAxis& a2, const Reaching* rows, int64_t count, int64_t channels,
+                                              const G& given, S* to, int64_t room) {
   constexpr int64_t L = lanes<typename G::A>;
-  const PoolAxis &a0 = g.axis[0], &a1 = g.axis[1], &a2 = g.axis[2];
-  Reaching rows[kReaching];
-  int64_t count = 0;
-  for (int64_t k0 = a0.reach[i0]; k0 < a0.reach[i0 + 1]; ++k0)
-    for (int64_t k1 = a1.reach[i1]; k1 < a1.reach[i1 + 1]; ++k1) {
-      const PoolLink l0 = a0.links[k0], l1 = a1.links[k1];
-      rows[count++] = {outputs(l0.output, l1.output), code(g, l0.tap, l1.tap, 0)};
-    }
   const auto links = [&](int64_t i) { return a2.links + a2.reach[i]; };
   const auto point = [&](int64_t i) {
     gather_point(rows, count, links(i), links(i + 1), channels, given, to + i * channels, i < room);
@@ -221,9 +215,11 @@ void gather_row(const PoolGeometry& g, int64_t channels, int64_t i0, int64_t i1,
       }
     return;
   }
-  if (channels > L && count == 1) return gather_inputs<1>(a2, rows, channels, given, to);
-  if (channels > L && count == 2) return gather_inputs<2>(a2, rows, channels, given, to);
-  if (channels > L && count == 3) return gather_inputs<3>(a2, rows, channels, given, to);
+  if constexpr (tuned<S> && G::common) {
+    if (channels > L && count == 1) return gather_inputs<1>(a2, rows, channels, given, to);
+    if (channels > L && count == 2) return gather_inputs<2>(a2, rows, channels, given, to);
+    if (channels > L && count == 3) return gather_inputs<3>(a2, rows, channels, given, to);
+  }
   if (channels != L) {
     for (int64_t i2 = 0; i2 < a2.input; ++i2) point(i2);
     return;
@@ -235,6 +231,21 @@ void gather_row(const PoolGeometry& g, int64_t channels, int64_t i0, int64_t i1,
         gather_vectors<4>(rows, count, links(i), links(i + 1), L, given, 0, to + i * L, step * L);
       else
         for (int64_t j = i; j < at_most(i + 4 * step, a2.input); j += step) point(j);
+}
+
+// Row (i0, i1) of plane p: `outputs` says where the rows of outputs lie, by plane and two coordinates.
+template <class G, class S, class Where>
+inline void gather_row(const PoolGeometry& g, int64_t channels, int64_t i0, int64_t i1, const G& given, Where outputs,
+                       S* to, int64_t room) {
+  const PoolAxis &a0 = g.axis[0], &a1 = g.axis[1];
+  Reaching rows[kReaching];
+  int64_t count = 0;
+  for (int64_t k0 = a0.reach[i0]; k0 < a0.reach[i0 + 1]; ++k0)
+    for (int64_t k1 = a1.reach[i1]; k1 < a1.reach[i1 + 1]; ++k1) {
+      const PoolLink l0 = a0.links[k0], l1 = a1.links[k1];
+      rows[count++] = {outputs(l0.output, l1.output), code(g, l0.tap, l1.tap, 0)};
+    }
+  gather_reached(g.axis[2], rows, count, channels, given, to, room);
 }
 
 // Whether all sums are divided by the same number.

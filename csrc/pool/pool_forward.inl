@@ -291,6 +291,13 @@ inline void reduce_point(const Window& w, const S* x, const Ends<S>& ends, int64
   r.put_some(sums[0], at, by, channels);
 }
 
+// Of any window; apart, or the body of each K would hold it too.
+template <class S, class R>
+__attribute__((noinline)) void reduce_any_point(const Window& w, const S* x, const Ends<S>& ends, int64_t channels,
+                                                int64_t at, typename R::A by, R& r) {
+  reduce_point<0>(w, x, ends, channels, at, by, r);
+}
+
 // The taps along an axis that output o has in the input.
 inline int64_t taps_of(const PoolAxis& a, int64_t o) { return at_least(a.last[o] - a.first[o], 0); }
 
@@ -324,7 +331,7 @@ void reduce_row(const PoolGeometry& g, int64_t channels, int64_t o0, int64_t o1,
     if (K != 0 && whole && w.count[2] == K)
       reduce_point<K>(w, from, ends, channels, at, by, r);
     else
-      reduce_point<0>(w, from, ends, channels, at, by, r);
+      reduce_any_point(w, from, ends, channels, at, by, r);
   }
 }
 

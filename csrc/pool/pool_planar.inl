@@ -29,7 +29,7 @@ inline void put_lanes(S* p, vector_t<A> v) {
 // Planes from[plane][ld] to tile[pixel][lane]. Lanes that have no plane repeat the last one. `ahead`: from an element
 // to the one in its place in the next block, which is fetched into the cache meanwhile.
 template <class A, class S>
-void turn(const S* from, int64_t ld, int64_t planes, int64_t pixels, A* tile, int64_t ahead) {
+__attribute__((noinline)) void turn(const S* from, int64_t ld, int64_t planes, int64_t pixels, A* tile, int64_t ahead) {
   constexpr int64_t L = lanes<A>;
   S staged[L * L];  // [plane][pixels] and what is read past the last; short rows only
   if (pixels < L) {
@@ -57,7 +57,8 @@ void turn(const S* from, int64_t ld, int64_t planes, int64_t pixels, A* tile, in
 
 // And back: tile[pixel][lane] to to[plane][ld]. A vector of rows past the last may be read.
 template <class A, class S>
-void turn_back(const A* tile, int64_t planes, int64_t pixels, S* to, int64_t ld, int64_t ahead) {
+__attribute__((noinline)) void turn_back(const A* tile, int64_t planes, int64_t pixels, S* to, int64_t ld,
+                                         int64_t ahead) {
   constexpr int64_t L = lanes<A>;
   S staged[L * L];  // [plane][pixels] and what is written past the last; short rows only
   const bool whole = pixels >= L;

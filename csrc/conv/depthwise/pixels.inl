@@ -12,8 +12,12 @@ constexpr bool wide_registers = TORCHCONV_VECTOR_BYTES == 64;
 constexpr int64_t window_room = 32 << 10;            // bytes of source that a tile may look at: first-level cache
 constexpr int64_t window_channels = 64;              // that a tile takes at least, where there are so many
 constexpr int64_t residues_together = 8;             // whose tiles are taken in turn
-constexpr int paired_tile = wide_registers ? 7 : 4;  // tiles from this size on may have two rows,
-constexpr int64_t paired_taps = wide_registers ? 1 << 30 : 3;  // where a row has so many taps at the most
+constexpr int paired_tile = wide_registers ? 7 : 4;  // tiles from this size on may have two rows
+// where there is a body for the taps of a row, and registers.
+inline bool paired_taps(int64_t taps, int64_t step) {
+  return step == 1 ? (taps >= 1 && taps <= 3) || (wide_registers && taps == 5)
+                   : step == 2 && (taps == 3 || (wide_registers && taps == 5));
+}
 
 // The window of one or two rows of targets, for any vector of channels.
 template <class T>
@@ -111,6 +115,17 @@ struct PixelSums {
   }
 };
 
+// Rows of `tile` targets from their sums. Apart: rounding to bfloat16 would make every tile's body twice as long.
+template <class T>
+__attribute__((noinline)) void store_tile(const accumulator_t<T>* sums, int64_t tile, int64_t rows, int64_t ld,
+                                          int64_t ld_row, T* to) {
+  for (int64_t d = 0; d < rows; ++d, to += ld_row)
+    for (int64_t i = 0; i < tile; ++i, sums += lanes<accumulator_t<T>>) {
+      store_narrowed(to + i * ld, load(sums));
+      __builtin_prefetch(to + i * ld + rows * ld_row, 1, 2);
+    }
+}
+
 // Targets [t, t + TILE) of ROWS rows, of a vector of channels from `channel` on. TAPS: how many there are in a row; 0
 // for any. STEP: taps are columns side by side and targets STEP columns apart; 0 for any. EDGE: some columns lie off
 // the map.
@@ -120,7 +135,7 @@ void sum_pixels(const PixelRow<T>& r, int64_t channel, int64_t t, vector_t<accum
   using A = accumulator_t<T>;
   PixelSums<T, TILE, ROWS> sums;
   int64_t begin = 0, end = r.taps;
-  if constexpr (EDGE && TAPS == 0) {  // the taps that some target of the tile meets on the map
+  if (EDGE && TAPS == 0 && (STEP == 0 || r.taps % 7 != 0)) {  // the taps that some target of the tile meets on the map
     const int64_t first = t * r.step + r.offset;
     while (begin < end && first + (TILE - 1) * r.step + begin * r.apart < 0) ++begin;
     while (begin < end && first + (end - 1) * r.apart >= r.extent) --end;
@@ -147,14 +162,25 @@ void sum_pixels(const PixelRow<T>& r, int64_t channel, int64_t t, vector_t<accum
     }
   }
   const vector_t<A> least = vector_t<A>{} + floor;
+  const auto finished = [&](int d, int i) {
+    const vector_t<A> y = sums.row[d][i] + bias;
+    return y < least ? least : y;
+  };
   target += channel + t * r.ld_target;
+  if constexpr (sizeof(T) < sizeof(A)) {
+    A results[ROWS * TILE * lanes<A>];
+#pragma GCC unroll 2
+    for (int d = 0; d < ROWS; ++d)
+#pragma GCC unroll 8
+      for (int i = 0; i < TILE; ++i) store(results + (d * TILE + i) * lanes<A>, finished(d, i));
+    return store_tile(results, TILE, ROWS, r.ld_target, r.ld_target_row, target);
+  }
 #pragma GCC unroll 2
   for (int d = 0; d < ROWS; ++d, target += r.ld_target_row) {
     T* to = target;
 #pragma GCC unroll 8
     for (int i = 0; i < TILE; ++i) {
-      const vector_t<A> y = sums.row[d][i] + bias;
-      store_narrowed(to, y < least ? least : y);
+      store_narrowed(to, finished(d, i));
       __builtin_prefetch(to + ROWS * r.ld_target_row, 1, 2);
       next(to, r.ld_target);
     }
@@ -174,33 +200,32 @@ using TileKernel = void (*)(const PixelRow<T>&, int64_t, int64_t, vector_t<accum
 
 template <class T, int STEP, int TILE, int ROWS>
 TileKernel<T> dense_kernel(int64_t taps) {
-  if constexpr (TILE >= (wide_registers ? 7 : 4)) {
-    if constexpr (wide_registers || ROWS == 1) {
-      if (taps == 7) return sum_tile<T, 7, STEP, TILE, ROWS>;
+  if constexpr (tuned<T> && TILE >= (wide_registers ? 7 : 4)) {
+    if constexpr (wide_registers || ROWS == 1)
       if (taps == 5) return sum_tile<T, 5, STEP, TILE, ROWS>;
-      if (taps == 4 && STEP == 1) return sum_tile<T, 4, 1, TILE, ROWS>;
-    }
     if (taps == 3) return sum_tile<T, 3, STEP, TILE, ROWS>;
     if (taps == 2 && STEP == 1) return sum_tile<T, 2, 1, TILE, ROWS>;
     if (taps == 1 && STEP == 1) return sum_tile<T, 1, 1, TILE, ROWS>;
-    return sum_tile<T, 0, STEP, TILE, ROWS>;
+    return sum_tile<T, 0, STEP, TILE, 1>;
   }
-  return sum_tile<T, 0, 0, TILE, ROWS>;
+  return sum_tile<T, 0, 0, TILE, 1>;
 }
 
 template <class T, int TILE, int ROWS = 1>
 TileKernel<T> tile_kernel(const PixelRow<T>& r, int64_t rows) {
-  if constexpr (ROWS == 1 && TILE >= paired_tile)
+  if constexpr (tuned<T> && ROWS == 1 && TILE >= paired_tile)
     if (rows == 2) return tile_kernel<T, TILE, 2>(r, rows);
-  if (r.apart != 1 || r.step > 2) return sum_tile<T, 0, 0, TILE, ROWS>;
+  if (!tuned<T> || r.apart != 1 || r.step > 2) return sum_tile<T, 0, 0, TILE, 1>;
   return r.step == 1 ? dense_kernel<T, 1, TILE, ROWS>(r.taps) : dense_kernel<T, 2, TILE, ROWS>(r.taps);
 }
 
 // The tile that covers `count` targets with the fewest sums; the last one overlaps the one before.
-inline int64_t tile_of(int64_t count) {
+template <class T>
+int64_t tile_of(int64_t count) {
   constexpr int64_t tiles[] = {2, 4, 7, 8};
   int64_t best = 1;
   for (const int64_t tile : tiles) {
+    if (!tuned<T> && tile != 4) continue;
     if (tile > count || (tile > 4 && !wide_registers)) break;
     if ((count + tile - 1) / tile * (tile + 2) <= (count + best - 1) / best * (best + 2)) best = tile;
   }
@@ -209,11 +234,13 @@ inline int64_t tile_of(int64_t count) {
 
 template <class T>
 TileKernel<T> tile_kernel(const PixelRow<T>& r, int64_t tile, int64_t rows) {
-  if constexpr (wide_registers) {
+  if constexpr (wide_registers && tuned<T>) {
     if (tile == 8) return tile_kernel<T, 8>(r, rows);
     if (tile == 7) return tile_kernel<T, 7>(r, rows);
   }
-  return tile == 4 ? tile_kernel<T, 4>(r, rows) : tile == 2 ? tile_kernel<T, 2>(r, rows) : tile_kernel<T, 1>(r, rows);
+  if constexpr (tuned<T>)
+    if (tile == 2) return tile_kernel<T, 2>(r, rows);
+  return tile == 4 ? tile_kernel<T, 4>(r, rows) : tile_kernel<T, 1>(r, rows);
 }
 
 // The taps of an axis that target t meets on the map: [begin, end).
@@ -263,23 +290,26 @@ PixelTiles<T> pixel_tiles(const Gather& g, int64_t t0, int64_t t1, int64_t rows,
                           const accumulator_t<T>* packed, T* target) {
   if (t0 >= g.count[0] || t1 >= g.count[1] || g.count[2] == 0) return {};
   const PixelRow<T> row = pixel_row_at(g, t0, t1, source, packed);
-  const int64_t tile = tile_of(g.count[2]);
+  const int64_t tile = tile_of<T>(g.count[2]);
   target += (g.base[0] + t0 * g.spacing[0]) * g.target.s[0] + (g.base[1] + t1 * g.spacing[1]) * g.target.s[1] +
             g.base[2] * g.target.s[2];
   return {row, tile_kernel<T>(row, tile, at_most(rows, g.count[1] - t1)), g.count[2], tile, target};
 }
 
-// Whether two rows of targets see source rows in common, and there are registers for both.
-inline bool has_pairs(const Gather& g) {
-  return tile_of(g.count[2]) >= paired_tile && g.grid[2] <= paired_taps && g.step[1] % tap_distance(g, 1) == 0;
+// Whether two rows of targets see source rows in common, and there is a body for both.
+template <class T>
+bool has_pairs(const Gather& g) {
+  return tuned<T> && tile_of<T>(g.count[2]) >= paired_tile && tap_distance(g, 2) == 1 &&
+         paired_taps(g.grid[2], g.step[2]) && g.step[1] % tap_distance(g, 1) == 0;
 }
 
 // Channels of a tile before the tile beside it.
-inline int64_t channel_block(const Gather& g, int64_t size, int64_t lanes) {
-  const int64_t columns = (tile_of(g.count[2]) - 1) * g.step[2] + g.grid[2];
-  const int64_t most = at_least(window_channels, window_room / ((g.grid[1] + g.step[1]) * columns * size + 1));
+template <class T>
+int64_t channel_block(const Gather& g) {
+  const int64_t columns = (tile_of<T>(g.count[2]) - 1) * g.step[2] + g.grid[2];
+  const int64_t most = at_least(window_channels, window_room / ((g.grid[1] + g.step[1]) * columns * sizeof(T) + 1));
   const int64_t blocks = (g.groups + most - 1) / most;
-  return round_up((g.groups + blocks - 1) / blocks, lanes);
+  return round_up((g.groups + blocks - 1) / blocks, lanes<accumulator_t<T>>);
 }
 
 // The tiles of some residues, in turn, for channels [begin, end) of `channels`.
@@ -308,9 +338,9 @@ void depthwise_pixels(const Gather* gathers, int64_t count, int64_t n, int64_t b
                       const accumulator_t<T>* packed, const T* bias, T* target) {
   using A = accumulator_t<T>;
   const int64_t channels = gathers->groups, rows = gathers->count[1];
-  const int64_t block = channel_block(*gathers, sizeof(T), lanes<A>);
+  const int64_t block = channel_block<T>(*gathers);
   bool pairs = true;
-  for (const Gather* g = gathers; g < gathers + count; ++g) pairs = pairs && has_pairs(*g);
+  for (const Gather* g = gathers; g < gathers + count; ++g) pairs = pairs && has_pairs<T>(*g);
   source += n * gathers->source.n, target += n * gathers->target.n;
   for (int64_t i = begin, last; i < end; i = last) {
     const int64_t t0 = i / rows, t1 = i % rows;

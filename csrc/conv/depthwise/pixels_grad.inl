@@ -162,16 +162,17 @@ using CorrelationKernel = void (*)(const PixelRow<T>&, int64_t, int64_t, int64_t
 
 template <class T, int STEP, int TILE>
 CorrelationKernel<T> correlation_kernel(int64_t taps) {
-  return taps == 7   ? correlate_pixels<T, 7, STEP, TILE>
-         : taps == 5 ? correlate_pixels<T, 5, STEP, TILE>
+  return taps == 5   ? correlate_pixels<T, 5, STEP, TILE>
          : taps == 3 ? correlate_pixels<T, 3, STEP, TILE>
                      : correlate_pixels<T, 0, STEP, TILE>;
 }
 
 template <class T, int TILE>
 CorrelationKernel<T> correlation_kernel(const Gather& g) {
-  if (tap_distance(g, 2) != 1 || g.step[2] > 2) return correlate_pixels<T, 0, 0, TILE>;
-  return g.step[2] == 1 ? correlation_kernel<T, 1, TILE>(g.grid[2]) : correlation_kernel<T, 2, TILE>(g.grid[2]);
+  if constexpr (tuned<T>)
+    if (tap_distance(g, 2) == 1 && g.step[2] <= 2)
+      return g.step[2] == 1 ? correlation_kernel<T, 1, TILE>(g.grid[2]) : correlation_kernel<T, 2, TILE>(g.grid[2]);
+  return correlate_pixels<T, 0, 0, TILE>;
 }
 
 // sums is [tap][vector of channels from `begin` on]; a last vector that would pass `channels` begins earlier.

@@ -188,32 +188,36 @@ void add_taps(const PlanesPlan& p, const RowTaps& taps, const A* staged, int64_t
   const int64_t unit = p.unit * (STRIDE == p.stride ? 1 : p.stride) * p.row, ld = p.turn * p.sum_pitch;
   for (int64_t r = 0; r < at_most(p.turn, rows); ++r)
     for (int64_t o = r, strip, left = (rows - r + p.turn - 1) / p.turn; left > 0; o += strip * p.turn, left -= strip) {
-      strip = left % 7 == 0 ? 7 : left >= 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1;
+      strip = tuned<A> && left % 7 == 0 ? 7 : left >= 8 ? 8 : left >= 4 && tuned<A> ? 4 : left >= 2 && tuned<A> ? 2 : 1;
       const int64_t at = first + o * p.g->step[1], last = at + ((strip - 1) * p.stride + TAPS - 1) * p.unit;
       if (add && (last < map_begin || at >= map_end)) continue;
-      const auto run = strip == 8   ? add_strip<A, STRIDE, TAPS, 8>
-                       : strip == 7 ? add_strip<A, STRIDE, TAPS, 7>
-                       : strip == 4 ? add_strip<A, STRIDE, TAPS, 4>
-                       : strip == 2 ? add_strip<A, STRIDE, TAPS, 2>
-                                    : add_strip<A, STRIDE, TAPS, 1>;
+      auto run = strip == 8 ? add_strip<A, STRIDE, TAPS, 8> : add_strip<A, STRIDE, TAPS, 1>;
+      if constexpr (tuned<A>)
+        run = strip == 7   ? add_strip<A, STRIDE, TAPS, 7>
+              : strip == 4 ? add_strip<A, STRIDE, TAPS, 4>
+              : strip == 2 ? add_strip<A, STRIDE, TAPS, 2>
+                           : run;
       run(staged + at * p.row, unit, taps, p.vectors, w, ldw, to + o * p.sum_pitch, ld, add);
     }
 }
 
 // How many of the taps left on axis 1 are taken at once.
-inline int64_t chunk_of(const PlanesPlan& p, int64_t left) {
+template <class A>
+int64_t chunk_of(const PlanesPlan& p, int64_t left) {
   if (p.stride > 2) return 1;
+  if (!tuned<A>) return left >= 3 ? 3 : 1;
   return left >= 7 ? 7 : left >= 5 ? 5 : left >= 3 ? 3 : left;
 }
 
 template <class A, int STRIDE>
 void add_chunk(int64_t taps, const PlanesPlan& p, const RowTaps& row, const A* staged, int64_t first, int64_t map_begin,
                int64_t map_end, const A* w, int64_t ldw, A* to, int64_t rows, bool add) {
-  const auto run = taps == 7   ? add_taps<A, STRIDE, 7>
-                   : taps == 5 ? add_taps<A, STRIDE, 5>
-                   : taps == 3 ? add_taps<A, STRIDE, 3>
-                   : taps == 2 ? add_taps<A, STRIDE, 2>
-                               : add_taps<A, 1, 1>;
+  auto run = taps == 3 ? add_taps<A, STRIDE, 3> : add_taps<A, 1, 1>;
+  if constexpr (tuned<A>)
+    run = taps == 7   ? add_taps<A, STRIDE, 7>
+          : taps == 5 ? add_taps<A, STRIDE, 5>
+          : taps == 2 ? add_taps<A, STRIDE, 2>
+                      : run;
   run(p, row, staged, first, map_begin, map_end, w, ldw, to, rows, add);
 }
 
@@ -320,7 +324,7 @@ void add_map(const PlanesPlan& p, const Gather* g, const RowTaps* taps, const A*
     const A* at = w + slice * gather.grid[1] * gather.grid[2];
     const int64_t here = at_most(rows, gather.count[1] - t_begin), ldw = gather.grid[1];
     for (int64_t k = 0, chunk; k < ldw; k += chunk) {
-      chunk = chunk_of(p, ldw - k);
+      chunk = chunk_of<A>(p, ldw - k);
       const auto run = p.stride == 2 ? add_chunk<A, 2> : add_chunk<A, 1>;
       run(chunk, p, taps[r], staged, tap_offset(gather, 1, k) - p.low[1], -map, gather.extent[1] - map, at + k, ldw,
           sums, here, slice > 0 || k > 0);

@@ -100,8 +100,9 @@ void correlate_taps(const PlanesPlan& p, const RowTaps& taps, const A* x, int64_
     const auto run = [&](auto kernel, int64_t from, int64_t count) {
       kernel(p, taps, x, first, map_begin, map_end, y, r + from * p.turn, count, sums, ld);
     };
-    if (all % 7 == 0 && TAPS <= 3) {
-      run(correlate_turn < A, STRIDE, TAPS, TAPS <= 3 ? 7 : tall >, 0, all / 7);
+    constexpr bool sevens = tuned<A> && TAPS <= 3;
+    if (sevens && all % 7 == 0) {
+      run(correlate_turn < A, STRIDE, TAPS, sevens ? 7 : tall >, 0, all / 7);
     } else {
       run(correlate_turn<A, STRIDE, TAPS, tall>, 0, strips);
       run(correlate_turn<A, STRIDE, TAPS, 1>, done, all - done);
@@ -112,11 +113,12 @@ void correlate_taps(const PlanesPlan& p, const RowTaps& taps, const A* x, int64_
 template <class A, int STRIDE>
 void correlate_chunk(int64_t taps, const PlanesPlan& p, const RowTaps& row, const A* x, int64_t first,
                      int64_t map_begin, int64_t map_end, const A* y, int64_t rows, A* sums, int64_t ld) {
-  const auto run = taps == 7   ? correlate_taps<A, STRIDE, 7>
-                   : taps == 5 ? correlate_taps<A, STRIDE, 5>
-                   : taps == 3 ? correlate_taps<A, STRIDE, 3>
-                   : taps == 2 ? correlate_taps<A, STRIDE, 2>
-                               : correlate_taps<A, 1, 1>;
+  auto run = taps == 3 ? correlate_taps<A, STRIDE, 3> : correlate_taps<A, 1, 1>;
+  if constexpr (tuned<A>)
+    run = taps == 7   ? correlate_taps<A, STRIDE, 7>
+          : taps == 5 ? correlate_taps<A, STRIDE, 5>
+          : taps == 2 ? correlate_taps<A, STRIDE, 2>
+                      : run;
   run(p, row, x, first, map_begin, map_end, y, rows, sums, ld);
 }
 
@@ -176,7 +178,7 @@ void correlate_map(const PlanesPlan& p, const RowTaps& taps, const MapPair<T>& m
         stage(p, m.x + i0 * g.source.s[0], m.all_x, map, (here - 1) * g.step[1] + p.high1 - p.low[1] + 1, x_ahead,
               staged);
         for (int64_t k = 0, chunk; k < g.grid[1]; k += chunk) {
-          chunk = chunk_of(p, g.grid[1] - k);
+          chunk = chunk_of<A>(p, g.grid[1] - k);
           const auto run = p.stride == 2 ? correlate_chunk<A, 2> : correlate_chunk<A, 1>;
           run(chunk, p, taps, staged, tap_offset(g, 1, k) - p.low[1], -map, g.extent[1] - map, rows, here,
               sums + (k0 * g.grid[1] * g.grid[2] + k) * lanes<A>, g.grid[1]);

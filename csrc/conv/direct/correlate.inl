@@ -73,7 +73,14 @@ template <class A, int VECTORS, int ROWS>
 void correlate_tile_of(int64_t rows, const Meeting<A>* at, int64_t count, int64_t row, int64_t lane, Fetch& fetch,
                        A* sums, int64_t ld, bool add) {
   if (rows == ROWS) return correlate_tile<A, ROWS, VECTORS>(at, count, row, lane, fetch, sums, ld, add);
-  if constexpr (ROWS > 1) correlate_tile_of<A, VECTORS, ROWS - 1>(rows, at, count, row, lane, fetch, sums, ld, add);
+  if constexpr (ROWS > 1) {
+    constexpr int fewer = fewer_rows<A>(ROWS);
+    if (!tuned<A> && rows > fewer) {  // no body for so many: two tiles
+      correlate_tile<A, fewer, VECTORS>(at, count, row, lane, fetch, sums, ld, add);
+      rows -= fewer, row += fewer, sums += fewer * ld;
+    }
+    correlate_tile_of<A, VECTORS, fewer>(rows, at, count, row, lane, fetch, sums, ld, add);
+  }
 }
 
 // sums[rows][lane_count], in tiles of equal heights as far as may be.

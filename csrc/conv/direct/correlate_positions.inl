@@ -10,8 +10,14 @@
 #include "conv/direct/correlate_plan.inl"
 #include "cpu/numeric.inl"
 
-constexpr int positions_rows = TORCHCONV_VECTOR_BYTES == 64 ? 6 : 3;  // target channels of a tile
-constexpr int positions_taps = TORCHCONV_VECTOR_BYTES == 64 ? 4 : 3;  // products k of a tile
+template <class A>
+constexpr int positions_rows = !tuned<A>                      ? 2  // target channels of a tile
+                               : TORCHCONV_VECTOR_BYTES == 64 ? 6
+                                                              : 3;
+template <class A>
+constexpr int positions_taps = !tuned<A>                      ? 2  // products k of a tile
+                               : TORCHCONV_VECTOR_BYTES == 64 ? 4
+                                                              : 3;
 
 template <class A>
 struct PositionsBlock {
@@ -53,7 +59,7 @@ void positions_tile(const PositionsBlock<A>& b, int64_t m, int64_t k, A* sums, i
     }
 }
 
-template <class A, int M = positions_rows, int K = positions_taps>
+template <class A, int M = positions_rows<A>, int K = positions_taps<A>>
 void positions_tile_of(int64_t rows, int64_t taps, const PositionsBlock<A>& b, int64_t m, int64_t k, A* sums,
                        int64_t depth) {
   if (rows == M && taps == K) return positions_tile<A, M, K>(b, m, k, sums, depth);
@@ -143,8 +149,8 @@ void correlate_positions(const Gather& g, const CorrelationPlan& p, int64_t firs
         copy_rows(g.source, seen, 1, source + (group * g.c + c) * g.source.c, at.source_pitch, at.plane, seen.size(3),
                   x + c * at.plane);
       const PositionsBlock<A> b{rows, pitch / lanes<A>, pitch, y, x, starts, offsets, masks};
-      const int64_t m_tiles = (g.m + positions_rows - 1) / positions_rows;
-      const int64_t k_tiles = (g.depth() + positions_taps - 1) / positions_taps;
+      const int64_t m_tiles = (g.m + positions_rows<A> - 1) / positions_rows<A>;
+      const int64_t k_tiles = (g.depth() + positions_taps<A> - 1) / positions_taps<A>;
       for (int64_t i_m = 0; i_m < m_tiles; ++i_m)
         for (int64_t i_k = 0; i_k < k_tiles; ++i_k) {
           const int64_t m = g.m * i_m / m_tiles, k = g.depth() * i_k / k_tiles;

@@ -266,7 +266,7 @@ void direct_panel(const Gather* g, const View& read, const accumulator_t<T>* sou
     for (const TapRun* run = runs; run < end; ++run) blocks += run->ends_block;
     const A* w = packed + panel * residue.depth() * width;
     for (int64_t r = 0; r < a->residue; ++r) w += panels * g[r].depth() * width;
-    const int64_t vectors = (at_most(columns, tile_panels * width) + lanes<A> - 1) / lanes<A>;
+    const int64_t vectors = direct_tile_vectors<A>((at_most(columns, tile_panels * width) + lanes<A> - 1) / lanes<A>);
     const int64_t most = direct_tile_rows(vectors), next_panel = residue.depth() * width;
     const int64_t tiles = (a->count + most - 1) / most, few = a->count / tiles, more = a->count % tiles;
     const Place* at = places + a->first;
@@ -275,10 +275,22 @@ void direct_panel(const Gather* g, const View& read, const accumulator_t<T>* sou
       const int64_t ahead = fetch && residue.c >= 2 * line<A> && i + 1 < tiles ? at[rows].source - at->source : 0;
       A totals[tile_rows * tile_columns<A>], *total = blocks > 1 ? totals : nullptr;
       if (total) zero(total, tile_rows * tile_columns<A>);
-      if (width == half)
-        direct_rows<T, half, 1>(rows, source, at, runs, end, w, next_panel, bias, total, columns, ahead, to);
-      else
-        direct_vectors<T>(vectors, rows, source, at, runs, end, w, next_panel, bias, total, columns, ahead, to);
+      const auto run = [&](const Place* tile, A* target) {
+        if (width == half)
+          direct_rows<A, half, 1>(rows, source, tile, runs, end, w, next_panel, bias, total, columns, ahead, target);
+        else
+          direct_vectors<A>(vectors, rows, source, tile, runs, end, w, next_panel, bias, total, columns, ahead, target);
+      };
+      if constexpr (!narrow_type<T>) {
+        run(at, to);
+      } else {  // by way of accumulators, so that the tiles are float32's
+        constexpr int64_t ld = tile_panels * tile_columns<A>;
+        Place put[tile_rows];
+        A results[tile_rows * ld];
+        for (int64_t r = 0; r < rows; ++r) put[r] = {at[r].source, r * ld};
+        run(put, results);
+        for (int64_t r = 0; r < rows; ++r) copy_row(results + r * ld, columns, to + at[r].target);
+      }
     }
   }
 }

@@ -123,13 +123,26 @@ void direct_rows(int64_t rows, const accumulator_t<T>* source, const Place* plac
   if (rows == ROWS)
     return direct_tile<T, N, ROWS, VECTORS>(source, places, run, runs_end, w, next_panel, bias, total, columns, ahead,
                                             target);
-  if constexpr (ROWS > 1)
-    direct_rows<T, N, VECTORS, ROWS - 1>(rows, source, places, run, runs_end, w, next_panel, bias, total, columns,
-                                         ahead, target);
+  if constexpr (ROWS > 1) {
+    constexpr int fewer = fewer_rows<T>(ROWS);
+    if (!tuned<T> && rows > fewer) {  // no body for so many: two tiles
+      direct_tile<T, N, fewer, VECTORS>(source, places, run, runs_end, w, next_panel, bias, total, columns, ahead,
+                                        target);
+      rows -= fewer, places += fewer, total += total ? fewer * VECTORS * N : 0;
+    }
+    direct_rows<T, N, VECTORS, fewer>(rows, source, places, run, runs_end, w, next_panel, bias, total, columns, ahead,
+                                      target);
+  }
+}
+
+// Vectors of a tile of so many, with a body for it.
+template <class T>
+int64_t direct_tile_vectors(int64_t vectors) {
+  return !tuned<T> && vectors == 3 ? 4 : vectors;
 }
 
 template <class T, int VECTORS = tile_panels * tile_vectors, class... Rest>
 void direct_vectors(int64_t vectors, Rest... rest) {
   if (vectors == VECTORS) return direct_rows<T, lanes<accumulator_t<T>>, VECTORS>(rest...);
-  if constexpr (VECTORS > 1) direct_vectors<T, VECTORS - 1>(vectors, rest...);
+  if constexpr (VECTORS > 1) direct_vectors<T, VECTORS == 4 && !tuned<T> ? 2 : VECTORS - 1>(vectors, rest...);
 }

@@ -79,11 +79,18 @@ template <class A, int ROWS, int VECTORS = planes_vectors(ROWS)>
 void planes_starts(const PlanesTile<A>& t, const Start* starts, int64_t count) {
   for (; count >= VECTORS; count -= VECTORS, starts += VECTORS) planes_tile<A, ROWS, VECTORS>(t, starts);
   if constexpr (VECTORS > 1)
-    if (count > 0) planes_starts<A, ROWS, VECTORS - 1>(t, starts, count);
+    if (count > 0) planes_starts<A, ROWS, tuned<A> ? VECTORS / 2 : 1>(t, starts, count);
 }
 
 template <class A, int ROWS = tile_rows>
 void planes_rows(int64_t rows, const PlanesTile<A>& t, const Start* starts, int64_t count) {
   if (rows == ROWS) return planes_starts<A, ROWS>(t, starts, count);
-  if constexpr (ROWS > 1) planes_rows<A, ROWS - 1>(rows, t, starts, count);
+  if constexpr (ROWS > 1) {
+    constexpr int fewer = fewer_rows<A>(ROWS);
+    if (tuned<A> || rows <= fewer) return planes_rows<A, fewer>(rows, t, starts, count);
+    PlanesTile<A> rest = t;  // no body for so many: two tiles
+    rest.w += fewer, rest.bias += fewer, rest.target += fewer * t.ld;
+    planes_starts<A, fewer>(t, starts, count);
+    planes_rows<A, fewer>(rows - fewer, rest, starts, count);
+  }
 }

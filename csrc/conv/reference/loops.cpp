@@ -1,6 +1,7 @@
 #include "conv/reference/loops.h"
 
 #define TORCHCONV_VECTOR_BYTES 16
+#define TORCHCONV_LEAN true
 
 namespace torchconv::reference {
 namespace {
