@@ -21,6 +21,11 @@ MINUTES ?= 10
 SEED ?= $(shell date +%s)
 FUZZ_ARGS ?=
 CAPABILITIES ?= default avx2 avx512
+# What `make wheel` compiles for: x86_64 or aarch64, by CXX, or by Debian's cross compiler where the machine is another.
+MACHINE := $(shell uname -m)
+PLATFORM ?= $(MACHINE)
+# Of `make check-wheel`, for instance --torch 2.13.0 --python python3.13; empty, all that pip and the path have.
+CHECK_ARGS ?=
 # Of `make sanitize`: address (and undefined behaviour), or thread.
 SANITIZER ?= address
 
@@ -31,9 +36,11 @@ install := $(python) -m pip install --quiet --disable-pip-version-check --constr
 # A file that is there when a step was done; torch's holds its version, so that another TORCH starts over.
 done := $(VENV)/.done
 torch := $(done)/$(TORCH)
+# The wheel in dist/ that holds what would be compiled here, if there is one: its name has the digest of the sources.
+wheel := $(if $(wildcard dist/*.whl),$(shell $(PYTHON) -m tools.wheel --fitting))
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-all fuzz sanitize lint bench build clean
+.PHONY: help train test test-all fuzz sanitize lint bench build wheel check-wheel clean
 .DELETE_ON_ERROR:
 
 help:
@@ -46,6 +53,9 @@ help:
 	@echo "make bench    time the operators against the built-in ones, and check them (BENCH_ARGS='--quick' or others)"
 	@echo "make lint     ruff, clang-format and mypy"
 	@echo "make build    compile the library in place, against $(TORCH)"
+	@echo "make wheel    compile the wheel for manylinux_2_28 into dist/, from where train and test take it while it fits"
+	@echo "              (PLATFORM=aarch64: by a cross compiler)"
+	@echo "make check-wheel  try it beside every torch and Python there is (CHECK_ARGS='--torch 2.13.0')"
 	@echo "make clean    remove what was built, but not $(VENV)"
 	@echo "Variables: PYTHON=$(PYTHON) VENV=$(VENV) TORCH=$(TORCH) TORCHVISION=$(TORCHVISION)"
 	@echo "           TORCH_INDEX=$(TORCH_INDEX) (an index with CPU-only builds of torch) CXX=$(CXX) MAX_JOBS=$(MAX_JOBS)"
@@ -102,8 +112,23 @@ bench: build
 
 build: torchconv/_C.abi3.so
 
-torchconv/_C.abi3.so: $(torch) setup.py $(shell find csrc -type f)
+torchconv/_C.abi3.so: $(torch) setup.py $(shell find csrc -type f) $(wheel)
+ifneq ($(wheel),)
+	@echo "taking the compiled library from $(wheel)"
+	@$(PYTHON) -c 'import zipfile; zipfile.ZipFile("$(wheel)").extract("$@")'
+else
 	$(python) setup.py --quiet build_ext --inplace
+endif
+	@touch $@
+
+wheel: $(done)/wheel
+	$(if $(filter-out $(MACHINE),$(PLATFORM)),CXX=$(PLATFORM)-linux-gnu-g++) $(python) -m tools.wheel --platform $(PLATFORM)
+
+check-wheel:
+	$(PYTHON) -m tools.check_wheel $(CHECK_ARGS)
+
+$(done)/wheel: $(torch) requirements/wheel.txt
+	$(install) --requirement requirements/wheel.txt
 	@touch $@
 
 $(done)/train: $(torch) requirements/train.txt requirements/constraints.txt
@@ -116,9 +141,11 @@ $(done)/test: $(torch) requirements/test.txt requirements/constraints.txt
 	@touch $@
 
 $(torch): requirements/build.txt | $(VENV)/bin/python
+ifeq ($(wheel),)
 	@command -v $(CXX) >/dev/null || { echo "No C++ compiler: '$(CXX)' is not on the path; install g++ 12 or newer, or name another with CXX=" >&2; exit 1; }
 	@$(python) -c 'import os, sys, sysconfig as s; sys.exit(not os.path.exists(os.path.join(s.get_path("include"), "Python.h")))' \
 		|| { echo "No Python.h for $(PYTHON): install Python's development headers (python3-dev), or name another with PYTHON=" >&2; exit 1; }
+endif
 	$(install) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) '$(TORCH)' --requirement requirements/build.txt
 	@rm -rf $(done) build torchconv/_C*.so
 	@mkdir -p $(done) && touch '$@'

@@ -1,6 +1,6 @@
 """Builds the compiled library torchconv._C; everything else about the package is in pyproject.toml.
 
-Of torch its headers alone are used, so nothing here imports it: the library is linked to a stand-in that has the name of
+Of torch its headers alone are used, so nothing here imports it: the library is linked to a stand-in of the name of
 torch's library, and finds the real one where it is loaded. CXX names the compiler; one for another machine will do.
 """
 

@@ -24,7 +24,8 @@ from tools.wheel import ROOT
 
 NEEDED = "typing-extensions filelock sympy mpmath networkx jinja2 markupsafe fsspec setuptools".split()
 FOR_CUDA = re.compile(r"lib(torch_cuda|torch_cuda_linalg|c10_cuda|torch_nvshmem|caffe2_nvrtc)\.so")
-SYSTEM = "libstdc++.so.6 libc.so.6 libm.so.6 libgcc_s.so.1 libpthread.so.0 libdl.so.2 librt.so.1 ld-linux-x86-64.so.2".split()
+SYSTEM = ["libc.so.6", "libm.so.6", "libpthread.so.0", "libdl.so.2", "librt.so.1", "ld-linux-x86-64.so.2"]
+SYSTEM += ["libstdc++.so.6", "libgcc_s.so.1"]
 ABSENT = re.compile(r"lib(cu\w+|nv\w+|nccl|nvToolsExt)(-\w+)?\.so|" + FOR_CUDA.pattern)
 
 
@@ -70,7 +71,7 @@ def stand_in(lib: Path) -> None:
     missing: set[tuple[str, str]] = set()
     versions: dict[str, list[str]] = {}  # of each library
     for library in sorted(lib.glob("*.so*")):
-        absent |= {name for name in re.findall(r"\(NEEDED\).*\[(.*)\]", run("readelf", "-dW", library))}
+        absent.update(re.findall(r"\(NEEDED\).*\[(.*)\]", run("readelf", "-dW", library)))
         for block in re.split(r"File: ", run("readelf", "-VW", library))[1:]:
             file = block.split()[0]
             versions.setdefault(file, []).extend(re.findall(r"Name: (\S+)", block))

@@ -4,6 +4,7 @@ and a converted network, compiled. Run as a file, it looks at the torchconv that
 
 import sys
 import time
+from functools import partial
 
 import torch
 from torch.nn import functional as F
@@ -44,12 +45,7 @@ def convolutions() -> None:
             x, w, b = draw(2, 16, *[9] * n), draw(32, 16 // groups, *[kernel] * n), draw(32)
             settings = dict(stride=stride, padding=kernel // 2, groups=groups)
 
-            def ours(*a, f=f, settings=settings):
-                return f(*a, **settings)
-
-            def theirs(*a, g=g, settings=settings):
-                return g(*a, **settings)
-
+            ours, theirs = partial(f, **settings), partial(g, **settings)
             name = f"conv{n}d {kernel}/{stride} {groups}"
             agree(name, ours, theirs, x, w, b, dtypes=types)
             if n == 2:
@@ -57,11 +53,11 @@ def convolutions() -> None:
                 agree(f"{name} channels-last", ours, theirs, last, w, b, dtypes=types)
     for n, f, g in ((1, T.conv_transpose1d, F.conv_transpose1d), (2, T.conv_transpose2d, F.conv_transpose2d)):
         x, w = draw(2, 16, *[9] * n), draw(16, 8, *[3] * n)
-        agree(f"conv_transpose{n}d", lambda *a, f=f: f(*a, stride=2), lambda *a, g=g: g(*a, stride=2), x, w)
+        agree(f"conv_transpose{n}d", partial(f, stride=2), partial(g, stride=2), x, w)
     x, w = draw(2, 16, 12, 12), draw(16, 16, 3, 3)
-    for algorithm in ("reference", "direct", "gemm", "winograd", "fft"):
-        ours = lambda *a, by=algorithm: T.conv2d(*a, padding=1, algorithm=by)  # noqa: E731
-        agree(algorithm, ours, lambda *a: F.conv2d(*a, padding=1), x, w, dtypes=(torch.float32,))
+    for algorithm in ("reference", "direct", "winograd", "fft"):
+        ours = partial(T.conv2d, padding=1, algorithm=algorithm)
+        agree(algorithm, ours, partial(F.conv2d, padding=1), x, w, dtypes=(torch.float32,))
 
 
 def poolings() -> None:
@@ -71,29 +67,28 @@ def poolings() -> None:
             x = x.contiguous(memory_format=torch.channels_last) if last else x
             for size, stride, padding in ((2, 2, 0), (3, 2, 1), (3, 1, 1), (5, 3, 2)):
                 name = f"pool {shape} {size} {stride} {last}"
-                settings = dict(stride=stride, padding=padding)
+                settings = dict(kernel_size=size, stride=stride, padding=padding)
                 for f, g in ((T.max_pool2d, F.max_pool2d), (T.avg_pool2d, F.avg_pool2d)):
-                    agree(name, lambda a, f=f: f(a, size, **settings), lambda a, g=g: g(a, size, **settings), x)
+                    agree(name, partial(f, **settings), partial(g, **settings), x)
     x = draw(2, 3, 20)
-    agree("max_pool1d", lambda a: T.max_pool1d(a, 3), lambda a: F.max_pool1d(a, 3), x)
-    agree("adaptive", lambda a: T.adaptive_avg_pool1d(a, 7), lambda a: F.adaptive_avg_pool1d(a, 7), x)
+    agree("max_pool1d", partial(T.max_pool1d, kernel_size=3), partial(F.max_pool1d, kernel_size=3), x)
+    adaptive = T.adaptive_avg_pool1d, F.adaptive_avg_pool1d
+    agree("adaptive", *(partial(f, output_size=7) for f in adaptive), x)
 
 
 def others() -> None:
     x, w, b = draw(4, 10, 6, 6), draw(10), draw(10)
     for beta in (0.75, 0.6):
-        agree(
-            "local_response_norm",
-            lambda a: T.local_response_norm(a, 5, beta=beta),
-            lambda a: F.local_response_norm(a, 5, beta=beta),
-            x,
-        )
-    agree(
-        "batch_norm",
-        lambda *a: T.batch_norm(a[0], None, None, a[1], a[2], training=True, activation="relu"),
-        lambda *a: F.relu(F.batch_norm(a[0], None, None, a[1], a[2], training=True)),
-        *(x, w, b),
-    )
+        norms = T.local_response_norm, F.local_response_norm
+        agree("local_response_norm", *(partial(f, size=5, beta=beta) for f in norms), x)
+
+    def ours(x, w, b):
+        return T.batch_norm(x, None, None, w, b, training=True, activation="relu")
+
+    def theirs(x, w, b):
+        return F.relu(F.batch_norm(x, None, None, w, b, training=True))
+
+    agree("batch_norm", ours, theirs, x, w, b)
 
 
 def network() -> None:

@@ -45,7 +45,7 @@ def build(machine: str, dist: Path) -> Path:
     subprocess.run(command, cwd=ROOT, env={**os.environ, "TORCHCONV_PLATFORM": machine}, check=True)
     seconds = monotonic() - start
     (raw,) = work.glob("*.whl")
-    command = [sys.executable, "-m", "auditwheel", "repair", "--plat", f"manylinux_2_28_{machine}"]
+    command = [sys.executable, "-m", "auditwheel", "repair", "--plat", f"manylinux_2_28_{machine}", "--only-plat"]
     command += ["--wheel-dir", str(work / "repaired"), *(f"--exclude={name}" for name in LEFT_OUT), str(raw)]
     repaired = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if repaired.returncode:

@@ -253,12 +253,13 @@ void direct_panel(const Gather* g, const View& read, const accumulator_t<T>* sou
   using A = accumulator_t<T>;
   constexpr int half = half_lanes<A> > 0 ? half_lanes<A> : lanes<A>;
   const int64_t width = panel_width<T>(*g, Broadcast::source_narrow);
-  const Alike* last = alike + count - 1;
-  if (count > 0 && last->residue == 0 && width == tile_columns<A> && by_taps(*g, last->first + last->count)) {
-    const int64_t vectors = (at_most(columns, tile_panels * width) + lanes<A> - 1) / lanes<A>;
-    return direct_panel_by_taps(*g, read, source, alike, count, places, packed + panel * g->depth() * width, bias,
-                                vectors, columns, to);
-  }
+  [[maybe_unused]] const Alike* last = alike + count - 1;
+  if constexpr (tuned<T>)
+    if (count > 0 && last->residue == 0 && width == tile_columns<A> && by_taps(*g, last->first + last->count)) {
+      const int64_t vectors = (at_most(columns, tile_panels * width) + lanes<A> - 1) / lanes<A>;
+      return direct_panel_by_taps(*g, read, source, alike, count, places, packed + panel * g->depth() * width, bias,
+                                  vectors, columns, to);
+    }
   for (const Alike* a = alike; a < alike + count; ++a) {
     const Gather& residue = g[a->residue];
     int64_t blocks = 0;
