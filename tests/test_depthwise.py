@@ -241,3 +241,10 @@ def test_separable_gradients() -> None:
     layer = DepthwiseSeparableConv2d(3, 2, 3, padding=1, dtype=torch.float64)
     x = torch.randn(2, 3, 5, 4, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda x, *_: layer(x), (x, *layer.parameters()))
+
+
+def test_windows_off_the_map_along_the_first_axis() -> None:
+    x = torch.randn(1, 32, 2, 8, 8).contiguous(memory_format=torch.channels_last_3d)
+    w, b = torch.randn(32, 1, 1, 3, 3), torch.randn(32)
+    y = TF.conv3d(x, w, b, padding=1, groups=32, algorithm="depthwise")
+    torch.testing.assert_close(y, torch.nn.functional.conv3d(x, w, b, padding=1, groups=32))

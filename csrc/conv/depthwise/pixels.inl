@@ -206,7 +206,9 @@ TileKernel<T> dense_kernel(int64_t taps) {
     if (taps == 3) return sum_tile<T, 3, STEP, TILE, ROWS>;
     if (taps == 2 && STEP == 1) return sum_tile<T, 2, 1, TILE, ROWS>;
     if (taps == 1 && STEP == 1) return sum_tile<T, 1, 1, TILE, ROWS>;
-    return sum_tile<T, 0, STEP, TILE, 1>;
+    // Two rows without a body for their taps see none of them: windows wholly off the map along axis 0.
+    constexpr int any = ROWS == 1 ? 0 : 3;
+    return sum_tile<T, any, STEP, TILE, ROWS>;
   }
   return sum_tile<T, 0, 0, TILE, 1>;
 }
