@@ -186,6 +186,13 @@ def peak_of(call: Callable[[], object]) -> int:
     return _status("VmHWM") - before
 
 
+def resident() -> int:
+    """Bytes of this process that are in memory."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    return _status("VmRSS")
+
+
 def _status(key: str) -> int:
     with open("/proc/self/status") as file:
         return next(1024 * int(line.split()[1]) for line in file if line.startswith(f"{key}:"))

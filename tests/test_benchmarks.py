@@ -13,7 +13,7 @@ import torch
 from suite import first_quick, slow
 
 from benchmarks import __main__ as command
-from benchmarks import escnn, measure, steps, summary
+from benchmarks import escnn, inference, inference_networks, measure, steps, summary
 from benchmarks.measure import BOTH, Result
 from benchmarks.row import LAYOUTS, Row
 from benchmarks.rows import rows
@@ -218,3 +218,48 @@ def test_memory_of_a_step_in_a_process_of_its_own():
     assert held is not None
     # The first convolution's output, and its gradient in the backward, are held at once.
     assert held > 64 * 6 * 28 * 28 * 4
+
+
+# ---- inference ----
+
+
+def test_inference_times_every_side_and_layout(tmp_path, capsys):
+    file = tmp_path / "inference.json"
+    short = ["--networks", "lenet5", "--batches", "1", "--seconds", "0", "--threads", "1", "--json", str(file)]
+    assert inference.main([*short, "--sides", "built-in", "torchconv"]) == 0
+    found = json.loads(file.read_text())
+    took = [(r["network"], r["batch"], r["side"], r["layout"]) for r in found["results"]]
+    assert took == [("lenet5", 1, side, layout) for side in ("built-in", "torchconv") for layout in LAYOUTS]
+    assert all(r["error"] < 1e-5 and r["milliseconds"] > 0 and r["note"] == "" for r in found["results"])
+    (ratio,) = found["ratios"]
+    best = {
+        side: min(r["milliseconds"] for r in found["results"] if r["side"] == side)
+        for side in ("built-in", "torchconv")
+    }
+    assert ratio["ratio"] == best["built-in"] / best["torchconv"]
+    assert "built-in" in capsys.readouterr().out
+
+
+def test_a_side_that_does_not_run_is_said_in_its_row(monkeypatch):
+    monkeypatch.setattr(inference, "PAUSE", 0)
+    took = inference.taken("lenet5", 1, "nonsense", "sideways", 1, 0.0)
+    assert took.milliseconds is None
+    assert "sideways" in took.note
+    assert list(inference.ratios([took])) == []
+
+
+@pytest.mark.parametrize("name", inference_networks.NETWORKS)
+def test_networks_of_inference_answer(name):
+    network = inference_networks.NETWORKS[name]
+    maps, *sides = network.input
+    assert network.batches[0] == 1
+    with torch.no_grad():
+        y = inference_networks.made(name)(torch.zeros(1, maps, *(min(side, 64) for side in sides)))
+    assert y.isfinite().all()
+
+
+def test_inference_refuses_in_a_sentence(capsys):
+    with pytest.raises(SystemExit) as ended:
+        inference.main(["--batches", "0"])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "python -m benchmarks.inference: --threads and --batches must be at least 1\n"

@@ -44,11 +44,16 @@ Box box_at(const Boxes& b, const Gather& g, int64_t index) {
   return box;
 }
 
-// The boxes, and a few more where the tasks would be so few that the last threads would have less to do.
+// The boxes, and a few more where the tasks would be so few that the last threads would have less to do: of samples, or
+// of rows where samples are fewer than that and a box has many positions.
 Boxes evened(Boxes b, const Gather& g, int64_t tasks_of_a_box) {
+  constexpr int64_t many = 192;
   const int64_t threads = get_num_threads();
   while (b.total() * tasks_of_a_box % threads != 0 && b.total() * tasks_of_a_box < 16 * threads && b.count[0] < g.batch)
     ++b.count[0];
+  int64_t& rows = g.count[0] > 1 ? b.count[1] : b.count[2];
+  const int64_t most = g.count[0] > 1 ? g.count[0] : g.count[1];
+  while (b.total() * tasks_of_a_box % threads != 0 && g.positions() / b.total() >= many && rows < most) ++rows;
   return b;
 }
 
