@@ -40,12 +40,15 @@ STABLE_TORCH_LIBRARY(torchconv, m) {
       "convolution_weight_grad(Tensor grad, Tensor input, SymInt[] weight_size, SymInt[] stride, SymInt[] padding,"
       " SymInt[] dilation, SymInt groups, str algorithm, MemoryFormat memory_format) -> Tensor");
   // Of `convolution`, and max(0, y) of it: what its filters and bias become for inputs of this size, in memory that
-  // only this process can read; empty where nothing is gained by keeping it. And y of that: of several, one on the
-  // other's.
+  // only this process can read; empty where nothing is gained by keeping it. The same of `max_pool`. And y of these,
+  // one on the other's.
   m.def(
       "_prepare_convolution(Tensor weight, Tensor? bias, int[] input_size, int[] stride, int[] padding, int[] dilation,"
       " int groups, bool channels_last, str algorithm, bool relu) -> Tensor");
-  m.def("_prepared_convolutions(Tensor input, Tensor[] prepared) -> Tensor");
+  m.def(
+      "_prepare_max_pool(int[] kernel_size, int[] stride, int[] padding, int[] dilation, int[] output_size, bool relu)"
+      " -> Tensor");
+  m.def("_run_prepared(Tensor input, Tensor[] prepared) -> Tensor");
   m.def("convolution_bias_grad(Tensor grad) -> Tensor");
   // What a ReLU with this output lets through of its gradient, and the bias gradient of that, in one pass.
   m.def("relu_bias_grad(Tensor grad, Tensor output) -> (Tensor, Tensor)");

@@ -21,7 +21,7 @@ TYPES = {
 }
 
 
-PREPARED = ["_prepare_convolution", "_prepared_convolutions"]  # what they pass is of this process: no program has them
+PREPARED = ["_prepare_convolution", "_run_prepared"]  # what they pass is of this process: no program has them
 
 
 def test_every_operator_on_tensors_has_a_fake_kernel() -> None:

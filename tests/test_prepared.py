@@ -38,7 +38,7 @@ def test_prepared_filters_give_the_convolution(case: ConvCase, layout: str, dtyp
             continue
         if filters.numel() == 0:
             continue
-        y = ops._prepared_convolutions(x, [filters])
+        y = ops._run_prepared(x, [filters])
         plain = ops.convolution(x, w, b, *window, algorithm)
         assert (y.shape, y.dtype) == (plain.shape, dtype)
         if dtype == torch.float32:
@@ -48,8 +48,8 @@ def test_prepared_filters_give_the_convolution(case: ConvCase, layout: str, dtyp
             assert torch.equal(y, plain)
         for count in (1, 3):
             threads(count)
-            assert torch.equal(ops._prepared_convolutions(x, [filters]), y)
-        positive = ops._prepared_convolutions(x, [prepared(case, x, w, b, algorithm, relu=True)])
+            assert torch.equal(ops._run_prepared(x, [filters]), y)
+        positive = ops._run_prepared(x, [prepared(case, x, w, b, algorithm, relu=True)])
         assert torch.equal(positive, y.relu())
 
 
@@ -58,12 +58,12 @@ def test_what_was_not_prepared_here_is_refused() -> None:
     filters = ops._prepare_convolution(w, None, [1, 2, 5, 5], [1, 1], [0] * 4, [1, 1], 1, False, "auto", False)
     for wrong in (filters[:-1], torch.zeros_like(filters), filters.view(torch.int8), torch.empty(0, dtype=torch.uint8)):
         with pytest.raises(RuntimeError, match="not of this process"):
-            ops._prepared_convolutions(x, [wrong])
+            ops._run_prepared(x, [wrong])
     for other in (torch.randn(2, 2, 5, 5), torch.randn(1, 2, 5, 6), x.double()):
         with pytest.raises(RuntimeError, match="prepared for"):
-            ops._prepared_convolutions(other, [filters])
+            ops._run_prepared(other, [filters])
     with pytest.raises(RuntimeError, match="nothing was prepared"):
-        ops._prepared_convolutions(x, [])
+        ops._run_prepared(x, [])
     with pytest.raises(RuntimeError, match="bias of shape"):
         ops._prepare_convolution(w, w, [1, 2, 5, 5], [1, 1], [0] * 4, [1, 1], 1, False, "auto", False)
 

@@ -9,6 +9,7 @@
 #include "dispatch.h"
 #include "cpu/kernels.h"
 #include "pool/params.h"
+#include "pool/pool.h"
 
 namespace torchconv {
 namespace {
@@ -199,6 +200,12 @@ Tensor avg_pool_spread(const Tensor& grad, IntArrayRef input_size, IntArrayRef k
 }
 
 }  // namespace
+
+Tensor run_max_pool(const Tensor& input, IntArrayRef kernel_size, IntArrayRef stride, IntArrayRef padding,
+                    IntArrayRef dilation, IntArrayRef output_size, bool relu) {
+  const auto pool = relu ? max_pool_relu : max_pool;
+  return std::get<0>(pool(input, kernel_size, stride, padding, dilation, output_size));
+}
 
 STABLE_TORCH_LIBRARY_IMPL(torchconv, CPU, m) {
   m.impl("max_pool", boxed<max_pool>);

@@ -294,7 +294,7 @@ def prepared_convolution(x: Tensor, w: Tensor, bias: Tensor | None, *window: Any
         raise TypeError("operands that are no tensors")
     last = activation_format(x, w) != torch.contiguous_format
     filters = ops._prepare_convolution(w, bias, list(x.shape), *window[:-1], last, window[-1], False)
-    return ops._prepared_convolutions(x, [filters]) if filters.numel() else ops.convolution(x, w, bias, *window)
+    return ops._run_prepared(x, [filters]) if filters.numel() else ops.convolution(x, w, bias, *window)
 
 
 def check_op(case: Case) -> str | None:

@@ -5,6 +5,7 @@ Inputs with no kernel here (see _route.py) and those with an empty axis go to Py
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -36,7 +37,7 @@ def _window(kernel_size: Ints, stride: Ints | None, padding: Ints, dilation: Int
 
 
 def _output_size(
-    input: Tensor,
+    shape: Sequence[int],
     kernel: list[int],
     stride: list[int],
     padding: list[int],
@@ -46,18 +47,25 @@ def _output_size(
 ) -> list[int]:
     """``⌊(side + 2·padding − dilation·(kernel − 1) − 1) / stride⌋ + 1`` for each axis, or with ``⌈·⌉``."""
     sides: list[int] = []
-    for n, k, s, p, d in zip(input.shape[-len(kernel) :], kernel, stride, padding, dilation, strict=True):
+    for n, k, s, p, d in zip(shape[-len(kernel) :], kernel, stride, padding, dilation, strict=True):
         side = (n + 2 * p - d * (k - 1) - 1 + (s - 1 if ceil_mode else 0)) // s + 1
         if ceil_mode and (side - 1) * s >= n + p:  # the last window would start past the input
             side -= 1
         sides.append(side)
     if min(sides) < 1:
         raise RuntimeError(
-            f"{name}: input of shape {list(input.shape)} gives an output of spatial size {sides}, which is too small "
+            f"{name}: input of shape {list(shape)} gives an output of spatial size {sides}, which is too small "
             f"(kernel_size={kernel}, stride={stride}, padding={padding}, dilation={dilation}; "
             f"Output size is too small; Invalid computed output size: {min(sides)})"
         )
     return sides
+
+
+def max_pool_window(layer: Any, shape: Sequence[int]) -> tuple[Window, list[int]]:
+    """What a max pooling layer's operator takes for a batch of this shape: the window, and the output's sides."""
+    dims, name = len(shape) - 2, f"max_pool{len(shape) - 2}d"
+    window = _window(layer.kernel_size, layer.stride, layer.padding, layer.dilation, dims, name)
+    return window, _output_size(shape, *window, layer.ceil_mode, name)
 
 
 def _max_pool(
@@ -85,7 +93,7 @@ def _max_pool(
         return out if activation is None else out.relu()
     x, has_batch = prepare(input, dims, name)
     window = _window(kernel_size, stride, padding, dilation, dims, name)
-    output_size = _output_size(input, *window, ceil_mode, name)
+    output_size = _output_size(input.shape, *window, ceil_mode, name)
     if activation is not None:
         values = max_pool_relu(x, *window, output_size)[0]
         return values if has_batch else values.squeeze(0)
@@ -116,7 +124,7 @@ def _avg_pool(
         raise RuntimeError(f"{name}: divisor_override must not be 0 (divisor must be not zero)")
     if dims == 3 and any(k > n for k, n in zip(window[0], x.shape[2:], strict=True)):
         raise RuntimeError(f"{name}: input of shape {list(input.shape)} is smaller than kernel_size={kernel_size}")
-    output_size = _output_size(input, *window, ceil_mode, name)
+    output_size = _output_size(input.shape, *window, ceil_mode, name)
     out = avg_pool(x, *window[:3], output_size, count_include_pad, divisor_override)
     return out if has_batch else out.squeeze(0)
 

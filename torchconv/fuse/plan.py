@@ -18,7 +18,7 @@ from torch.nn.utils import parametrize
 from .. import nn
 from ..functional._route import has_kernel
 from ..nn._prepared import convolve_all
-from . import runners
+from . import runners, tape
 
 # ---- kinds of layers ----
 
@@ -49,13 +49,14 @@ class Step(NamedTuple):
     places: tuple[int, ...]
     # Of a convolution: its place, that of the norm after it, if any, and whether a ReLU follows.
     convolution: tuple[int, int | None, bool] | None
+    pool: int | None  # the place of a max pooling
 
 
 def _step(runner: Runner | None, places: tuple[int, ...], kinds: Sequence[str | None]) -> Step:
-    first, *rest = [(kinds[i] or "")[:4] for i in places]
-    if first != "conv":
-        return Step(runner, places, None)
-    return Step(runner, places, (places[0], places[1] if "norm" in rest else None, "relu" in rest))
+    first, *rest = some = [(kinds[i] or "")[:4] for i in places]
+    if first == "conv":
+        return Step(runner, places, (places[0], places[1] if "norm" in rest else None, "relu" in rest), None)
+    return Step(runner, places, None, places[-1] if some[-1] == "pool" else None)
 
 
 def _patterns() -> Iterator[tuple[tuple[str, ...], tuple[tuple[Runner | None, int], ...]]]:
@@ -207,6 +208,9 @@ def run(layers: Sequence[Any], x: Any) -> Any:
     elif _watched():
         steps = _known_plan((None,) * len(layers))
     else:
+        if observer is None and layers and not torch.is_grad_enabled():
+            x, played = tape.play(layers, x)
+            layers = layers[played:]
         steps = _known_plan(tuple([kind_of(layer) for layer in layers]))
     if observer is None and not torch.is_grad_enabled():
         return _run_prepared(layers, steps, x)
@@ -216,7 +220,7 @@ def run(layers: Sequence[Any], x: Any) -> Any:
 
 
 def _run_step(layers: Sequence[Any], step: Step, x: Any) -> Any:
-    runner, places, _ = step
+    runner, places, *_ = step
     if runner is None or not _takes(x):
         for i in places:
             x = layers[i](x)
@@ -227,7 +231,7 @@ def _run_step(layers: Sequence[Any], step: Step, x: Any) -> Any:
 
 def _run_prepared(layers: Sequence[Any], steps: Sequence[Step], x: Any) -> Any:
     """All steps, convolutions that follow each other in one call where they have prepared their filters."""
-    at = 0
+    given, at = x, 0
     while at < len(steps):
         done = 0
         if steps[at].convolution is not None:
@@ -235,6 +239,8 @@ def _run_prepared(layers: Sequence[Any], steps: Sequence[Step], x: Any) -> Any:
         if done == 0:
             x, done = _run_step(layers, steps[at], x), 1
         at += done
+    if steps and steps[0].convolution is not None:
+        tape.record(layers, steps, given)
     return x
 
 
@@ -273,7 +279,7 @@ def kept_apart(layers: Sequence[Any]) -> Iterator[tuple[Any, Any, str]]:
     kinds = tuple(map(kind_of, layers))
     loose = tuple(kind or _resembles(layer) for kind, layer in zip(kinds, layers, strict=True))
     fused = {step.places for step in plan(kinds) if step.runner is not None}
-    for runner, places, _ in plan(loose):
+    for runner, places, *_ in plan(loose):
         if runner is not None and places not in fused:
             first, *_, second = (layers[i] for i in places)
             bad = next((layers[i] for i in places if kinds[i] is None), None)

@@ -61,6 +61,8 @@ class Kept:
     def __init__(self) -> None:
         self.entries: tuple[_Entry, ...] = ()  # replaced as a whole: threads may share a layer
         self.unused = 0  # entries made since one was last used
+        self.tape: Any = None  # fuse/tape.py's, of a sequence that begins with the layer
+        self.unplayed = 0  # tapes made since one was last played
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
         return Kept, ()
@@ -70,13 +72,16 @@ class Kept:
 
 
 _any_requires_grad = torch._C._any_requires_grad
-_run = torch.ops.torchconv._prepared_convolutions.default._op  # the operator, less two calls in Python
+run_prepared = torch.ops.torchconv._run_prepared.default._op  # the operator, less two calls in Python
 
 
-def _alone() -> bool:
-    """Whether nothing but the kernels sees a call: no transform, tracer, mode or autocast."""
-    return not (
-        torch.compiler.is_dynamo_compiling()
+def alone(x: Any) -> bool:
+    """Whether nothing but the kernels sees a call with this input: it is a plain tensor on the CPU, and there is no
+    transform, tracer, mode or autocast."""
+    return type(x) is Tensor and not (
+        not x.is_cpu
+        or x.layout is not torch.strided
+        or torch.compiler.is_dynamo_compiling()
         or built_in_wanted()
         or torch._C._are_functorch_transforms_active()
         or forward_ad._current_level >= 0
@@ -86,7 +91,7 @@ def _alone() -> bool:
     )
 
 
-def _form(x: Tensor) -> Form:
+def form_of(x: Tensor) -> Form:
     return x.shape, x.stride(), x.dtype
 
 
@@ -110,27 +115,27 @@ def _key(conv: Any, norm: Any, relu: bool, force: tuple[Any, ...]) -> tuple[Any,
 def convolve(x: Any, conv: Any, norm: Any, relu: bool) -> Tensor | None:
     """The convolution `conv` of `x`, the batch norm `norm` and a ReLU where there is one, by what is kept; None where
     the layers have to be run as they are."""
-    if conv.training or not conv.prepares or type(x) is not Tensor or not _alone():
+    if conv.training or not conv.prepares or not alone(x):
         return None
     tensors = _sources(conv, norm)
     if torch.is_grad_enabled() and _any_requires_grad(x, *tensors):
         return None
-    form, key = _form(x), _key(conv, norm, relu, settings.in_force())
+    form, key = form_of(x), _key(conv, norm, relu, settings.in_force())
     kept = conv.__dict__.get("_kept")
     if kept is None:
         kept = conv.__dict__["_kept"] = Kept()
     for entry in kept.entries:
         if entry.holds(form, key, tensors):
             kept.unused = 0
-            return None if entry.gives is None else _run(x, [entry.prepared])
+            return None if entry.gives is None else run_prepared(x, [entry.prepared])
     if kept.unused >= UNUSED or not _can(x, conv, norm, tensors):
         return None
     kept.unused += 1
     prepared = _made(x, conv, norm, tensors, relu)
-    y = _run(x, [prepared]) if prepared.numel() else None
+    y = run_prepared(x, [prepared]) if prepared.numel() else None
     aliases = tuple(None if t is None else t.detach() for t in tensors)
     versions = tuple(-1 if t is None else t._version for t in tensors)
-    made = _Entry(key, form, aliases, versions, prepared, None if y is None else _form(y))
+    made = _Entry(key, form, aliases, versions, prepared, None if y is None else form_of(y))
     kept.entries = (made, *[e for e in kept.entries if e.form != form][: MOST - 1])
     return y
 
@@ -139,23 +144,36 @@ def convolve_all(x: Any, calls: Iterable[tuple[Any, Any, bool]]) -> tuple[Any, i
     """As many of the calls, each of a convolution, a batch norm or None, and whether a ReLU follows, as what is kept
     has everything for, one on the other's output and in one call of the operator: the last one's output, and how many.
     """
-    if torch.is_grad_enabled() or type(x) is not Tensor or not _alone():
+    if torch.is_grad_enabled() or not alone(x):
         return x, 0
-    form: Form | None = _form(x)
+    form: Form | None = form_of(x)
     force = settings.in_force()
     filters: list[Tensor] = []
     for conv, norm, relu in calls:
-        kept = conv.__dict__.get("_kept")
-        if kept is None or conv.training or not conv.prepares or (norm is not None and norm.training):
-            break
-        key, tensors = _key(conv, norm, relu, force), _sources(conv, norm)
-        found = next((e for e in kept.entries if e.gives is not None and e.holds(form, key, tensors)), None)
+        found = None if form is None else find(form, conv, norm, relu, force)
         if found is None:
             break
-        kept.unused = 0
+        vars(conv)["_kept"].unused = 0
         filters.append(found.prepared)
         form = found.gives
-    return (_run(x, filters), len(filters)) if filters else (x, 0)
+    return (run_prepared(x, filters), len(filters)) if filters else (x, 0)
+
+
+def kept_of(layer: Any) -> Kept | None:
+    """What a layer keeps, if it is one that does and has."""
+    return vars(layer).get("_kept") if isinstance(layer, Preparing) else None
+
+
+def find(form: Form, conv: Any, norm: Any, relu: bool, force: tuple[Any, ...]) -> _Entry | None:
+    """What `conv` has prepared for inputs of this form, together with a norm and a ReLU."""
+    kept = kept_of(conv)
+    if kept is None or conv.training or not conv.prepares or (norm is not None and norm.training):
+        return None
+    key, tensors = _key(conv, norm, relu, force), _sources(conv, norm)
+    for entry in kept.entries:
+        if entry.gives is not None and entry.holds(form, key, tensors):
+            return entry
+    return None
 
 
 def _can(x: Tensor, conv: Any, norm: Any, tensors: Sequence[Tensor | None]) -> bool:

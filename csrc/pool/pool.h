@@ -1,0 +1,11 @@
+// Max pooling as a function, for operators that are made of it.
+#pragma once
+#include "torch.h"
+
+namespace torchconv {
+
+// The maxima alone, or max(0, ·) of them.
+Tensor run_max_pool(const Tensor& input, IntArrayRef kernel_size, IntArrayRef stride, IntArrayRef padding,
+                    IntArrayRef dilation, IntArrayRef output_size, bool relu);
+
+}  // namespace torchconv
