@@ -7,9 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from train import _torchvision  # noqa: F401  (so that torchvision can be imported beside any build of torch)
-from train.networks import alexnet, lenet5, vgg16
-
-from .steps import mobilenet
+from train.networks import alexnet, lenet5, mobilenet, resnet18, vgg
 
 
 class UNet(nn.Module):
@@ -42,15 +40,6 @@ class UNet(nn.Module):
         return self.out(x)
 
 
-def resnet18() -> nn.Module:
-    """For 32×32 pixels: the first stride and the first pooling left out, as He et al. (2016) have it for CIFAR."""
-    from torchvision import models
-
-    model = models.resnet18(num_classes=10)
-    model.conv1, model.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
-    return model
-
-
 def torchvision_model(name: str) -> Callable[[], nn.Module]:
     def build() -> nn.Module:
         from torchvision import models
@@ -68,8 +57,8 @@ class Network(NamedTuple):
 
 SMALL, LARGE = (3, 32, 32), (3, 224, 224)
 NETWORKS = {
-    "vgg16_bn": Network(lambda: vgg16(nn), SMALL),
-    "resnet18": Network(resnet18, SMALL),
+    "vgg16_bn": Network(lambda: vgg(nn), SMALL),
+    "resnet18": Network(lambda: resnet18(nn), SMALL),
     "unet": Network(UNet, (3, 128, 128), (1, 8)),
     "alexnet": Network(lambda: alexnet(nn), SMALL),
     "mobilenet": Network(lambda: mobilenet(nn), SMALL),

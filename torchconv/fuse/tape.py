@@ -54,7 +54,7 @@ def play(layers: Sequence[Any], x: Any) -> tuple[Any, int]:
     """What the first layers give for `x`, and how many they are: none where there is no tape of them, or it is old."""
     kept = kept_of(layers[0])
     tape = None if kept is None else kept.tape
-    if tape is None or not alone(x):
+    if kept is None or tape is None or not alone(x):
         return x, 0
     count = len(tape.layers)
     if form_of(x) != tape.form or layers[:count] != tape.layers or settings.in_force() != tape.force:
