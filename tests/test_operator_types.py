@@ -21,7 +21,11 @@ TYPES = {
 }
 
 
-PREPARED = ["_prepare_convolution", "_run_prepared"]  # what they pass is of this process: no program has them
+PREPARED = [
+    "_prepare_convolution",
+    "_prepare_max_pool",
+    "_run_prepared",
+]  # what they pass is of this process: no program has them
 
 
 def test_every_operator_on_tensors_has_a_fake_kernel() -> None:

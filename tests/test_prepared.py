@@ -366,3 +366,79 @@ def test_small_net_and_its_switches_leave_memory_flat() -> None:
         for side in range(8, 28):
             model(torch.randn(1, 3, side, side))
             assert kept(model) < 64 * size
+
+
+# ---- sequences ----
+
+
+def pools() -> nn.Sequential:
+    """Convolutions, norms, ReLUs and max poolings, and then something else."""
+    torch.manual_seed(0)
+    layers = [
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(8, 8, 3, padding=1),
+    ]
+    layers += [nn.ReLU(), nn.MaxPool2d(3, 2, 1, ceil_mode=True), nn.Identity(), nn.Conv2d(8, 4, 1), nn.Tanh()]
+    return torchconv.convert(nn.Sequential(*layers).eval())
+
+
+def taped(model: nn.Sequential) -> int:
+    """How many layers are played in one call."""
+    kept = vars(model[0]).get("_kept")
+    return 0 if kept is None or kept.tape is None else len(kept.tape.layers)
+
+
+SEQUENCE_CHANGES = {
+    **{name: CHANGES[name] for name in ("in place", "SGD", "load_state_dict", "statistics", "eps", "no norm", "a hook")},
+    "a pool's window": lambda m: setattr(m[3], "kernel_size", 3),
+    "a pool's indices": lambda m: setattr(m[6], "ceil_mode", False),
+    "a pool before": lambda m: m[3].register_forward_pre_hook(lambda layer, args: (-args[0],)),
+    "another pool": lambda m: m.__setitem__(3, nn.AvgPool2d(2)),
+    "a later weight": lambda m: m[8].weight.detach().mul_(3),
+    "a later layer in training": lambda m: m[8].train(),
+    "a later layer replaced": lambda m: m.__setitem__(8, nn.Conv2d(8, 4, 1).eval()),
+    "a layer's class": lambda m: setattr(m[5], "__class__", nn.Sigmoid),
+    "a forward replaced": lambda m: setattr(m[5], "forward", lambda x: x * 2),
+    "a layer removed": lambda m: m.__delitem__(5),
+    "a global hook": lambda m: HANDLES.append(
+        nn.modules.module.register_module_forward_hook(lambda layer, args, y: y + 1 if type(y) is torch.Tensor else y)
+    ),
+}  # fmt: skip
+HANDLES: list = []
+
+
+@pytest.mark.parametrize("change", SEQUENCE_CHANGES)
+def test_a_sequence_sees_every_change(change: str) -> None:
+    model, x = pools(), torch.linspace(-1, 1, 2 * 3 * 17 * 17).view(2, 3, 17, 17)
+    check(model, x)
+    assert taped(model) == 9
+    try:
+        SEQUENCE_CHANGES[change](model)
+        check(model, x)
+    finally:
+        while HANDLES:
+            HANDLES.pop().remove()
+
+
+def test_a_sequence_is_played_for_what_it_was_made_for() -> None:
+    model, x = pools(), torch.linspace(-1, 1, 2 * 3 * 17 * 17).view(2, 3, 17, 17)
+    check(model, x)
+    for other in (x[:1], x[..., :12], x.contiguous(memory_format=torch.channels_last), x.transpose(2, 3)):
+        check(model, other)
+    with torch.no_grad(), pytest.raises(RuntimeError):
+        model(x.double())
+    check(model, x)
+    part = model[:5]
+    check(part, x)
+    check(model[4:], torch.randn(2, 8, 6, 6))
+    check(copy.deepcopy(model), x)
+    with torch.no_grad():
+        y = model(x)
+        with torch.autograd.grad_mode.set_grad_enabled(True):
+            assert model(x).requires_grad
+        assert torch.equal(model(x), y)
+    model.train()
+    assert taped(model) == 0
