@@ -392,7 +392,7 @@ def taped(model: nn.Sequential) -> int:
 
 
 SEQUENCE_CHANGES = {
-    **{name: CHANGES[name] for name in ("in place", "SGD", "load_state_dict", "statistics", "eps", "no norm", "a hook")},
+    **{name: CHANGES[name] for name in ("in place", "SGD", "load_state_dict", "statistics", "no norm", "a hook")},
     "a pool's window": lambda m: setattr(m[3], "kernel_size", 3),
     "a pool's indices": lambda m: setattr(m[6], "ceil_mode", False),
     "a pool before": lambda m: m[3].register_forward_pre_hook(lambda layer, args: (-args[0],)),
