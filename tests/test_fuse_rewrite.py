@@ -3,6 +3,8 @@ it goes on doing what it says."""
 
 import copy
 import gc
+import linecache
+import sys
 import traceback
 import weakref
 
@@ -12,7 +14,7 @@ import torch
 from convert_cases import errors, picture, run
 from fuse_cases import fused_steps
 from fuse_rewrite_cases import CASES, CONV, HOOKED, Base, hooked
-from torch.nn import Conv2d, ReLU, Sequential
+from torch.nn import Conv2d, MaxPool2d, ReLU, Sequential
 
 import torchconv
 
@@ -132,12 +134,58 @@ def test_a_replaced_forward():
     assert model(X) is X
 
 
-def test_errors_name_the_line_that_was_written():
-    model = torchconv.convert(CASES["in_statements"][0](), fuse=True)
+class Three(Base):
+    def forward(self, x):
+        x = self.conv(x)
+        x = self.norm(x)
+        x = self.relu(x)
+        x = self.pool(x)
+        return self.last(self.other(x))
+
+
+def shrink(model, name):
+    setattr(model, name, type(getattr(model, name))(3, *(() if name == "norm" else (4, 1))))
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(
+    ("name", "line", "named"),
+    [
+        ("conv", "x = self.conv(x)", "self.conv"),
+        ("norm", "x = self.norm(x)", "self.norm"),
+        ("pool", "x = self.pool(x)", "self.pool"),
+        ("other", "return self.last(self.other(x))", "self.other"),
+        ("last", "return self.last(self.other(x))", "self.last"),
+    ],
+)
+def test_errors_name_the_line_that_was_written(name, line, named, training):
+    """Of the layer that failed, however many were run as one."""
+    model = Three(pool=MaxPool2d(2), last=Conv2d(4, 4, 1)).train(training)
+    if name == "pool":
+        model.pool.kernel_size = 9
+    else:
+        shrink(model, name)
+    model = torchconv.convert(model)
     with pytest.raises(RuntimeError) as error:
-        model(torch.randn(1, 3, 4, 4))
-    lines = [frame.line for frame in traceback.extract_tb(error.tb) if frame.filename == fuse_rewrite_cases.__file__]
-    assert lines[-1] in ("x = self.conv(x)", "return self.relu(x)")
+        model(X.float())
+    last = [frame for frame in traceback.extract_tb(error.tb) if frame.filename == __file__][-1]
+    assert last.line == line
+    if sys.version_info >= (3, 11):
+        assert linecache.getline(__file__, last.lineno)[last.colno : last.end_colno] == named
+
+
+def test_an_error_of_a_layer_stays_the_one_that_was_raised():
+    error = KeyError("mine")
+
+    class Raising(torch.nn.Module):
+        def forward(self, x):
+            raise error
+
+    model = torchconv.convert(Three(pool=MaxPool2d(2), last=Conv2d(4, 4, 1), other=Raising()))
+    with pytest.raises(KeyError) as raised:
+        model(X.float())
+    assert raised.value is error
+    assert (error.__cause__, error.__context__) == (None, None)
 
 
 def test_a_class_goes_with_the_one_it_was_made_from():

@@ -338,7 +338,12 @@ def test_no_channels() -> None:
 
 
 def test_vectors_are_checked_whatever_else_is_wrong() -> None:
-    """An empty batch, which the built-in answers whatever the vectors, and a running statistic alone."""
-    for x, mean in ((torch.ones(0, 3, 2), torch.ones(3)), (torch.ones(0, 3, 2), None)):
+    """An empty batch, which the built-in answers whatever the vectors, and a running statistic alone; more axes than
+    there is a kernel for."""
+    for x, mean in (
+        (torch.ones(0, 3, 2), torch.ones(3)),
+        (torch.ones(0, 3, 2), None),
+        (torch.ones(0, 3, *[2] * 4), None),
+    ):
         with pytest.raises(RuntimeError, match="weight should contain 3 elements not 4"):
             TF.batch_norm(x, mean, None, torch.ones(4), None, True)

@@ -75,14 +75,15 @@ def batch_norm(
         return overridden("batch_norm", operands, *operands, training, momentum, eps, activation=activation)
     if activation not in (None, "relu"):
         raise ValueError(f"batch_norm: activation must be None or 'relu', got {activation!r}")
-    here = 2 <= input.dim() <= 5 and has_kernel(input)
+    here = input.dim() >= 2 and has_kernel(input)
     if here:
         _check_vectors(input, running_mean=running_mean, running_var=running_var, weight=weight, bias=bias)
         weight, bias = _flat(weight), _flat(bias)
         if input.shape[1] == 0:  # of an empty input the built-in looks at the first weight
             weight = bias = None
     # The rest the built-in refuses in words of its own.
-    here = here and eps > 0 and (running_mean is None) == (running_var is None) and has_kernel(*operands)
+    here = here and input.dim() <= 5 and has_kernel(*operands)
+    here = here and eps > 0 and (running_mean is None) == (running_var is None)
     # Of one value a channel the built-in says what is wrong.
     if not training or not here or input.numel() <= input.shape[1]:
         out = torch.nn.functional.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)

@@ -6,6 +6,7 @@ these look at the layers as they are then, so that no edit of a model makes it w
 
     plan.py        which layers of a sequence are run as one: patterns, and what keeps a layer to itself
     runners.py     how: a function for each pattern
+    blame.py       which of them an error came from
     rewrite.py     a method with its chains of calls handed to `plan.run`, everything else as it was written
     containers.py  the classes that convert gives to modules, and takes back
 """

@@ -5,6 +5,7 @@ exactly a class that is known, with nothing attached that would see, or change, 
 a row of kinds is worked out once for all sequences that have it, so nothing is kept in a module, copied or pickled.
 """
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache, partial
 from typing import Any, NamedTuple, Protocol, TypeAlias
@@ -19,6 +20,7 @@ from .. import nn
 from ..functional._route import has_kernel
 from ..nn._prepared import convolve_all
 from . import runners, tape
+from .blame import Where, pointed
 
 # ---- kinds of layers ----
 
@@ -201,17 +203,30 @@ _PLAIN = (Tensor, torch.nn.Parameter)
 # ---- running ----
 
 
-def run(layers: Sequence[Any], x: Any) -> Any:
-    """What the last of `layers` gives for what the one before it gives, and so on, for `x`."""
+def run(layers: Sequence[Any], x: Any, where: Where = ()) -> Any:
+    """What the last of `layers` gives for what the one before it gives, and so on, for `x`.
+
+    `where` says where the calling method names them: an error points there.
+    """
     if torch.compiler.is_dynamo_compiling():  # which looks at the layers itself, and again when they change
         steps = plan(tuple([_traced_kind(x) if isinstance(x, Module) else _uncommon_kind(x) for x in layers]))
-    elif _watched():
-        steps = _known_plan((None,) * len(layers))
-    else:
-        if observer is None and layers and not torch.is_grad_enabled():
-            x, played = tape.play(layers, x)
-            layers = layers[played:]
-        steps = _known_plan(tuple([kind_of(layer) for layer in layers]))
+        return _run(layers, steps, x)
+    watched = _watched()
+    if not watched and observer is None and layers and not torch.is_grad_enabled():
+        x, played = tape.play(layers, x)
+        layers, where = layers[played:], where[played:]
+    steps = _known_plan((None,) * len(layers) if watched else tuple([kind_of(layer) for layer in layers]))
+    if not where:
+        return _run(layers, steps, x)
+    try:
+        return _run(layers, steps, x)
+    except Exception as error:
+        raised = error.__traceback__ and error.__traceback__.tb_next
+        caller = sys._getframe(1)
+        raise error.with_traceback(pointed(raised, _run_step, layers, where, caller))  # noqa: B904  it is the same error
+
+
+def _run(layers: Sequence[Any], steps: Sequence[Step], x: Any) -> Any:
     if observer is None and not torch.is_grad_enabled():
         return _run_prepared(layers, steps, x)
     for step in steps:
@@ -222,6 +237,7 @@ def run(layers: Sequence[Any], x: Any) -> Any:
 def _run_step(layers: Sequence[Any], step: Step, x: Any) -> Any:
     runner, places, *_ = step
     if runner is None or not _takes(x):
+        runner = None
         for i in places:
             x = layers[i](x)
         return x

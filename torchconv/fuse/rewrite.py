@@ -3,7 +3,7 @@
 A chain is one layer called on another's output, ``relu(bn(conv(x)))``, or the same said in consecutive statements::
 
     out = self.conv(x)
-    out = self.bn(out)              becomes        out = run((self.conv, self.bn, self.relu), x)
+    out = self.bn(out)              becomes        out = run((self.conv, self.bn, self.relu), x, where they stand)
     out = self.relu(out)
 
 `run` calls the layers one after the other unless it knows them, so the method does what it did, whatever the layers
@@ -254,7 +254,9 @@ class _Chains(ast.NodeTransformer):
         links.reverse()
         self.chains.append(Chain(tuple(map(self._resolver, links)), self.self_name, self.globals))
         layers = ast.Tuple([self._layer(link) for link in links], ast.Load())
-        called = ast.Call(ast.Name(_RUN, ast.Load()), [layers, self.visit(links[0].args[0])], [])
+        named = [link.func for link in links]
+        where: Any = tuple((f.lineno, f.col_offset, f.end_col_offset) for f in named)
+        called = ast.Call(ast.Name(_RUN, ast.Load()), [layers, self.visit(links[0].args[0]), ast.Constant(where)], [])
         return ast.copy_location(called, node)
 
     def _links(self, node: ast.AST | None) -> list[ast.Call]:
