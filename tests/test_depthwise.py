@@ -106,6 +106,20 @@ def test_bitwise_for_any_threads_and_batch(c: ConvCase, layout: str, threads) ->
             assert torch.equal(run(c, direction, last[0], w, b, last[1], "depthwise"), expected[-1:]), direction
 
 
+def test_maps_that_are_copied_some_samples_at_a_time() -> None:
+    """Channels-last ones of several filters a map: bit for bit as contiguous ones."""
+    torch.manual_seed(0)
+    x, w, b = torch.randn(40, 8, 48, 48), torch.randn(16, 1, 3, 3), torch.randn(16)
+    window = ([1, 1], [1] * 4, [1, 1], 8, "depthwise")
+    y = torch.ops.torchconv.convolution_relu(x, w, b, *window)
+    gx = torch.ops.torchconv.convolution_input_grad(y, w, list(x.shape), *window)
+    last_x, last_y = (t.to(memory_format=torch.channels_last) for t in (x, y))
+    result = torch.ops.torchconv.convolution_relu(last_x, w, b, *window)
+    assert result.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(result, y)
+    assert torch.equal(torch.ops.torchconv.convolution_input_grad(last_y, w, list(x.shape), *window), gx)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("kernel", [3, 5])

@@ -65,3 +65,20 @@ def test_the_workspace_is_what_is_taken(name: str, dtype: torch.dtype, layout: s
             assert got / 2 <= said <= 2 * got
         else:
             assert said == got, algorithm
+
+
+@pytest.mark.parametrize("direction", ["forward", "input_grad"])
+def test_the_workspace_does_not_grow_with_the_batch(direction: str, one_thread) -> None:
+    """Of channels-last maps of several filters each some samples are copied at a time."""
+    window = ([1] * 2, [1] * 4, [1] * 2, 8)
+    few, many = (
+        ops._explain(direction, [n, 8, 48, 48], [16, 1, 3, 3], *window, torch.float32, True, "depthwise")[2]
+        for n in (40, 4000)
+    )
+    assert few == many
+    w, maps = torch.ones(16, 1, 3, 3), 8 if direction == "forward" else 16
+    x = torch.ones(40, maps, 48, 48).to(memory_format=torch.channels_last)
+    if direction == "forward":
+        assert few == taken(lambda: ops.convolution(x, w, None, *window, "depthwise"))
+    else:
+        assert few == taken(lambda: ops.convolution_input_grad(x, w, [40, 8, 48, 48], *window, "depthwise"))

@@ -19,6 +19,20 @@ bool takes_pixels(const ConvParams& p) {
 Tensor planes(const Tensor& t) { return t.contiguous(MemoryFormat::Contiguous); }
 Tensor planes_like(const Tensor& t) { return empty(t.sizes(), t.scalar_type(), MemoryFormat::Contiguous); }
 
+// Of a forward pass or an input gradient so many samples are copied at a time: as many as fit in a cache, and enough
+// maps for the threads.
+constexpr double copied_elements = 1 << 20;
+constexpr int64_t copied_maps = 64;
+
+double sample_elements(const ConvParams& p) {
+  return static_cast<double>(p.in_channels) * volume(p.input) + static_cast<double>(p.out_channels) * volume(p.output);
+}
+
+int64_t copied_samples(const ConvParams& p) {
+  const auto fit = static_cast<int64_t>(copied_elements / std::max(1.0, sample_elements(p)));
+  return std::min(p.batch, std::max({fit, blocks_of(copied_maps, p.in_channels), int64_t{1}}));
+}
+
 // A forward pass or an input gradient: the gathers of all residues of the stride, and its buffers, in elements.
 template <class T>
 struct Plan {
@@ -122,8 +136,7 @@ std::string refuse(const ConvParams& p, Direction) {
 // map, or fewer maps than a vector, channels-last tensors are copied to contiguous ones and back.
 double cost(const ConvParams& p, Direction) {
   constexpr double product = 1.2, element = 4, copy = 16;  // measured in multiply-adds of one vector
-  const double elements =
-      static_cast<double>(p.in_channels) * volume(p.input) + static_cast<double>(p.out_channels) * volume(p.output);
+  const double elements = sample_elements(p);
   const double products = static_cast<double>(p.out_channels) * meetings(p);
   const bool pixels = p.channels_last && p.out_per_group() == 1 && filled(p.in_channels) < 2 * p.in_channels;
   const double width = static_cast<double>(p.output[2]), whole = pixels ? 1 : filled(width) / width;
@@ -137,21 +150,26 @@ int64_t workspace(const ConvParams& p, Direction direction) {
     bytes = direction == Direction::weight_grad ? GradPlan<T>(p, gathers.front().gather).bytes()
                                                 : Plan<T>(p, std::move(gathers)).bytes();
     if (!p.channels_last || takes_pixels<T>(p)) return;
-    const double elements = static_cast<double>(p.in_channels) * volume(p.input) +  // copied to planes
-                            static_cast<double>(p.out_channels) * volume(p.output);
-    bytes += p.batch * static_cast<int64_t>(elements) * static_cast<int64_t>(sizeof(T));
+    const int64_t samples = direction == Direction::weight_grad ? p.batch : copied_samples(p);  // copied to planes
+    bytes += samples * static_cast<int64_t>(sample_elements(p)) * static_cast<int64_t>(sizeof(T));
   });
   return bytes;
 }
 
-// body(from, to, T{}) with both activations as the kernels take them.
+// body(p, from, to, T{}) with both activations as the kernels take them: all samples at once, or some at a time as
+// planes.
 template <class Body>
 void with_layout(const ConvParams& p, const Tensor& source, const Tensor& target, Body body) {
   for_dtype("depthwise", p.dtype, [&]<class T>(T) {
-    const bool copies = p.channels_last && !takes_pixels<T>(p);
-    const Tensor from = copies ? planes(source) : source, to = copies ? planes_like(target) : target;
-    body(from, to, T{});
-    if (copies) target.copy_(to);
+    if (!p.channels_last || takes_pixels<T>(p)) return body(p, source, target, T{});
+    ConvParams some = p;
+    for (int64_t n = 0; n < p.batch; n += some.batch) {
+      some.batch = std::min(copied_samples(p), p.batch - n);
+      const Tensor from = planes(source.narrow(0, n, some.batch)), part = target.narrow(0, n, some.batch);
+      const Tensor to = planes_like(part);
+      body(some, from, to, T{});
+      part.copy_(to);
+    }
   });
 }
 
@@ -171,15 +189,15 @@ Plan<T> forward_plan(const ConvParams& p, const View& x, const View& y, const Vi
 
 void forward(const ConvParams& p, const Tensor& x, const Tensor& weight, const Tensor& bias, bool relu,
              const Tensor& y) {
-  with_layout(p, x, y, [&]<class T>(const Tensor& from, const Tensor& to, T) {
-    run_packing<T>(forward_plan<T>(p, view(from), view(to), view(weight), relu), data<T>(from), data<T>(weight),
+  with_layout(p, x, y, [&]<class T>(const ConvParams& some, const Tensor& from, const Tensor& to, T) {
+    run_packing<T>(forward_plan<T>(some, view(from), view(to), view(weight), relu), data<T>(from), data<T>(weight),
                    bias.defined() ? data<T>(bias) : nullptr, mutable_data<T>(to));
   });
 }
 
 void input_grad(const ConvParams& p, const Tensor& gy, const Tensor& weight, const Tensor& gx) {
-  with_layout(p, gy, gx, [&]<class T>(const Tensor& from, const Tensor& to, T) {
-    run_packing<T>({p, input_grad_gathers(p, view(to), view(from), view(weight))}, data<T>(from), data<T>(weight),
+  with_layout(p, gy, gx, [&]<class T>(const ConvParams& some, const Tensor& from, const Tensor& to, T) {
+    run_packing<T>({some, input_grad_gathers(some, view(to), view(from), view(weight))}, data<T>(from), data<T>(weight),
                    nullptr, mutable_data<T>(to));
   });
 }
@@ -212,8 +230,8 @@ void prepare(const ConvParams& p, const Tensor& weight, void* filters) {
 
 void run_prepared(const ConvParams& p, const Tensor& x, const void* filters, const void* bias, bool relu,
                   const Tensor& y) {
-  with_layout(p, x, y, [&]<class T>(const Tensor& from, const Tensor& to, T) {
-    run<T>(forward_plan<T>(p, view(from), view(to), {}, relu), data<T>(from),
+  with_layout(p, x, y, [&]<class T>(const ConvParams& some, const Tensor& from, const Tensor& to, T) {
+    run<T>(forward_plan<T>(some, view(from), view(to), {}, relu), data<T>(from),
            static_cast<const accumulator_t<T>*>(filters), static_cast<const T*>(bias), mutable_data<T>(to));
   });
 }
