@@ -1,10 +1,12 @@
 """What layers keep of their filters in evaluation: it is true of the layers as they are, and belongs to them alone."""
 
 import copy
+import gc
 import io
 import pickle
 import threading
 import warnings
+import weakref
 
 import pytest
 import torch
@@ -442,3 +444,30 @@ def test_a_sequence_is_played_for_what_it_was_made_for() -> None:
         assert torch.equal(model(x), y)
     model.train()
     assert taped(model) == 0
+
+
+def test_a_model_that_nobody_holds_goes_at_once() -> None:
+    """What it keeps does not hold it: memory is not left to the garbage collector."""
+    model = pools()
+    with torch.inference_mode():
+        model(X), model(X)
+    assert taped(model) == 9
+    layers = [weakref.ref(layer) for layer in model.modules()]
+    gc.disable()
+    try:
+        del model
+        assert [layer() for layer in layers] == [None] * len(layers)
+    finally:
+        gc.enable()
+
+
+def test_what_inference_mode_prepared_serves_other_modes() -> None:
+    model = pools().requires_grad_(False)
+    with torch.inference_mode():
+        y = model(X).clone()
+    assert torch.equal(model(X), y)
+    with torch.no_grad():
+        assert torch.equal(model(X), y)
+    x = X.clone().requires_grad_()
+    model(x).sum().backward()
+    assert x.grad is not None

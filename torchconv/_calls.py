@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .functional import _arguments
 from .functional._route import KERNEL_DTYPES
 from .functional._window import Window, flat, pad_amounts
 
@@ -185,7 +186,7 @@ class ConvolutionCall(OperatorCall):
         asked = (_operator(direction, self.transposed), self.input_size, self.weight_size, stride, padding)
         try:
             algorithm, refused, workspace, cost = torch.ops.torchconv._explain(
-                *asked, dilation, groups, self.result.dtype, self.result.channels_last, self.algorithm
+                *asked, dilation, groups, self.result.dtype, self.result.channels_last, _arguments.asked(self.algorithm)
             )
         except RuntimeError as error:  # the layer asks by name for one that cannot run in this direction
             return dict(algorithm="none", refused=(str(error).partition("\n")[0],))

@@ -6,8 +6,9 @@ one call. What is left to do in Python is to see that nothing changed: no value 
 identity, and no tensor, by its memory and version. The comparisons run in C, all layers together.
 """
 
-from collections.abc import Sequence
-from itertools import chain
+import weakref
+from collections.abc import Callable, Sequence
+from itertools import chain, compress
 from operator import attrgetter, is_
 from typing import Any, NamedTuple
 
@@ -17,37 +18,55 @@ from torch.nn import Module
 
 from .. import settings
 from ..functional.pool import max_pool_window
-from ..nn._prepared import UNUSED, Form, alone, find, form_of, kept_of, run_prepared
+from ..nn._prepared import UNUSED, Form, Kept, alone, find, form_of, kept_of, run_prepared
 from . import runners
 
 _values, _version = dict.values, attrgetter("_version")
+_HOOKS = "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"
+
+
+def _refer(layer: Any) -> Callable[[], Any]:
+    """What gives the layer. A module is not held: it holds its tape, and is to go when nobody else has it."""
+    return weakref.ref(layer) if isinstance(layer, Module) else lambda: layer
 
 
 class Tape(NamedTuple):
+    """What the first layers of a sequence come to, and all that this hangs on."""
+
     form: Form  # of the input
     force: tuple[Any, ...]  # settings.in_force() then
-    layers: tuple[Any, ...]  # that it runs
+    layers: tuple[Callable[[], Any], ...]  # give those that it runs
     prepared: list[Tensor]
-    modules: tuple[Module, ...]  # of the layers
-    classes: tuple[type, ...]
-    states: tuple[dict[str, Any], ...]  # their dictionaries
-    dictionaries: tuple[dict[str, Any], ...]  # those, their parameters', buffers' and hooks'
-    values: tuple[Any, ...]  # of all dictionaries
+    classes: tuple[type, ...]  # of the modules among the layers
+    inner: tuple[dict[str, Any], ...]  # the modules' parameters, buffers and hooks
+    lengths: int  # of all dictionaries: the modules' own, then those
+    held: tuple[bool, ...]  # of each of their values, whether it is compared; what a layer keeps is not
+    values: tuple[Any, ...]  # those that are
+    kept: tuple[Callable[[], Kept | None], ...]  # give the others
     tensors: tuple[Tensor, ...]
     versions: tuple[int, ...]
     aliases: tuple[Tensor, ...]  # of the tensors: they hold the memory, so that none is mistaken
     memory: tuple[int, ...]
 
-    def holds(self) -> bool:
-        """Whether the layers are as they were."""
+    def holds(self, layers: Sequence[Any]) -> bool:
+        """Whether these are its layers, and as they were."""
+        if len(layers) != len(self.layers) or not all(map(is_, layers, [given() for given in self.layers])):
+            return False
+        modules = [layer for layer in layers if isinstance(layer, Module)]
+        dictionaries = [*map(vars, modules), *self.inner]
+        values = compress(chain.from_iterable(map(_values, dictionaries)), self.held)
         return (
-            all(map(is_, map(vars, self.modules), self.states))
-            and all(map(is_, map(type, self.modules), self.classes))
-            and sum(map(len, self.dictionaries)) == len(self.values)
-            and all(map(is_, chain.from_iterable(map(_values, self.dictionaries)), self.values))
+            all(map(is_, map(type, modules), self.classes))
+            and sum(map(len, dictionaries)) == self.lengths
+            and all(map(is_, values, self.values))
+            and _all_kept(modules) == [given() for given in self.kept]
             and tuple(map(_version, self.tensors)) == self.versions
             and tuple(map(Tensor.data_ptr, self.tensors)) == self.memory
         )
+
+
+def _all_kept(modules: Sequence[Module]) -> list[Kept]:
+    return [kept for kept in map(kept_of, modules) if kept is not None]
 
 
 def play(layers: Sequence[Any], x: Any) -> tuple[Any, int]:
@@ -56,14 +75,10 @@ def play(layers: Sequence[Any], x: Any) -> tuple[Any, int]:
     tape = None if kept is None else kept.tape
     if kept is None or tape is None or not alone(x):
         return x, 0
-    count = len(tape.layers)
-    if form_of(x) != tape.form or layers[:count] != tape.layers or settings.in_force() != tape.force:
-        return x, 0
-    if not tape.holds():
-        kept.tape = None
+    if form_of(x) != tape.form or settings.in_force() != tape.force or not tape.holds(layers[: len(tape.layers)]):
         return x, 0
     kept.unplayed = 0
-    return run_prepared(x, tape.prepared), count
+    return run_prepared(x, tape.prepared), len(tape.layers)
 
 
 def record(layers: Sequence[Any], steps: Sequence[Any], x: Any) -> None:
@@ -90,7 +105,7 @@ def record(layers: Sequence[Any], steps: Sequence[Any], x: Any) -> None:
         count = step.places[-1] + 1
     if count > 0:
         kept.unplayed += 1
-        kept.tape = _tape(form_of(x), force, tuple(layers[:count]), prepared)
+        kept.tape = _tape(form_of(x), force, layers[:count], prepared)
 
 
 def _pool(form: Form, pool: Any, relu: bool) -> tuple[Tensor, Form]:
@@ -100,16 +115,15 @@ def _pool(form: Form, pool: Any, relu: bool) -> tuple[Tensor, Form]:
     return filters, form_of(y)
 
 
-def _tape(form: Form, force: tuple[Any, ...], layers: tuple[Any, ...], prepared: list[Tensor]) -> Tape:
-    modules = tuple(layer for layer in layers if isinstance(layer, Module))
-    states: tuple[dict[str, Any], ...] = tuple(map(vars, modules))
-    hooks = "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"
-    inner = [s[name] for s in states for name in ("_parameters", "_buffers", *hooks)]
-    dictionaries = (*states, *inner)
-    tensors = tuple(t for d in inner for t in d.values() if isinstance(t, Tensor))
+def _tape(form: Form, force: tuple[Any, ...], layers: Sequence[Any], prepared: list[Tensor]) -> Tape:
+    modules = [layer for layer in layers if isinstance(layer, Module)]
+    inner = tuple(vars(module)[name] for module in modules for name in ("_parameters", "_buffers", *_HOOKS))
+    values = [*chain.from_iterable(map(_values, [*map(vars, modules), *inner]))]
+    held = tuple(not isinstance(value, Kept) for value in values)
+    tensors = tuple(value for value in values if isinstance(value, Tensor))
     aliases = tuple(t.detach() for t in tensors)
     return Tape(
-        form, force, layers, prepared, modules, tuple(map(type, modules)), states, dictionaries,
-        tuple(chain.from_iterable(map(_values, dictionaries))), tensors,
-        tuple(map(_version, tensors)), aliases, tuple(map(Tensor.data_ptr, tensors)),
+        form, force, tuple(map(_refer, layers)), prepared, tuple(map(type, modules)), inner, len(values),
+        held, tuple(compress(values, held)), tuple(map(weakref.ref, _all_kept(modules))),
+        tensors, tuple(map(_version, tensors)), aliases, tuple(map(Tensor.data_ptr, tensors)),
     )  # fmt: skip

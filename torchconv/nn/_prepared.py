@@ -68,6 +68,7 @@ class Kept:
         return Kept, ()
 
     def bytes(self) -> int:
+        """Of what was prepared."""
         return sum(e.prepared.numel() for e in self.entries)
 
 
@@ -92,6 +93,7 @@ def alone(x: Any) -> bool:
 
 
 def form_of(x: Tensor) -> Form:
+    """The form of an input."""
     return x.shape, x.stride(), x.dtype
 
 
