@@ -1,16 +1,15 @@
 """What layers keep of their filters in evaluation: it is true of the layers as they are, and belongs to them alone."""
 
 import copy
-import gc
 import io
 import pickle
 import threading
 import warnings
-import weakref
 
 import pytest
 import torch
 from conv_cases import LAYOUTS, bound, exact, operands, relative_error
+from prepared_cases import CHANGES, X, check, expected, kept, net
 from shapes import CASES, ConvCase
 from small_net import small_net
 from torch import nn
@@ -71,98 +70,6 @@ def test_what_was_not_prepared_here_is_refused() -> None:
 
 
 # ---- layers ----
-
-
-def net() -> nn.Sequential:
-    """A convolution with a norm and a ReLU, one with a norm, one alone: in a sequence, so that they run in one call."""
-    layers = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=8, bias=False)
-    model = nn.Sequential(*layers, nn.BatchNorm2d(8), nn.Conv2d(8, 4, 1))
-    for m in model:
-        if isinstance(m, nn.BatchNorm2d):
-            m.running_mean.normal_(), m.running_var.uniform_(0.5, 2)
-    return torchconv.convert(model.eval())
-
-
-def kept(model: nn.Module) -> int:
-    return sum(vars(m)["_kept"].bytes() for m in model.modules() if "_kept" in vars(m))
-
-
-def expected(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    with torchconv.disabled(), torch.no_grad():
-        return model(x)
-
-
-def check(model: nn.Module, x: torch.Tensor) -> None:
-    with torch.no_grad():
-        first, second = model(x), model(x)
-    torch.testing.assert_close(first, expected(model, x), rtol=1e-4, atol=1e-5)  # three layers of rounding
-    assert torch.equal(first, second)
-
-
-X = torch.linspace(-1, 1, 2 * 3 * 9 * 9).view(2, 3, 9, 9)
-
-
-def sgd_step(m):
-    m[0].weight.grad = torch.ones_like(m[0].weight)
-    torch.optim.SGD([m[0].weight], 0.1).step()
-
-
-def adam_step(m):
-    for p in m.parameters():
-        p.grad = torch.ones_like(p)
-    torch.optim.AdamW(m.parameters(), 0.1, foreach=True).step()
-
-
-def averaged(m):
-    ema = torch.optim.swa_utils.AveragedModel(m, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.5))
-    other = copy.deepcopy(m)
-    with torch.no_grad():
-        other[0].weight.mul_(3)
-    ema.update_parameters(other), ema.update_parameters(other)
-    m.load_state_dict(ema.module.state_dict())
-
-
-def doubled_state(m):
-    return {name: v * 2 if v.is_floating_point() else v for name, v in m.state_dict().items()}
-
-
-CHANGES = {
-    "in place": lambda m: m[0].weight.detach().mul_(2),
-    "no_grad": lambda m: torch.no_grad()(m[3].weight.add_)(1),
-    "a bias": lambda m: torch.no_grad()(m[5].bias.add_)(1),
-    "fill by index": lambda m: torch.no_grad()(m[0].weight.__setitem__)((0, 0), 3.0),
-    "a new parameter": lambda m: setattr(m[0], "weight", nn.Parameter(m[0].weight.detach() * 2)),
-    "no bias": lambda m: setattr(m[5], "bias", None),
-    "load_state_dict": lambda m: m.load_state_dict(doubled_state(m)),
-    "load_state_dict(assign=True)": lambda m: m.load_state_dict(doubled_state(m), assign=True),
-    "data replaced": lambda m: setattr(m[0].weight, "data", m[0].weight.data * 2),
-    "vector_to_parameters": lambda m: nn.utils.vector_to_parameters(
-        nn.utils.parameters_to_vector(m.parameters()).detach() * 2, m.parameters()
-    ),
-    "SGD": sgd_step,
-    "AdamW": adam_step,
-    "averaging": averaged,
-    "init": lambda m: nn.init.normal_(m[0].weight),
-    "apply": lambda m: m.apply(lambda layer: layer.reset_parameters() if isinstance(layer, nn.Conv2d) else None),
-    "statistics": lambda m: m[1].running_var.mul_(4),
-    "statistics replaced": lambda m: setattr(m[1], "running_mean", torch.ones(8)),
-    "the norm's weight": lambda m: torch.no_grad()(m[4].weight.mul_)(3),
-    "eps": lambda m: setattr(m[1], "eps", 0.5),
-    "another norm": lambda m: m.__setitem__(1, nn.BatchNorm2d(8).eval()),
-    "no norm": lambda m: m.__setitem__(1, nn.Identity()),
-    "no ReLU": lambda m: m.__setitem__(2, nn.Identity()),
-    "another layer": lambda m: m.__setitem__(3, torchconv.nn.Conv2d(8, 8, 3, groups=8).eval()),
-    "the window": lambda m: setattr(m[3], "padding", (1, 1)),
-    "the norm in training": lambda m: m[1].train(),
-    "a hook": lambda m: m[0].register_forward_hook(lambda layer, args, y: y * 2),
-    "train and eval": lambda m: (m.train(), m(X), m.eval()),
-    "double": lambda m: m.double().float(),
-    "requires_grad_": lambda m: m.requires_grad_(False),
-    "weight norm": lambda m: hasattr(m[0], "parametrizations") or nn.utils.parametrizations.weight_norm(m[0]),
-    "channels-last": lambda m: m.to(memory_format=torch.channels_last),
-    "revert": lambda m: torchconv.revert(m),
-    "to_empty": lambda m: (m.to_empty(device="cpu"), m.load_state_dict(net().state_dict())),
-}
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -368,106 +275,3 @@ def test_small_net_and_its_switches_leave_memory_flat() -> None:
         for side in range(8, 28):
             model(torch.randn(1, 3, side, side))
             assert kept(model) < 64 * size
-
-
-# ---- sequences ----
-
-
-def pools() -> nn.Sequential:
-    """Convolutions, norms, ReLUs and max poolings, and then something else."""
-    torch.manual_seed(0)
-    layers = [
-        nn.Conv2d(3, 8, 3, padding=1),
-        nn.BatchNorm2d(8),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
-        nn.Conv2d(8, 8, 3, padding=1),
-    ]
-    layers += [nn.ReLU(), nn.MaxPool2d(3, 2, 1, ceil_mode=True), nn.Identity(), nn.Conv2d(8, 4, 1), nn.Tanh()]
-    return torchconv.convert(nn.Sequential(*layers).eval())
-
-
-def taped(model: nn.Sequential) -> int:
-    """How many layers are played in one call."""
-    kept = vars(model[0]).get("_kept")
-    return 0 if kept is None or kept.tape is None else len(kept.tape.layers)
-
-
-SEQUENCE_CHANGES = {
-    **{name: CHANGES[name] for name in ("in place", "SGD", "load_state_dict", "statistics", "no norm", "a hook")},
-    "a pool's window": lambda m: setattr(m[3], "kernel_size", 3),
-    "a pool's indices": lambda m: setattr(m[6], "ceil_mode", False),
-    "a pool before": lambda m: m[3].register_forward_pre_hook(lambda layer, args: (-args[0],)),
-    "another pool": lambda m: m.__setitem__(3, nn.AvgPool2d(2)),
-    "a later weight": lambda m: m[8].weight.detach().mul_(3),
-    "a later layer in training": lambda m: m[8].train(),
-    "a later layer replaced": lambda m: m.__setitem__(8, nn.Conv2d(8, 4, 1).eval()),
-    "a layer's class": lambda m: setattr(m[5], "__class__", nn.Sigmoid),
-    "a forward replaced": lambda m: setattr(m[5], "forward", lambda x: x * 2),
-    "a layer removed": lambda m: m.__delitem__(5),
-    "a global hook": lambda m: HANDLES.append(
-        nn.modules.module.register_module_forward_hook(lambda layer, args, y: y + 1 if type(y) is torch.Tensor else y)
-    ),
-}  # fmt: skip
-HANDLES: list = []
-
-
-@pytest.mark.parametrize("change", SEQUENCE_CHANGES)
-def test_a_sequence_sees_every_change(change: str) -> None:
-    model, x = pools(), torch.linspace(-1, 1, 2 * 3 * 17 * 17).view(2, 3, 17, 17)
-    check(model, x)
-    assert taped(model) == 9
-    try:
-        SEQUENCE_CHANGES[change](model)
-        check(model, x)
-    finally:
-        while HANDLES:
-            HANDLES.pop().remove()
-
-
-def test_a_sequence_is_played_for_what_it_was_made_for() -> None:
-    model, x = pools(), torch.linspace(-1, 1, 2 * 3 * 17 * 17).view(2, 3, 17, 17)
-    check(model, x)
-    for other in (x[:1], x[..., :12], x.contiguous(memory_format=torch.channels_last), x.transpose(2, 3)):
-        check(model, other)
-    with torch.no_grad(), pytest.raises(RuntimeError):
-        model(x.double())
-    check(model, x)
-    part = model[:5]
-    check(part, x)
-    check(model[4:], torch.randn(2, 8, 6, 6))
-    check(copy.deepcopy(model), x)
-    with torch.no_grad():
-        y = model(x)
-        with torch.autograd.grad_mode.set_grad_enabled(True):
-            assert model(x).requires_grad
-        assert torch.equal(model(x), y)
-    model.train()
-    assert taped(model) == 0
-
-
-def test_a_model_that_nobody_holds_goes_at_once() -> None:
-    """What it keeps does not hold it: memory is not left to the garbage collector."""
-    model = pools()
-    with torch.inference_mode():
-        model(X), model(X)
-    assert taped(model) == 9
-    layers = [weakref.ref(layer) for layer in model.modules()]
-    gc.disable()
-    try:
-        del model
-        assert [layer() for layer in layers] == [None] * len(layers)
-    finally:
-        gc.enable()
-
-
-def test_what_inference_mode_prepared_serves_other_modes() -> None:
-    model = pools().requires_grad_(False)
-    with torch.inference_mode():
-        y = model(X).clone()
-    assert torch.equal(model(X), y)
-    with torch.no_grad():
-        assert torch.equal(model(X), y)
-    x = X.clone().requires_grad_()
-    model(x).sum().backward()
-    assert x.grad is not None

@@ -123,8 +123,9 @@ std::vector<std::string> refusals(const ConvParams& params, Direction direction,
     }
     reasons.push_back(std::string(c->name) + ": " + reason);
   }
-  const double built_in = built_in_cost(params, direction);
-  if (built_in < choice.cost) reasons.push_back("built-in: " + estimate(built_in));
+  // Whose filters have a cost of their own that nobody estimates.
+  const double built_in = built_in_cost(params, direction), own = choice.algorithm->cost(params, direction);
+  if (built_in < own) reasons.push_back("built-in: " + estimate(built_in / own * choice.cost));
   return reasons;
 }
 
