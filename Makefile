@@ -101,7 +101,7 @@ sanitize: $(done)/test
 		run="env LD_PRELOAD=$$(for l in $(runtime_$(SANITIZER)); do $(CXX) -print-file-name=$$l; done | paste -sd:) \
 			$(options_$(SANITIZER)) TORCHCONV_CPU_CAPABILITY=$$capability PYTHONPATH=$(CURDIR) $(abspath $(python))"; $(has); \
 		$$run -m pytest -q -x -p no:cacheprovider -p no:xdist \
-			-m 'not slow' $(foreach t,$(tests_$(SANITIZER)),$(CURDIR)/tests/test_$(t).py); \
+			-m 'not slow' $(foreach t,$(tests_$(SANITIZER)),$(wildcard $(CURDIR)/tests/*/test_$(t).py)); \
 		$$run -m tests.fuzz --seed $(SEED) $(fuzz_$(SANITIZER)) $(FUZZ_ARGS); \
 	done
 

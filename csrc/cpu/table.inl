@@ -23,22 +23,22 @@ WinogradKernels<T> winograd_kernels();
 
 template <class T>
 CommonKernels<T> common_kernels() {
-  return {conv_kernels<T>(),
-          depthwise_kernels<T>(),
-          pool_kernels<T>(),
-          norm_kernels<T>(),
-          complex_kernels<accumulator_t<T>>(),
-          local_kernels<T>(),
-          local_norm_kernels<T>(),
-          transform_kernels<T>()};
+  return {.conv = conv_kernels<T>(),
+          .depthwise = depthwise_kernels<T>(),
+          .pool = pool_kernels<T>(),
+          .norm = norm_kernels<T>(),
+          .complex = complex_kernels<accumulator_t<T>>(),
+          .local = local_kernels<T>(),
+          .local_norm = local_norm_kernels<T>(),
+          .transform = transform_kernels<T>()};
 }
 
 inline KernelTable table(const char* name, int64_t vector_bytes) {
-  return {name,
-          vector_bytes / static_cast<int64_t>(sizeof(float)),
-          {common_kernels<float>(), winograd_kernels<float>()},
-          {common_kernels<double>()},
-          {common_kernels<bfloat16>(), winograd_kernels<bfloat16>()}};
+  return {.capability = name,
+          .vector = vector_bytes / static_cast<int64_t>(sizeof(float)),
+          .f32 = {common_kernels<float>(), winograd_kernels<float>()},
+          .f64 = {common_kernels<double>()},
+          .bf16 = {common_kernels<bfloat16>(), winograd_kernels<bfloat16>()}};
 }
 
 }  // namespace TORCHCONV_CAPABILITY

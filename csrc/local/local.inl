@@ -431,8 +431,14 @@ void local_weight_grad(const Local& g, const T* dy, const T* x, T* dw, accumulat
 
 template <class T>
 LocalKernels<T> local_kernels() {
-  return {local_forward_units<T>,     local_forward_scratch<T>,     local_forward<T>,
-          local_input_grad_units<T>,  local_input_grad_scratch<T>,  local_input_grad<T>,
-          local_weight_grad_units<T>, local_weight_grad_scratch<T>, local_weight_grad<T>};
+  return {.forward_units = local_forward_units<T>,
+          .forward_scratch = local_forward_scratch<T>,
+          .forward = local_forward<T>,
+          .input_grad_units = local_input_grad_units<T>,
+          .input_grad_scratch = local_input_grad_scratch<T>,
+          .input_grad = local_input_grad<T>,
+          .weight_grad_units = local_weight_grad_units<T>,
+          .weight_grad_scratch = local_weight_grad_scratch<T>,
+          .weight_grad = local_weight_grad<T>};
 }
 TORCHCONV_EACH_TYPE(LocalKernels, local_kernels)

@@ -216,6 +216,6 @@ void lrn_grad(const LocalNorm& g, const T* dy, const T* x, T* dx, accumulator_t<
 
 template <class T>
 LocalNormKernels<T> local_norm_kernels() {
-  return {lrn_forward<T>, lrn_grad<T>};
+  return {.forward = lrn_forward<T>, .grad = lrn_grad<T>};
 }
 TORCHCONV_EACH_TYPE(LocalNormKernels, local_norm_kernels)

@@ -284,6 +284,9 @@ void norm_input_grad(const NormRows& n, int64_t begin, int64_t end, const NormCo
 
 template <class T>
 NormKernels<T> norm_kernels() {
-  return {norm_moments<T>, norm_normalise<T>, norm_grad_sums<T>, norm_input_grad<T>};
+  return {.moments = norm_moments<T>,
+          .normalise = norm_normalise<T>,
+          .grad_sums = norm_grad_sums<T>,
+          .input_grad = norm_input_grad<T>};
 }
 TORCHCONV_EACH_TYPE(NormKernels, norm_kernels)

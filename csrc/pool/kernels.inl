@@ -26,13 +26,13 @@ void max_pool(const PoolGeometry& g, const T* x, T* y, void* positions, accumula
               int64_t end) {
   using A = accumulator_t<T>;
   if constexpr (tuned<T>)
-    if (in_pairs(g))
+    if (g.path == PoolPath::planes_2x2)
       return pool_pairs(g, ReducedPairs<T, true>{x, y, static_cast<uint8_t*>(positions), A(1)}, begin, end);
   const auto run = [&]<int K, class P>(Vectors<K>, P* kept) {
     Maxima<T, P> maxima{y, kept};
     if constexpr (K == 3)
-      if (in_triples<A>(g)) return pool_triples(g, x, maxima, begin, end);
-    if (g.lanes == PoolLanes::channels) return reduce_channels<K>(g, x, maxima, begin, end);
+      if (g.path == PoolPath::channels_3x3) return pool_triples(g, x, maxima, begin, end);
+    if (g.path != PoolPath::planes) return reduce_channels<K>(g, x, maxima, begin, end);
     const Tiles<A> tiles(g, scratch);
     Maxima<A, place_t<A>> in_tiles{tiles.output, tiles.places};
     reduce_planes<K>(g, x, tiles, in_tiles, begin, end, [&](const Block& out, int64_t p, int64_t planes) {
@@ -52,11 +52,11 @@ template <class T>
 void avg_pool(const PoolGeometry& g, const T* x, T* y, accumulator_t<T>* scratch, int64_t begin, int64_t end) {
   using A = accumulator_t<T>;
   if constexpr (tuned<T>)
-    if (in_pairs(g))
+    if (g.path == PoolPath::planes_2x2)
       return pool_pairs(g, ReducedPairs<T, false>{x, y, nullptr, static_cast<A>(divisor(g, 0, 0, 0))}, begin, end);
   const auto run = [&]<int K>(Vectors<K>) {
     Means<T> means{y};
-    if (g.lanes == PoolLanes::channels) return reduce_channels<K>(g, x, means, begin, end);
+    if (g.path != PoolPath::planes) return reduce_channels<K>(g, x, means, begin, end);
     const Tiles<A> tiles(g, scratch);
     Means<A> in_tiles{tiles.output};
     reduce_planes<K>(g, x, tiles, in_tiles, begin, end, [&](const Block& out, int64_t p, int64_t planes) {
@@ -74,13 +74,13 @@ template <class T>
 void scatter(const PoolGeometry& g, const T* dy, const void* positions, T* dx, accumulator_t<T>* scratch, int64_t begin,
              int64_t end) {
   if constexpr (tuned<T>)
-    if (in_pairs(g)) {
+    if (g.path == PoolPath::planes_2x2) {
       const auto* kept = static_cast<const uint8_t*>(positions);
       return pool_pairs(g, SpreadPairs<T, true>{dx, dy, kept, accumulator_t<T>(1)}, begin, end);
     }
   with_positions(g, positions, [&](auto* kept) {
-    if (!g.gathers) return scatter_kept(g, dy, kept, dx, scratch, begin, end);
-    if (g.lanes == PoolLanes::planes) return scatter_planes(g, dy, kept, dx, scratch, begin, end);
+    if (g.path == PoolPath::outputs) return scatter_kept(g, dy, kept, dx, scratch, begin, end);
+    if (g.path == PoolPath::planes) return scatter_planes(g, dy, kept, dx, scratch, begin, end);
     scatter_channels(g, dy, kept, dx, begin, end);
   });
 }
@@ -88,12 +88,12 @@ void scatter(const PoolGeometry& g, const T* dy, const void* positions, T* dx, a
 template <class T>
 void spread(const PoolGeometry& g, const T* dy, T* dx, accumulator_t<T>* scratch, int64_t begin, int64_t end) {
   if constexpr (tuned<T>)
-    if (in_pairs(g)) {
+    if (g.path == PoolPath::planes_2x2) {
       const auto by = static_cast<accumulator_t<T>>(divisor(g, 0, 0, 0));
       return pool_pairs(g, SpreadPairs<T, false>{dx, dy, nullptr, by}, begin, end);
     }
-  if (!g.gathers) return spread_windows(g, dy, dx, scratch, begin, end);
-  if (g.lanes == PoolLanes::planes) return spread_planes(g, dy, dx, scratch, begin, end);
+  if (g.path == PoolPath::outputs) return spread_windows(g, dy, dx, scratch, begin, end);
+  if (g.path == PoolPath::planes) return spread_planes(g, dy, dx, scratch, begin, end);
   spread_channels(g, dy, dx, scratch, begin, end);
 }
 
@@ -123,7 +123,12 @@ inline void indices(const PoolGeometry& g, const void* positions, int64_t* indic
 
 template <class T>
 PoolKernels<T> pool_kernels() {
-  return {pooling::max_pool<T>, pooling::avg_pool<T>, pooling::scatter<T>,
-          pooling::spread<T>,   pooling::gather<T>,   pooling::indices};
+  return {.lanes = tuned<T> ? lanes<accumulator_t<T>> : 0,
+          .max_pool = pooling::max_pool<T>,
+          .avg_pool = pooling::avg_pool<T>,
+          .scatter = pooling::scatter<T>,
+          .spread = pooling::spread<T>,
+          .gather = pooling::gather<T>,
+          .indices = pooling::indices};
 }
 TORCHCONV_EACH_TYPE(PoolKernels, pool_kernels)

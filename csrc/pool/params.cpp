@@ -3,6 +3,8 @@
 #include <algorithm>
 
 #include "checked.h"
+#include "cpu/kernels.h"
+#include "dispatch.h"
 
 namespace torchconv {
 namespace {
@@ -48,6 +50,15 @@ void check_numbers(const PoolWindow& w, int64_t dims, bool mean) {
 
 int64_t ceil_div(int64_t a, int64_t b) { return a / b + (a % b != 0); }
 
+int64_t power_of_two(int64_t least) {
+  int64_t power = 1;
+  while (power < least) power *= 2;
+  return power;
+}
+
+// An axis that is not there, or as if.
+bool alone(const PoolAxis& a) { return a.input == 1 && a.taps == 1 && a.output == 1; }
+
 // The most rows that look(range) gives for strips of `height` rows.
 template <class Look>
 int64_t most(int64_t rows, int64_t height, Look look) {
@@ -59,9 +70,13 @@ int64_t most(int64_t rows, int64_t height, Look look) {
 
 }  // namespace
 
-PoolPlan::PoolPlan(const PoolWindow& w, IntArrayRef input_size, IntArrayRef output_size, bool channels_last,
-                   PoolDirection direction, const std::optional<PoolDivisor>& divisor)
+PoolPlan::PoolPlan(const PoolWindow& w, ScalarType dtype, IntArrayRef input_size, IntArrayRef output_size,
+                   bool channels_last, PoolDirection direction, const std::optional<PoolDivisor>& divisor)
     : geometry{}, output_sizes{} {
+  int64_t lanes = 0;
+  bool narrow = false;  // than what it is summed in
+  for_dtype(w.name, dtype,
+            [&]<class T>(T) { lanes = kernels<T>().pool.lanes, narrow = sizeof(T) < sizeof(accumulator_t<T>); });
   const int64_t dims = static_cast<int64_t>(input_size.size()) - 2;
   TORCH_CHECK(dims >= 1 && dims <= 3, w.name, ": expected a batched input of 3 to 5 axes, got shape ", input_size);
   TORCH_CHECK(static_cast<int64_t>(output_size.size()) == dims, w.name, ": output_size needs ", dims, " numbers, got ",
@@ -108,10 +123,7 @@ PoolPlan::PoolPlan(const PoolWindow& w, IntArrayRef input_size, IntArrayRef outp
   position_dtype = g.position_bytes == 1   ? ScalarType::Byte
                    : g.position_bytes == 2 ? ScalarType::Short
                                            : ScalarType::Int;
-  g.lanes = channels_last ? PoolLanes::channels : PoolLanes::planes;
-  if (direction == PoolDirection::transposed) choose_gather();
-  if (g.lanes == PoolLanes::planes)
-    choose_strips(direction == PoolDirection::forward ? g.axis[1].output : g.axis[1].input);
+  choose_path(lanes, narrow, channels_last, direction, divisor.has_value());
 }
 
 void PoolPlan::fill_axis(int a, const PoolWindow& w, int64_t index, bool include_padding, bool empty) {
@@ -182,8 +194,75 @@ void PoolPlan::fill_links(int a) {
   axis.reach = reach, axis.links = links.data();
 }
 
-// Whether few windows reach an input, and how many rows of them do.
-void PoolPlan::choose_gather() {
+// Windows of 2 by 2 that lie side by side and cover the map.
+bool PoolPlan::covers_2x2() const {
+  const auto halves = [](const PoolAxis& a) {
+    return a.taps == 2 && a.stride == 2 && a.dilation == 1 && a.input == 2 * a.output && a.origin[0] == 0;
+  };
+  return alone(geometry.axis[0]) && halves(geometry.axis[1]) && halves(geometry.axis[2]);
+}
+
+// Windows of 3 by 3 one step apart, padded so that a map keeps its size.
+bool PoolPlan::keeps_3x3() const {
+  const auto keeps = [](const PoolAxis& a) {
+    return a.taps == 3 && a.stride == 1 && a.dilation == 1 && a.output == a.input && a.input > 1 && a.origin[0] == -1;
+  };
+  return alone(geometry.axis[0]) && keeps(geometry.axis[1]) && keeps(geometry.axis[2]);
+}
+
+void PoolPlan::choose_path(int64_t lanes, bool narrow, bool channels_last, PoolDirection direction, bool mean) {
+  PoolGeometry& g = geometry;
+  const bool transposed = direction == PoolDirection::transposed;
+  if (direction == PoolDirection::kept)
+    g.path = PoolPath::outputs;
+  else if (lanes > 0 && !channels_last && covers_2x2())
+    g.path = PoolPath::planes_2x2;
+  else if (lanes > 0 && channels_last && !transposed && !mean && g.channels >= lanes && keeps_3x3())
+    g.path = PoolPath::channels_3x3;
+  else if (transposed && !sums_inputs())
+    g.path = PoolPath::outputs;
+  else
+    g.path = channels_last ? PoolPath::channels : PoolPath::planes;
+  if (g.path == PoolPath::planes || g.path == PoolPath::planes_2x2)
+    choose_strips(transposed && g.path == PoolPath::planes);
+  if (g.path == PoolPath::outputs && !mean) fill_offsets();
+  count_units(transposed);
+  count_scratch(transposed, mean, narrow);
+}
+
+void PoolPlan::count_units(bool transposed) {
+  PoolGeometry& g = geometry;
+  const auto along = [&](int a) { return transposed ? g.axis[a].input : g.axis[a].output; };
+  switch (g.path) {
+    case PoolPath::channels:
+    case PoolPath::channels_3x3: g.units = g.planes * along(0) * along(1); return;
+    case PoolPath::planes:
+    case PoolPath::planes_2x2: g.units = ceil_div(g.planes, kPoolPlanes) * along(0) * g.strips.count; return;
+    case PoolPath::outputs:
+      g.units = g.channels == 1 ? ceil_div(g.planes, kPoolPlanes) : g.planes * ceil_div(g.channels, kPoolChannels);
+  }
+}
+
+void PoolPlan::count_scratch(bool transposed, bool mean, bool narrow) {
+  PoolGeometry& g = geometry;
+  const PoolAxis &a0 = g.axis[0], &a1 = g.axis[1], &a2 = g.axis[2];
+  g.scratch = 0;
+  if (g.path == PoolPath::outputs) {  // a plane of sums, [input][planes or channels], if dx is too narrow to sum in
+    const int64_t together = g.channels == 1 ? std::min(g.planes, kPoolPlanes) : std::min(g.channels, kPoolChannels);
+    if (transposed && narrow) g.scratch = a0.input * a1.input * a2.input * together;
+    return;
+  }
+  if (g.path == PoolPath::planes)  // tiles of both maps and of the positions
+    g.scratch = (g.strips.input + 2 * g.strips.output) * kPoolPlanes;
+  if (transposed && mean && g.path != PoolPath::planes_2x2) {  // rows of shares, which are read a vector past the last
+    const int64_t lanes = g.path == PoolPath::planes ? kPoolPlanes : g.channels;
+    g.scratch += g.ring[0] * g.ring[1] * a2.output * lanes + kPoolPlanes;
+  }
+}
+
+// Whether a transposed pooling sums, of each input, what the windows that reach it give: where these are few. Then
+// fills the links from inputs to windows.
+bool PoolPlan::sums_inputs() {
   PoolGeometry& g = geometry;
   int64_t reaching = 1, most[3];
   for (int a = 0; a < 3; ++a) {  // windows overlap by at most as many as begin within one's length
@@ -194,23 +273,24 @@ void PoolPlan::choose_gather() {
     most[a] = std::min({ceil_div(length, step), axis.taps, axis.output});
     reaching *= std::max<int64_t>(most[a], 1);
   }
-  g.gathers = reaching <= kMostReaching;
+  bool few = reaching <= kMostReaching;
   for (int a = 0; a < 3; ++a)  // the links of an axis are counted in 32 bits
-    g.gathers &= g.axis[a].stride > 0 && most[a] <= kLargest / g.axis[a].input;
-  g.gathers &= g.planes * g.channels > 0;  // or nothing runs, and tables as long as the map are for nothing
-  if (!g.gathers) return;
+    few &= g.axis[a].stride > 0 && most[a] <= kLargest / g.axis[a].input;
+  few &= g.planes * g.channels > 0;  // or nothing runs, and tables as long as the map are for nothing
+  if (!few) return false;
   for (int a = 0; a < 3; ++a) fill_links(a);
-  for (int a = 0; a < 2; ++a) g.ring[a] = pool_power(most[a]);
+  for (int a = 0; a < 2; ++a) g.ring[a] = power_of_two(most[a]);
+  return true;
 }
 
-// Cuts `rows` along the second axis into strips whose tiles are small.
-void PoolPlan::choose_strips(int64_t rows) {
+// Cuts the rows along the second axis, of the output or transposed of the input, into strips whose tiles are small.
+void PoolPlan::choose_strips(bool transposed) {
   PoolGeometry& g = geometry;
   PoolStrips& s = g.strips;
-  if (rows == 0) return void(s = {1, 0, kPoolPlanes, kPoolPlanes});  // of an empty output
   const PoolAxis &a0 = g.axis[0], &a1 = g.axis[1], &a2 = g.axis[2];
-  const bool transposed = a0.reach != nullptr;
-  const auto other = [&](const PoolAxis& a, int64_t height) {  // of the other map, most that belong to a strip
+  const int64_t rows = transposed ? a1.input : a1.output;
+  if (rows == 0) return void(s = {1, 0, kPoolPlanes, kPoolPlanes});  // of an empty output
+  const auto other = [&](const PoolAxis& a, int64_t height) {        // of the other map, most that belong to a strip
     return transposed ? most(a.input, height, [&](PoolRange r) { return pool_reached(a, r); })
                       : most(a.output, height, [&](PoolRange r) { return pool_seen(a, r); });
   };

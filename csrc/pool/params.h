@@ -29,20 +29,18 @@ struct PoolDivisor {
   std::optional<int64_t> override = std::nullopt;
 };
 
-// Which way a pooling runs: from inputs to outputs, or transposed, from outputs to inputs.
-enum class PoolDirection { forward, transposed };
+// Which way a pooling runs: from inputs to outputs; transposed, from outputs to inputs; or over positions that were
+// kept, each of which names the input of its output.
+enum class PoolDirection { forward, transposed, kept };
 
-// The checked description of pooling [N, C, spatial...] to [N, C, output_size...]; raises with the offending values
-// otherwise. Owns the tables that geometry points into.
+// The checked description of pooling [N, C, spatial...] to [N, C, output_size...], and how it runs; raises with the
+// offending values otherwise. A maximum has no divisor. Owns the tables that geometry points into.
 class PoolPlan {
  public:
-  PoolPlan(const PoolWindow& window, IntArrayRef input_size, IntArrayRef output_size, bool channels_last,
-           PoolDirection direction, const std::optional<PoolDivisor>& divisor = std::nullopt);
+  PoolPlan(const PoolWindow& window, ScalarType dtype, IntArrayRef input_size, IntArrayRef output_size,
+           bool channels_last, PoolDirection direction, const std::optional<PoolDivisor>& divisor = std::nullopt);
   PoolPlan(const PoolPlan&) = delete;
   PoolPlan& operator=(const PoolPlan&) = delete;
-
-  // Fills geometry.tap_offset, which only scatter, gather and indices read.
-  void fill_offsets();
 
   PoolGeometry geometry;
   std::vector<int64_t> output_sizes;  // [N, C, output_size...]
@@ -51,8 +49,14 @@ class PoolPlan {
  private:
   void fill_axis(int a, const PoolWindow& window, int64_t index, bool include_padding, bool empty);
   void fill_links(int a);
-  void choose_gather();
-  void choose_strips(int64_t rows);
+  void choose_path(int64_t lanes, bool narrow, bool channels_last, PoolDirection direction, bool mean);
+  bool covers_2x2() const;
+  bool keeps_3x3() const;
+  bool sums_inputs();
+  void choose_strips(bool transposed);
+  void count_units(bool transposed);
+  void count_scratch(bool transposed, bool mean, bool narrow);
+  void fill_offsets();
 
   std::array<std::vector<int32_t>, 3> tables_;  // of an axis: origin, first, last, divisor and reach
   std::array<std::vector<PoolLink>, 3> links_;

@@ -14,34 +14,21 @@
 namespace torchconv {
 namespace {
 
-// Calls run(begin, end) over blocks of 0 <= u < units. `work` is the elements touched in all: small poolings stay on
-// one thread.
-template <class Run>
-void parallel(int64_t units, int64_t work, Run run) {
-  constexpr int64_t kWorthAThread = 32768;
-  const int64_t unit = std::max<int64_t>(work / std::max<int64_t>(units, 1), 1);
-  parallel_for(0, units, std::max<int64_t>(kWorthAThread / unit, 1), run);
-}
-
-// As parallel; run(scratch, begin, end) has `size` accumulators of T to itself.
+// Calls run(scratch, begin, end) over blocks of the plan's units, with accumulators of T to itself. `work` is the
+// elements touched in all: small poolings stay on one thread.
 template <class T, class Run>
-void parallel_with_scratch(int64_t size, int64_t units, int64_t work, Run run) {
+void parallel(const PoolGeometry& g, int64_t work, Run run) {
   using A = accumulator_t<T>;
+  constexpr int64_t kWorthAThread = 32768;
   struct Free {
     void operator()(A* p) const { ::operator delete[](p, std::align_val_t(64)); }
   };
-  parallel(units, work, [&](int64_t begin, int64_t end) {
+  const int64_t unit = std::max<int64_t>(work / std::max<int64_t>(g.units, 1), 1);
+  parallel_for(0, g.units, std::max<int64_t>(kWorthAThread / unit, 1), [&](int64_t begin, int64_t end) {
     const std::unique_ptr<A[], Free> scratch(
-        size == 0 ? nullptr : static_cast<A*>(::operator new[](size * sizeof(A), std::align_val_t(64))));
+        g.scratch == 0 ? nullptr : static_cast<A*>(::operator new[](g.scratch * sizeof(A), std::align_val_t(64))));
     run(scratch.get(), begin, end);
   });
-}
-
-// As parallel_with_scratch, for the transposed operators.
-template <class T, class Run>
-void parallel_transposed(const PoolGeometry& g, int64_t work, Run run) {
-  const bool narrow = sizeof(T) < sizeof(accumulator_t<T>);
-  parallel_with_scratch<T>(pool_transpose_scratch(g, narrow), pool_transpose_units(g), work, run);
 }
 
 void check_same_shape(const std::string& name, const char* what, IntArrayRef size, IntArrayRef expected) {
@@ -53,11 +40,6 @@ void check_positions(const std::string& name, const Tensor& positions, const Poo
   TORCH_CHECK(positions.scalar_type() == plan.position_dtype, name, ": expected positions of dtype ",
               plan.position_dtype, " for a window of ", plan.geometry.window, " elements, got ",
               positions.scalar_type());
-}
-
-// Raises where there is no kernel for t, before anything takes memory.
-void check_dtype(const std::string& name, const Tensor& t) {
-  for_dtype(name, t.scalar_type(), [](auto) {});
 }
 
 // The output's spatial size, which is that of the positions or of the gradient handed in. Raises unless its maps are
@@ -75,19 +57,18 @@ IntArrayRef spatial(const std::string& name, const char* what, const Tensor& t, 
 std::tuple<Tensor, Tensor> max_pool(const Tensor& input, IntArrayRef kernel_size, IntArrayRef stride,
                                     IntArrayRef padding, IntArrayRef dilation, IntArrayRef output_size) {
   const PoolWindow window{"max_pool", kernel_size, stride, padding, dilation};
-  check_dtype(window.name, input);
   const auto format = input.suggest_memory_format();
-  const PoolPlan plan(window, input.sizes(), output_size, is_channels_last(format), PoolDirection::forward);
+  const PoolPlan plan(window, input.scalar_type(), input.sizes(), output_size, is_channels_last(format),
+                      PoolDirection::forward);
   const auto output = empty(plan.output_sizes, input.scalar_type(), format);
   const auto positions = empty(plan.output_sizes, plan.position_dtype, format);
   const auto x = input.contiguous(format);
   for_dtype(window.name, input.scalar_type(), [&]<class T>(T) {
-    parallel_with_scratch<T>(pool_scratch(plan.geometry), pool_units(plan.geometry),
-                             or_most(Checked(output.numel()) * plan.geometry.window),
-                             [&](accumulator_t<T>* scratch, int64_t begin, int64_t end) {
-                               kernels<T>().pool.max_pool(plan.geometry, data<T>(x), mutable_data<T>(output),
-                                                          positions.mutable_data_ptr(), scratch, begin, end);
-                             });
+    parallel<T>(plan.geometry, or_most(Checked(output.numel()) * plan.geometry.window),
+                [&](accumulator_t<T>* scratch, int64_t begin, int64_t end) {
+                  kernels<T>().pool.max_pool(plan.geometry, data<T>(x), mutable_data<T>(output),
+                                             positions.mutable_data_ptr(), scratch, begin, end);
+                });
   });
   return {output, positions};
 }
@@ -103,17 +84,15 @@ std::tuple<Tensor, Tensor> max_pool_relu(const Tensor& input, IntArrayRef kernel
 Tensor max_pool_scatter(const Tensor& grad, const Tensor& positions, IntArrayRef input_size, IntArrayRef kernel_size,
                         IntArrayRef stride, IntArrayRef padding, IntArrayRef dilation) {
   const PoolWindow window{"max_pool_scatter", kernel_size, stride, padding, dilation};
-  check_dtype(window.name, grad);
   check_same_shape(window.name, "a gradient", grad.sizes(), positions.sizes());
   const auto format = positions.suggest_memory_format();
-  PoolPlan plan(window, input_size, spatial(window.name, "positions", positions, input_size), is_channels_last(format),
-                PoolDirection::transposed);
+  const PoolPlan plan(window, grad.scalar_type(), input_size, spatial(window.name, "positions", positions, input_size),
+                      is_channels_last(format), PoolDirection::transposed);
   check_positions(window.name, positions, plan);
-  if (!plan.geometry.gathers) plan.fill_offsets();
   const auto output = empty(input_size, grad.scalar_type(), format);
   const auto dy = grad.contiguous(format), kept = positions.contiguous(format);
   for_dtype(window.name, grad.scalar_type(), [&]<class T>(T) {
-    parallel_transposed<T>(plan.geometry, output.numel(), [&](accumulator_t<T>* scratch, int64_t begin, int64_t end) {
+    parallel<T>(plan.geometry, output.numel(), [&](accumulator_t<T>* scratch, int64_t begin, int64_t end) {
       kernels<T>().pool.scatter(plan.geometry, data<T>(dy), kept.const_data_ptr(), mutable_data<T>(output), scratch,
                                 begin, end);
     });
@@ -124,16 +103,15 @@ Tensor max_pool_scatter(const Tensor& grad, const Tensor& positions, IntArrayRef
 Tensor max_pool_gather(const Tensor& input, const Tensor& positions, IntArrayRef kernel_size, IntArrayRef stride,
                        IntArrayRef padding, IntArrayRef dilation) {
   const PoolWindow window{"max_pool_gather", kernel_size, stride, padding, dilation};
-  check_dtype(window.name, input);
   const auto format = positions.suggest_memory_format();
-  PoolPlan plan(window, input.sizes(), spatial(window.name, "positions", positions, input.sizes()),
-                is_channels_last(format), PoolDirection::forward);
+  const PoolPlan plan(window, input.scalar_type(), input.sizes(),
+                      spatial(window.name, "positions", positions, input.sizes()), is_channels_last(format),
+                      PoolDirection::kept);
   check_positions(window.name, positions, plan);
-  plan.fill_offsets();
   const auto output = empty(plan.output_sizes, input.scalar_type(), format);
   const auto x = input.contiguous(format), kept = positions.contiguous(format);
   for_dtype(window.name, input.scalar_type(), [&]<class T>(T) {
-    parallel(pool_kept_units(plan.geometry), output.numel(), [&](int64_t begin, int64_t end) {
+    parallel<T>(plan.geometry, output.numel(), [&](accumulator_t<T>*, int64_t begin, int64_t end) {
       kernels<T>().pool.gather(plan.geometry, data<T>(x), kept.const_data_ptr(), mutable_data<T>(output), begin, end);
     });
   });
@@ -144,13 +122,12 @@ Tensor max_pool_indices(const Tensor& positions, IntArrayRef input_size, IntArra
                         IntArrayRef padding, IntArrayRef dilation) {
   const PoolWindow window{"max_pool_indices", kernel_size, stride, padding, dilation};
   const auto format = positions.suggest_memory_format();
-  PoolPlan plan(window, input_size, spatial(window.name, "positions", positions, input_size), is_channels_last(format),
-                PoolDirection::forward);
+  const PoolPlan plan(window, ScalarType::Float, input_size, spatial(window.name, "positions", positions, input_size),
+                      is_channels_last(format), PoolDirection::kept);
   check_positions(window.name, positions, plan);
-  plan.fill_offsets();
   const auto output = empty(plan.output_sizes, ScalarType::Long, format);
   const auto kept = positions.contiguous(format);
-  parallel(pool_kept_units(plan.geometry), output.numel(), [&](int64_t begin, int64_t end) {
+  parallel<float>(plan.geometry, output.numel(), [&](float*, int64_t begin, int64_t end) {
     kernels<float>().pool.indices(plan.geometry, kept.const_data_ptr(), mutable_data<int64_t>(output), begin, end);
   });
   return output;
@@ -163,18 +140,16 @@ Tensor avg_pool(const Tensor& input, IntArrayRef kernel_size, IntArrayRef stride
                 IntArrayRef output_size, bool count_include_pad, std::optional<int64_t> divisor_override) {
   const auto dilation = undilated(kernel_size);
   const PoolWindow window{"avg_pool", kernel_size, stride, padding, dilation};
-  check_dtype(window.name, input);
   const auto format = input.suggest_memory_format();
-  const PoolPlan plan(window, input.sizes(), output_size, is_channels_last(format), PoolDirection::forward,
-                      PoolDivisor{count_include_pad, divisor_override});
+  const PoolPlan plan(window, input.scalar_type(), input.sizes(), output_size, is_channels_last(format),
+                      PoolDirection::forward, PoolDivisor{count_include_pad, divisor_override});
   const auto output = empty(plan.output_sizes, input.scalar_type(), format);
   const auto x = input.contiguous(format);
   for_dtype(window.name, input.scalar_type(), [&]<class T>(T) {
-    parallel_with_scratch<T>(
-        pool_scratch(plan.geometry), pool_units(plan.geometry), or_most(Checked(output.numel()) * plan.geometry.window),
-        [&](accumulator_t<T>* scratch, int64_t begin, int64_t end) {
-          kernels<T>().pool.avg_pool(plan.geometry, data<T>(x), mutable_data<T>(output), scratch, begin, end);
-        });
+    parallel<T>(plan.geometry, or_most(Checked(output.numel()) * plan.geometry.window),
+                [&](accumulator_t<T>* scratch, int64_t begin, int64_t end) {
+                  kernels<T>().pool.avg_pool(plan.geometry, data<T>(x), mutable_data<T>(output), scratch, begin, end);
+                });
   });
   return output;
 }
@@ -184,15 +159,14 @@ Tensor avg_pool_spread(const Tensor& grad, IntArrayRef input_size, IntArrayRef k
                        MemoryFormat format) {
   const auto dilation = undilated(kernel_size);
   const PoolWindow window{"avg_pool_spread", kernel_size, stride, padding, dilation};
-  check_dtype(window.name, grad);
-  const PoolPlan plan(window, input_size, spatial(window.name, "a gradient", grad, input_size),
+  const PoolPlan plan(window, grad.scalar_type(), input_size, spatial(window.name, "a gradient", grad, input_size),
                       is_channels_last(format), PoolDirection::transposed,
                       PoolDivisor{count_include_pad, divisor_override});
   check_same_shape(window.name, "a gradient", grad.sizes(), plan.output_sizes);
   const auto output = empty(input_size, grad.scalar_type(), format);
   const auto dy = grad.contiguous(format);
   for_dtype(window.name, grad.scalar_type(), [&]<class T>(T) {
-    parallel_transposed<T>(plan.geometry, output.numel(), [&](accumulator_t<T>* scratch, int64_t begin, int64_t end) {
+    parallel<T>(plan.geometry, output.numel(), [&](accumulator_t<T>* scratch, int64_t begin, int64_t end) {
       kernels<T>().pool.spread(plan.geometry, data<T>(dy), mutable_data<T>(output), scratch, begin, end);
     });
   });

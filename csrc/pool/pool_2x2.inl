@@ -13,14 +13,6 @@
 
 namespace pooling {
 
-inline bool halves(const PoolAxis& a) {
-  return a.taps == 2 && a.stride == 2 && a.dilation == 1 && a.input == 2 * a.output && a.origin[0] == 0;
-}
-inline bool in_pairs(const PoolGeometry& g) {
-  return g.lanes == PoolLanes::planes && g.axis[0].input == 1 && g.axis[0].taps == 1 && g.axis[0].output == 1 &&
-         halves(g.axis[1]) && halves(g.axis[2]);
-}
-
 // Of the lanes of a and then b, taken in blocks of N, the first of every two blocks, or the SECOND.
 template <int N, int SECOND, class V, int... I>
 inline V parted(V a, V b, Lanes<I...>) {

@@ -8,15 +8,6 @@
 
 namespace pooling {
 
-inline bool in_triples(const PoolAxis& a) {
-  return a.taps == 3 && a.stride == 1 && a.dilation == 1 && a.origin[0] == -1 && a.output == a.input && a.input > 1;
-}
-template <class A>
-inline bool in_triples(const PoolGeometry& g) {
-  return g.lanes == PoolLanes::channels && g.channels >= lanes<A> && g.axis[0].input == 1 && g.axis[0].taps == 1 &&
-         g.axis[0].output == 1 && in_triples(g.axis[1]) && in_triples(g.axis[2]);
-}
-
 template <int FIRST, int LAST>
 struct Taps {};
 

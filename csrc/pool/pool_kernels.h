@@ -26,25 +26,32 @@ struct PoolAxis {
   const PoolLink* links;  // [reach[input]]
 };
 
-// The rows along the second axis that one unit covers where lanes are planes, those of the output, or for a transposed
-// operator of the input; and the most pixels that a unit has of either map.
+// The rows along the second axis that one unit covers, those of the output, or for PoolPath::planes transposed of the
+// input; and the most pixels that a unit has of either map.
 struct PoolStrips {
   int64_t rows, count;
   int64_t input, output;
 };
 
-// What the lanes of a vector are: channels; or planes (contiguous), turned into channels a block at a time.
-enum class PoolLanes { channels, planes };
+// How a pooling runs; PoolPlan chooses. A unit of work is
+//   channels      a row of the output, or transposed of the input: the vectors hold channels
+//   channels_3x3  the same, of maxima of 3 by 3 one step apart (pool_3x3_s1.inl)
+//   planes        a strip of kPoolPlanes contiguous planes, which are turned into channels (pool_planar.inl)
+//   planes_2x2    the same, not turned: windows of 2 by 2 side by side (pool_2x2.inl)
+//   outputs       kPoolPlanes planes, or kPoolChannels channels of a plane, whose outputs are taken one by one: each
+//                 looks up, or adds to, the inputs of its window
+enum class PoolPath { channels, channels_3x3, planes, planes_2x2, outputs };
 
 // Element (plane p, position s, channel c) of a map lies at (p * positions + s) * channels + c. Contiguous: planes are
 // N * C and channels 1; channels-last: planes are N.
 struct PoolGeometry {
   int64_t planes, channels;
   PoolAxis axis[3];
-  PoolLanes lanes;
-  bool gathers;       // a transposed operator sums what each input is given; else each output gives to its inputs
-  PoolStrips strips;  // where lanes are planes
-  int64_t ring[2];    // rows of shares kept along the first axes (powers of two), by a mean's transpose that gathers
+  PoolPath path;
+  int64_t units;      // of work, on this path
+  int64_t scratch;    // accumulators that a thread needs for them
+  PoolStrips strips;  // of the paths over planes
+  int64_t ring[2];    // rows of shares kept along the first axes (powers of two), by a mean's transpose over rows
   // A position in the window is its place in scan order, (t0 * taps1 + t1) * taps2 + t2, whichever taps lie in the
   // padding, kept in as few bytes as hold the last one.
   int64_t window;             // taps0 * taps1 * taps2
@@ -53,8 +60,7 @@ struct PoolGeometry {
   int64_t divisor_override;   // 0: none
 };
 
-// Planes that one unit covers: where the lanes are planes, and of what looks up kept positions in the contiguous
-// layout. In channels-last that takes so many channels of one plane.
+// Of one unit.
 constexpr int64_t kPoolPlanes = 16;
 constexpr int64_t kPoolChannels = 64;
 constexpr int64_t kPoolOffsets = 4096;
@@ -67,11 +73,11 @@ inline int64_t pool_offset(const PoolGeometry& g, uint64_t position) {
   return (i0 * a1.input + i1) * a2.input + i2;
 }
 
-// Each does units begin <= u < end of the work: pool_units() of them of max_pool and avg_pool, pool_transpose_units()
-// of scatter and spread, and pool_kept_units() of the others. scratch: pool_scratch() accumulators.
+// Each does units begin <= u < end of PoolGeometry::units, with its scratch. gather and indices know outputs alone.
 template <class T>
 struct PoolKernels {
   using A = accumulator_t<T>;
+  int64_t lanes;  // accumulators in a vector; 0: T has no path for windows of one kind alone
   // x: [input map], y: [output map], positions: [output map]
   void (*max_pool)(const PoolGeometry&, const T* x, T* y, void* positions, A* scratch, int64_t begin, int64_t end);
   void (*avg_pool)(const PoolGeometry&, const T* x, T* y, A* scratch, int64_t begin, int64_t end);
@@ -83,13 +89,6 @@ struct PoolKernels {
   // indices: [output map] of flat indices into the input's plane
   void (*indices)(const PoolGeometry&, const void* positions, int64_t* indices, int64_t begin, int64_t end);
 };
-
-inline int64_t pool_blocks(int64_t size, int64_t block) { return (size + block - 1) / block; }
-inline int64_t pool_power(int64_t least) {
-  int64_t power = 1;
-  while (power < least) power *= 2;
-  return power;
-}
 
 // Rows [begin, end) along an axis.
 struct PoolRange {
@@ -111,38 +110,6 @@ inline PoolRange pool_reached(const PoolAxis& a, PoolRange inputs) {
       o = {first < o.begin ? first : o.begin, past > o.end ? past : o.end};
     }
   return o.begin < o.end ? o : PoolRange{0, 0};
-}
-
-inline int64_t pool_units(const PoolGeometry& g) {
-  if (g.lanes == PoolLanes::planes) return pool_blocks(g.planes, kPoolPlanes) * g.axis[0].output * g.strips.count;
-  return g.planes * g.axis[0].output * g.axis[1].output;
-}
-
-inline int64_t pool_kept_units(const PoolGeometry& g) {
-  return g.channels == 1 ? pool_blocks(g.planes, kPoolPlanes) : g.planes * pool_blocks(g.channels, kPoolChannels);
-}
-
-// Gathering: rows of the input, of one plane or in strips of a block of planes; else as kept positions are walked.
-inline int64_t pool_transpose_units(const PoolGeometry& g) {
-  if (!g.gathers) return pool_kept_units(g);
-  if (g.lanes == PoolLanes::planes) return pool_blocks(g.planes, kPoolPlanes) * g.axis[0].input * g.strips.count;
-  return g.planes * g.axis[0].input * g.axis[1].input;
-}
-
-// Accumulators of scratch that a thread needs: where lanes are planes, tiles of both maps and of the positions.
-inline int64_t pool_scratch(const PoolGeometry& g) {
-  return g.lanes == PoolLanes::planes ? (g.strips.input + 2 * g.strips.output) * kPoolPlanes : 0;
-}
-
-// And of a transposed operator: those and the rows of shares, which are read a vector past the last; or a plane of
-// sums, if dx is too narrow to sum in.
-inline int64_t pool_transpose_scratch(const PoolGeometry& g, bool narrow) {
-  const int64_t inputs = g.axis[0].input * g.axis[1].input * g.axis[2].input;
-  const int64_t together = g.channels == 1 ? g.planes : g.channels,
-                most = g.channels == 1 ? kPoolPlanes : kPoolChannels;
-  if (!g.gathers) return narrow ? inputs * (together < most ? together : most) : 0;
-  const int64_t shares = g.ring[0] * g.ring[1] * g.axis[2].output;
-  return pool_scratch(g) + shares * (g.lanes == PoolLanes::planes ? kPoolPlanes : g.channels) + kPoolPlanes;
 }
 
 }  // namespace torchconv

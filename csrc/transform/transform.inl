@@ -280,7 +280,13 @@ void norm_grad(const Reduction& r, const T* grad, const T* y, T* z, int64_t begi
 
 template <class T>
 TransformKernels<T> transform_kernels() {
-  return {transforms::apply<T>,  transforms::transpose<T>, transforms::values_grad<T>, transforms::max<T>,
-          transforms::select<T>, transforms::scatter<T>,   transforms::norm<T>,        transforms::norm_grad<T>};
+  return {.apply = transforms::apply<T>,
+          .transpose = transforms::transpose<T>,
+          .values_grad = transforms::values_grad<T>,
+          .max = transforms::max<T>,
+          .select = transforms::select<T>,
+          .scatter = transforms::scatter<T>,
+          .norm = transforms::norm<T>,
+          .norm_grad = transforms::norm_grad<T>};
 }
 TORCHCONV_EACH_TYPE(TransformKernels, transform_kernels)

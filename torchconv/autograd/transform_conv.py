@@ -28,11 +28,15 @@ def transform_convolution(
     bias: Tensor | None,
     kernel: Sequence[int],
     support: Sequence[int],
-    *window: Any,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    algorithm: str,
 ) -> Tensor:
     """conv(input, M(values) weight) + bias, bias [D]. The map goes from filters of size `kernel` to `support`, whose
     leading axes, beyond the input's spatial ones, are part of the weight's channels [D, C, *]."""
-    operands = (input, weight, values, pointers, columns, bias)
+    operands, window = (input, weight, values, pointers, columns, bias), (stride, padding, dilation, groups, algorithm)
     if _reverse_alone(operands):
         return TransformConvolution.apply(*operands, kernel, support, window)
     copies = _copies(*operands[1:5], kernel, support, input.dim() - 2)

@@ -133,8 +133,9 @@ def every_map(
     dims, filters = x.dim() - 2, weight.shape[0]
     if has_kernel(x, weight, bias) and not torch.is_autocast_enabled("cpu"):
         check_operands(x, weight, bias, (filters,), name)
-        pointers, columns, values, *sizes = fmap.like(weight)
-        return transform_convolution(x, weight, values, pointers, columns, bias, *sizes, *window, asked(algorithm))
+        pointers, columns, values, kernel, support = fmap.like(weight)
+        operands = x, weight, values, pointers, columns, bias
+        return transform_convolution(*operands, kernel, support, *window, asked(algorithm))
     split = weight.reshape(filters, -1, *fmap.kernel_size)
     copies = transform_filters(split, fmap)
     x, w, b = autocast(x, copies.reshape(copies.shape[0], -1, *fmap.support[-dims:]), bias)

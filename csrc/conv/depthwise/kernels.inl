@@ -8,8 +8,14 @@
 
 template <class T>
 DepthwiseKernels<T> depthwise_kernels() {
-  return {depthwise_pack<T>,        depthwise_planes_scratch<T>, depthwise_planes<T>, depthwise_planes_grad_scratch<T>,
-          depthwise_planes_grad<T>, lanes<accumulator_t<T>>,     depthwise_pixels<T>, depthwise_pixels_grad<T>,
-          depthwise_store_grad<T>};
+  return {.pack = depthwise_pack<T>,
+          .planes_scratch = depthwise_planes_scratch<T>,
+          .planes = depthwise_planes<T>,
+          .planes_grad_scratch = depthwise_planes_grad_scratch<T>,
+          .planes_grad = depthwise_planes_grad<T>,
+          .channels = lanes<accumulator_t<T>>,
+          .pixels = depthwise_pixels<T>,
+          .pixels_grad = depthwise_pixels_grad<T>,
+          .store_grad = depthwise_store_grad<T>};
 }
 TORCHCONV_EACH_TYPE(DepthwiseKernels, depthwise_kernels)

@@ -27,7 +27,7 @@ void complex_products(int64_t count, const A* a, const A* b, bool conjugate, boo
 
 template <class A>
 ComplexKernels<A> complex_kernels() {
-  return {complex_products<A>};
+  return {.products = complex_products<A>};
 }
 template ComplexKernels<float> complex_kernels<float>();
 template ComplexKernels<double> complex_kernels<double>();

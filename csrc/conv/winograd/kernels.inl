@@ -63,11 +63,19 @@ void winograd_accumulate(const Winograd& w, const WinogradBlock& b, int64_t c, i
 template <class T>
 WinogradKernels<T> winograd_kernels() {
   using A = accumulator_t<T>;
-  return {winograd_columns<A>, winograd_rows,          lanes<A>,
-          winograd_scratch<T>, winograd_touches<T>,    winograd_source<T>,
-          winograd_filter<T>,  winograd_multiply<A>,   winograd_target<T>,
-          winograd_grad<T>,    winograd_accumulate<A>, winograd_weight<A>,
-          winograd_store<T>};
+  return {.columns = winograd_columns<A>,
+          .rows = winograd_rows,
+          .vector = lanes<A>,
+          .scratch = winograd_scratch<T>,
+          .touches = winograd_touches<T>,
+          .source = winograd_source<T>,
+          .filter = winograd_filter<T>,
+          .multiply = winograd_multiply<A>,
+          .target = winograd_target<T>,
+          .grad = winograd_grad<T>,
+          .accumulate = winograd_accumulate<A>,
+          .weight = winograd_weight<A>,
+          .store = winograd_store<T>};
 }
 // Not for float64: see kernels.h.
 template WinogradKernels<float> winograd_kernels<float>();

@@ -188,7 +188,7 @@ for algorithm in ("auto", "direct", "gemm", "fft", "reference"):
 def test_time_and_memory() -> None:
     """What took minutes and gigabytes, in a process that may take neither."""
     here = Path(__file__).parent
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(here.parent), str(here)))}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (here.parents[1], here.parent, here)))}
     command = [sys.executable, "-c", IN_A_PROCESS_OF_ITS_OWN]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, check=False)
     assert result.returncode == 0, result.stderr

@@ -93,7 +93,8 @@ def test_resident_memory_is_flat() -> None:
     the process would have grown by a mebibyte. One arena: several share out what is free by chance.
     """
     here = Path(__file__).parent
-    environment = {**os.environ, "MALLOC_ARENA_MAX": "1", "PYTHONPATH": os.pathsep.join((str(here.parent), str(here)))}
+    paths = os.pathsep.join(map(str, (here.parents[1], here.parent, here)))
+    environment = {**os.environ, "MALLOC_ARENA_MAX": "1", "PYTHONPATH": paths}
     command = [sys.executable, "-c", "import test_limits; test_limits.call_often(2000, 500)"]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert result.returncode == 0, result.stderr

@@ -4,6 +4,7 @@ Those that are not in a package are tested where the environment variable TORCHC
 them, as torchvision lays them out.
 """
 
+import math
 import os
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 from torch import Generator, Tensor
 
 from train._torchvision import torchvision
-from train.augment import Augmentation, random_flip, random_shift
+from train.augment import Augmentation, mixup, random_cutout, random_flip, random_shift, warp
 from train.data import SOURCES, Data, EvenBatches, ImageBatches, rotate, split
 
 FULL_DATA = os.environ.get("TORCHCONV_DATA")
@@ -172,6 +173,60 @@ def test_rotation() -> None:
     turned = rotate(disc, torch.tensor([0.7]))
     assert abs(turned.float().mean() / disc.float().mean() - 1) < 0.02
     assert not torch.equal(turned, disc)
+
+
+def test_warp_by_a_quarter_turn_a_mirror_and_a_factor() -> None:
+    """Maps that lead pixels to pixels are exact, of maps that are no squares too."""
+    generator = Generator().manual_seed(0)
+    square = torch.randint(256, (2, 3, 8, 8), generator=generator, dtype=torch.uint8)
+    turn = torch.tensor([[0.0, 1.0], [-1.0, 0.0]])  # of (x, y), y looking down: counter-clockwise
+    assert torch.equal(warp(square, turn.expand(2, 2, 2)), square.rot90(1, (2, 3)))
+    wide = torch.randint(256, (2, 1, 4, 10), generator=generator, dtype=torch.uint8)
+    mirror = torch.tensor([[-1.0, 0.0], [0.0, 1.0]])
+    assert torch.equal(warp(wide, mirror.expand(2, 2, 2)), wide.flip(3))
+    assert torch.equal(warp(wide, torch.eye(2).expand(2, 2, 2)), wide)
+    dot = torch.zeros(1, 1, 9, 9, dtype=torch.uint8)
+    dot[0, 0, 4, 6] = 200  # two to the right of the centre
+    assert warp(dot, torch.eye(2)[None] * 0.5)[0, 0, 4, 5] == 200
+    sheared = warp(wide, torch.tensor([[1.0, 0.5], [0.0, 1.0]]).expand(2, 2, 2), "reflect")
+    assert sheared.shape == wide.shape
+
+
+def test_drawn_maps_keep_to_their_ranges() -> None:
+    many, generator = 2000, Generator().manual_seed(0)
+    turned = Augmentation(rotate=20)._maps(many, generator)
+    angles = torch.atan2(turned[:, 0, 1], turned[:, 0, 0]).rad2deg()
+    assert angles.abs().max() <= 20
+    assert angles.min() < -18
+    assert angles.max() > 18
+    scaled = Augmentation(scale=1.6)._maps(many, generator)
+    factors = scaled.det().sqrt()
+    assert (factors.min(), factors.max()) >= (1 / 1.6, 1.55)
+    assert factors.max() <= 1.6 + 1e-5
+    assert factors.log().mean().abs() < 0.02
+    stretched = Augmentation(stretch=1.3)._maps(many, generator)
+    torch.testing.assert_close(stretched.det(), torch.ones(many))
+    ratio = stretched[:, 0, 0] / stretched[:, 1, 1]
+    assert 1 / 1.3 - 1e-5 <= ratio.min() <= ratio.max() <= 1.3 + 1e-5
+    slanted = Augmentation(shear=20)._maps(many, generator)
+    assert slanted[:, 0, 1].abs().max() <= math.tan(math.radians(20)) + 1e-6
+
+
+def test_cutout_covers_a_square_or_what_of_it_is_inside() -> None:
+    images = torch.full((200, 3, 16, 16), 10, dtype=torch.uint8)
+    images[0] = 250  # the mean differs from every pixel
+    covered = (random_cutout(images, 4, Generator().manual_seed(0)) != images).sum((1, 2, 3)) // 3
+    assert covered.max() == 16
+    assert covered.min() >= 4
+    assert len(set(covered.tolist())) > 3
+
+
+def test_mixup_is_of_pairs() -> None:
+    images, labels = torch.arange(8.0)[:, None], torch.arange(8)
+    mixed, others, share = mixup(images, labels, 0.4, Generator().manual_seed(3))
+    assert sorted(others.tolist()) == labels.tolist()
+    assert 0 <= share <= 1
+    torch.testing.assert_close(mixed[:, 0], share * labels + (1 - share) * others)
 
 
 @pytest.mark.parametrize("name", SOURCES)

@@ -78,7 +78,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     assert train("fit", *SHORT, "--model.lr", "1e30", "--model.schedule", "constant") == 1
-    check_one_sentence(capfd, "with a learning rate of 1e+30: try a smaller --model.lr")
+    check_one_sentence(capfd, "with a learning rate of 1e+30: try a smaller --model.lr", began=True)
 
 
 @pytest.mark.parametrize(("number", "code", "name"), [(signal.SIGINT, 130, "Ctrl-C"), (signal.SIGTERM, 143, "SIGTERM")])
@@ -107,7 +107,7 @@ def test_stopped(
     finally:
         signal.signal(signal.SIGINT, before)
     run = "runs/lenet5-digits/version_0"
-    check_one_sentence(capfd, f"stopped by {name} in epoch 1, step ")
+    check_one_sentence(capfd, f"stopped by {name} in epoch 1, step ", began=True)
     assert (tmp_path / run / "learning_curve.png").exists()
     assert checkpoint(tmp_path / run / "checkpoints" / "last.ckpt")["epoch"] == 0
 

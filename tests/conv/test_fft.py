@@ -1,6 +1,6 @@
 """Convolution through the Fourier transform: large kernels, tiles, and when it is picked.
 
-tests/test_conv.py runs it over the shapes that all algorithms share.
+test_conv.py runs it over the shapes that all algorithms share.
 """
 
 import itertools
