@@ -73,6 +73,7 @@ def _expected_batch_norm(case: Case, got: Any, leaves: list[Tensor]) -> str | No
     need(all(t.numel() == wide[0].shape[1] for t in vectors), "a vector's length")
     if wide[0].shape[1] == 0:
         return differ(got and got[0], wide[0])  # of which the built-in looks at the first weight
+    wide[0] = wide[0].contiguous()  # the built-in's gradient is wrong for (N, C, H, 1) of strides (32, 1, 32, 32)
     operands = leaves_of([wide[0], *wide[3:5]]) if leaves else []
     own = [made(a) for a in case.args]
     # Of axes of size 1 the built-in reads some as what they are not; of (N, C) it takes a weight's gaps for the weight.
