@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections import Counter
+from collections import Counter, OrderedDict
 
 import pytest
 import torch
@@ -276,17 +276,58 @@ def test_printed_table():
     explained = torchconv.explain(model(), torch.randn(2, 3, 8, 8))
     lines = str(explained).splitlines()
     assert repr(explained) == str(explained)
-    assert lines[0].split() == "layer direction algorithm mult-adds estimate moved workspace error kept refused".split()
-    assert len(lines) == len(explained) + 4  # the head, two rules and the totals
-    for row, line in zip(explained, lines[2:-2], strict=True):
-        assert line.startswith(f"{row.name} {row.layer} ")
-        assert row.direction.replace("_", " ") in line
+    assert lines[0].split() == "layer output kernel params direction algorithm MACs share scratch keeps".split()
+    algorithms = dict.fromkeys(row.algorithm for row in explained)
+    assert len(lines) == len(explained) + len(algorithms) + 4  # the head, two rules, what each algorithm has, and all
+    for row, line in zip(explained, lines[2:], strict=False):
+        assert line.startswith(f"{row.name} {row.layer} ") == (row.direction == "forward")
         assert row.algorithm in line
-        assert "; ".join(row.refused) in line
-    assert lines[2].split()[4:6] == ["27.6", "k"]
-    assert lines[2].split()[8:10] == ["6.53", "kB"]
-    assert lines[-1].startswith("total")
+    assert ["forward", explained[0].algorithm] == lines[2].split()[5:7]
+    assert [line.split(":")[0] for line in lines[-len(algorithms) - 1 :]] == [*algorithms, "in all"]
     assert isinstance(explained[0], Row)
+
+
+def test_table_with_reasons_and_of_long_names():
+    """At most 100 columns, whatever the names; every reason is there."""
+    deep = model()
+    for _ in range(9):
+        deep = torch.nn.Sequential(OrderedDict(a_rather_long_name=deep))
+    for explained in (torchconv.explain(deep, torch.randn(2, 3, 8, 8), why=why) for why in (False, True)):
+        text = str(explained)
+        assert max(map(len, text.splitlines())) <= 100
+        words = " ".join(text.split())
+        for row in explained:
+            for reason in row.refused:
+                assert (" ".join(reason.split()) in words) == explained.why
+    assert "…" in text
+
+
+def test_table_of_a_model_that_convolves_nothing():
+    assert str(torchconv.explain(torch.nn.ReLU(), torch.randn(1))).startswith("no layer of this model convolves")
+
+
+def test_layers_facts_and_dense_layers():
+    net = torch.nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=(2, 1)), nn.MaxPool2d(2), torch.nn.Flatten(), torch.nn.Linear(16, 10)
+    )
+    x = torch.randn(4, 3, 8, 6)
+    rows = {row.layer: row for row in torchconv.explain(net, x) if row.direction == "forward"}
+    conv, pool, dense = rows["Conv2d"], rows["MaxPool2d"], rows["Linear"]
+    assert (conv.output_size, conv.kernel_size, conv.stride, conv.parameters) == ((8, 3, 4), (3, 3), (2, 1), 8 * 28)
+    assert (pool.output_size, pool.kernel_size, pool.stride, pool.parameters) == ((8, 1, 2), (2, 2), (2, 2), 0)
+    assert (dense.output_size, dense.kernel_size, dense.parameters) == ((10,), (), 10 * 17)
+    assert (dense.algorithm, dense.multiply_adds) == ("built-in", 4 * 160)
+
+
+def test_bytes_that_a_prepared_layer_holds():
+    net = torchconv.convert(torch.nn.Sequential(torch.nn.Conv2d(16, 16, 3))).eval()
+    x = torch.randn(1, 16, 8, 8)
+    assert {row.prepared_bytes for row in torchconv.explain(net, x)} == {0}
+    with torch.no_grad():
+        net(x)
+    held = torchconv.explain(net, x)
+    assert held[0].prepared_bytes >= net[0].weight.nbytes
+    assert "between calls in evaluation" in str(held)
 
 
 def test_only_modules():

@@ -48,6 +48,38 @@ class Row:
     workspace_bytes: int | None = None  # beside operands and results, with one thread
     error_bound: float | None = None  # on the relative L2 error
     kept_bytes: int = 0  # what the forward keeps for the backward, parameters aside
+    # the layer's, and the same in each of its directions
+    output_size: tuple[int, ...] = ()  # of one sample: maps, then sides
+    kernel_size: tuple[int, ...] = ()
+    stride: tuple[int, ...] = ()
+    parameters: int = 0
+    prepared_bytes: int = 0  # what it holds between calls in evaluation: see `torchconv.prepare`
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the rows of one call of a layer say of the layer."""
+
+    output_size: tuple[int, ...]
+    kernel_size: tuple[int, ...]
+    stride: tuple[int, ...]
+    parameters: int
+    prepared_bytes: int
+
+    @classmethod
+    def of(cls, layer: Any, output: Any) -> "Facts":
+        first = output[0] if isinstance(output, tuple) else output
+        kernel, stride = (_sides(getattr(layer, name, None), first) for name in ("kernel_size", "stride"))
+        kept = layer.__dict__.get("_kept")
+        parameters = sum(p.numel() for p in layer.parameters())
+        return cls(tuple(first.shape[1:]), kernel, stride if kernel else (), parameters, kept.bytes() if kept else 0)
+
+
+def _sides(given: Any, output: Tensor) -> tuple[int, ...]:
+    """A size as layers hold it, one number or one for each axis, as one for each."""
+    if isinstance(given, int):
+        return (given,) * (output.dim() - 2)
+    return tuple(given) if isinstance(given, Sequence) and all(isinstance(g, int) for g in given) else ()
 
 
 class Result(NamedTuple):
@@ -121,6 +153,28 @@ class BuiltInCall(OperatorCall):
             multiply_adds=0,
             bytes_moved=self.moved,
             workspace_bytes=self.workspace,
+        )
+
+
+@dataclass(frozen=True)
+class DenseCall(OperatorCall):
+    """A dense layer: PyTorch's own matrix product, which is at the processor's peak or at the memory's rate."""
+
+    multiply_adds: int
+    moved: int
+
+    @classmethod
+    def of(cls, layer: torch.nn.Linear, given: Tensor, output: Tensor) -> "DenseCall":
+        weights = sum(p.nbytes for p in layer.parameters())
+        return cls(output.numel() * layer.in_features, given.nbytes + output.nbytes + weights)
+
+    def costs(self, direction: str, kept: int) -> dict[str, Any]:
+        return dict(
+            algorithm="built-in",
+            refused=("a dense layer is PyTorch's own",),
+            multiply_adds=self.multiply_adds,
+            estimate=self.multiply_adds,
+            bytes_moved=self.moved,
         )
 
 

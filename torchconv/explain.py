@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
-from ._calls import DIRECTIONS, Row, error_bound
+from ._calls import DIRECTIONS, DenseCall, Facts, Row, error_bound
 from ._classes import STOCK
+from ._table import table
 from ._watch import Watch
 from .fuse import plan
 
@@ -19,9 +20,10 @@ _STOCK = tuple(STOCK)
 
 @dataclass(frozen=True)
 class Explanation:
-    """What `explain` returns: rows, to be read one by one or printed as a table."""
+    """What `explain` returns: rows, to be read one by one or printed as a table of at most 100 columns."""
 
     rows: list[Row] = field(default_factory=list)
+    why: bool = False  # whether the table says what each algorithm that was not taken would cost, or what hinders it
 
     def __iter__(self) -> Iterator[Row]:
         return iter(self.rows)
@@ -33,41 +35,23 @@ class Explanation:
         return self.rows[index]
 
     def __str__(self) -> str:
-        head = (
-            "layer",
-            "direction",
-            "algorithm",
-            "mult-adds",
-            "estimate",
-            "moved",
-            "workspace",
-            "error",
-            "kept",
-            "refused",
-        )
-        cells = [head, *(_cells(row) for row in self.rows), _totals(self.rows)]
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        left = (0, 1, 2, 9)  # the columns of text; the others are of numbers
-        lines = []
-        for line in cells:
-            pad = (cell.ljust if i in left else cell.rjust for i, cell in enumerate(line))
-            lines.append("  ".join(cell(width) for cell, width in zip(pad, widths, strict=True)).rstrip())
-        rule = "-" * max(map(len, lines))
-        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+        return table(self.rows, self.why)
 
     __repr__ = __str__
 
 
-def explain(model: torch.nn.Module, /, *example_inputs: Any, **example_keywords: Any) -> Explanation:
+def explain(model: torch.nn.Module, /, *example_inputs: Any, why: bool = False, **example_keywords: Any) -> Explanation:
     """Which algorithm each layer of `model` takes on these inputs, why not another, and what it costs.
 
     The model is run forward once, in evaluation mode; nothing of it changes: training flags, statistics, gradients and
     the random number generator's state are afterwards what they were. Layers that are not torchconv's get one row that
-    says "built-in"; calls of functions in a forward are not seen. Explain a model before torch.compile, not after.
+    says "built-in", dense layers one for each direction; calls of functions in a forward are not seen. Explain a model
+    before torch.compile, not after.
 
     Args:
         model: any module, a single layer included.
         example_inputs, example_keywords: what the model is called with.
+        why: print, below each row, what every other algorithm would cost, or what hinders it.
 
     Returns:
         A table to print, or to iterate over: a `Row` for each layer called, in the order of the calls, and direction
@@ -101,50 +85,23 @@ def explain(model: torch.nn.Module, /, *example_inputs: Any, **example_keywords:
         stack.callback(setattr, plan, "observer", plan.observer)
         plan.observer = watch
         model(*example_inputs, **example_keywords)
-    return Explanation(watch.rows)
+    return Explanation(watch.rows, why)
 
 
 def _is_watched(module: torch.nn.Module) -> bool:
-    """Whether the calls of a layer have rows: ours say which, and torch.nn's that have a namesake here have one."""
-    return hasattr(type(module), "_operator_calls") or isinstance(module, _STOCK)
+    """Whether the calls of a layer have rows: ours say which, dense layers have theirs, and torch.nn's that have a
+    namesake here have one."""
+    return hasattr(type(module), "_operator_calls") or isinstance(module, (*_STOCK, torch.nn.Linear))
 
 
 def _rows(name: str, module: Any, given: Any, output: Any, kept: int) -> list[Row]:
     """The rows of one call of one layer, on the input `given`, with this `output`."""
     layer = type(module).__name__
-    if not hasattr(type(module), "_operator_calls"):
-        return [Row(name, layer, "forward", "built-in", ("not a layer of torchconv: see convert",), kept_bytes=kept)]
-    return [row for call in module._operator_calls(given, output) for row in call.rows(name, layer, kept)]
-
-
-def _cells(row: Row) -> tuple[str, ...]:
-    return (
-        f"{row.name} {row.layer}".strip(),
-        row.direction.replace("_", " "),
-        row.algorithm,
-        _short(row.multiply_adds),
-        _short(row.estimate),
-        _short(row.bytes_moved, "B"),
-        _short(row.workspace_bytes, "B"),
-        "-" if row.error_bound is None else f"{row.error_bound:.1e}" if row.error_bound else "0",
-        _short(row.kept_bytes, "B") if row.direction == "forward" else "",
-        "; ".join(row.refused),
-    )
-
-
-def _totals(rows: list[Row]) -> tuple[str, ...]:
-    multiply_adds = sum(row.multiply_adds or 0 for row in rows)
-    estimate = sum(row.estimate or 0 for row in rows)
-    moved = sum(row.bytes_moved or 0 for row in rows)
-    kept = sum(row.kept_bytes for row in rows)
-    return ("total", "", "", _short(multiply_adds), _short(estimate), _short(moved, "B"), "", "", _short(kept, "B"), "")
-
-
-def _short(number: int | None, unit: str = "") -> str:
-    """1234567 -> "1.23 M"; bytes count in powers of ten too."""
-    if number is None:
-        return "-"
-    for power, prefix in ((12, "T"), (9, "G"), (6, "M"), (3, "k")):
-        if number >= 10**power:
-            return f"{number / 10**power:.3g} {prefix}{unit}"
-    return f"{number} {unit}".strip()
+    facts = vars(Facts.of(module, output))
+    if hasattr(type(module), "_operator_calls"):
+        rows = [row for call in module._operator_calls(given, output) for row in call.rows(name, layer, kept)]
+    elif isinstance(module, torch.nn.Linear):
+        rows = DenseCall.of(module, given, output).rows(name, layer, kept)
+    else:
+        rows = [Row(name, layer, "forward", "built-in", ("not a layer of torchconv: see convert",), kept_bytes=kept)]
+    return [replace(row, **facts) for row in rows]
