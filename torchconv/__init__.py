@@ -9,7 +9,7 @@ __version__ = "0.1.0"
 
 from . import _library, flops, ops  # isort: skip  (register the operators: everything below needs them)
 
-from . import functional, nn, testing, transforms
+from . import functional, nn, show, testing, transforms
 from .convert import convert, enabled, revert
 from .explain import explain
 from .functional import conv_matrix
@@ -44,6 +44,7 @@ __all__ = [
     "scan",
     "set_batch_invariant",
     "set_conv_precision",
+    "show",
     "testing",
     "transforms",
 ]

@@ -15,9 +15,12 @@ class _Reached(Exception):
     """The layer has run: the rest of the network need not."""
 
 
-def derivatives(model: torch.nn.Module, name: str, x: Tensor, middle_only: bool = False) -> tuple[list[Tensor], Any]:
+def derivatives(
+    model: torch.nn.Module, name: str, x: Tensor, middle_only: bool = False, channel: int | None = None
+) -> tuple[list[Tensor], Any]:
     """|derivatives| to the input, summed over its maps, of the middle output and of its neighbour along each axis; and
-    the shape of the output."""
+    the shape of the output. With a `channel`, those of this map's outputs alone, signed, a map for each of the input's.
+    """
     found: list[Any] = []
 
     def keep(module: torch.nn.Module, args: Any, output: Any) -> None:
@@ -39,6 +42,10 @@ def derivatives(model: torch.nn.Module, name: str, x: Tensor, middle_only: bool 
             + (f"gives a {type(found[0]).__name__}, not a tensor" if found else "does not run on this input")
         )
     y = found[0]
+    if channel is not None:
+        if y.dim() < 2 or not 0 <= channel < y.shape[1]:
+            raise ValueError(f"receptive_field: layer '{name}' answers with shape {list(y.shape)}, no map {channel}")
+        y = y[:, channel : channel + 1]
     spatial = y.shape[2:] if y.dim() == x.dim() else ()
     middle = [n // 2 for n in spatial]
     positions = [middle]
@@ -51,7 +58,8 @@ def derivatives(model: torch.nn.Module, name: str, x: Tensor, middle_only: bool 
         index: tuple[Any, ...] = (0, slice(None), *p)
         sums.append(y[index].sum() if spatial and min(p) >= 0 else y.sum())
     grads = [torch.autograd.grad(s, x, retain_graph=True, allow_unused=True)[0] for s in sums]
-    return [(torch.zeros_like(x) if g is None else g).abs().sum((0, 1)).detach() for g in grads], y.shape
+    found_grads = [(torch.zeros_like(x) if g is None else g).detach() for g in grads]
+    return [g[0] if channel is not None else g.abs().sum((0, 1)) for g in found_grads], y.shape
 
 
 def connections(model: torch.nn.Module) -> torch.nn.Module:

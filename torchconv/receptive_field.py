@@ -25,7 +25,8 @@ class ReceptiveField:
     estimated: Field | None  # None where the field meets the input's edge, or an axis has a single position
     position: tuple[int, ...]  # the output in the middle
     estimated_box: tuple[tuple[int, int], ...]  # what that one sees
-    # [*input_size], |derivative| of its maps' sum, summed over the input's maps, by the actual weights
+    # [*input_size], |derivative| of its maps' sum, summed over the input's maps, by the actual weights; of one channel
+    # [C, *input_size], the derivative with its sign
     gradient: Tensor = field(repr=False)
 
     @property
@@ -63,7 +64,9 @@ class ReceptiveField:
         return draw_receptive_field(self, ax)
 
 
-def receptive_field(model: torch.nn.Module, layer: str | torch.nn.Module, input_size: Sequence[int]) -> ReceptiveField:
+def receptive_field(
+    model: torch.nn.Module, layer: str | torch.nn.Module, input_size: Sequence[int], channel: int | None = None
+) -> ReceptiveField:
     """Which inputs an output of `layer` depends on, found in two ways.
 
     Computed: along the layers, from ``size 1, stride 1, offset 0`` at the input, by a layer of kernel k, stride s,
@@ -84,13 +87,14 @@ def receptive_field(model: torch.nn.Module, layer: str | torch.nn.Module, input_
         model: any module; it is not changed.
         layer: a layer in it, or its name in ``named_modules()``.
         input_size: (C, L), (C, H, W) or (C, D, H, W), of one input.
+        channel: one map of the layer, whose middle neuron `gradient` is then of, signed. Default: all maps together.
 
     Returns:
         A `ReceptiveField`: size, stride and offset along each axis, what the middle output sees, and ``draw()``.
 
     Raises:
         TypeError: `model` is not a Module.
-        ValueError: a layer that is not in the model, or an input size of another form.
+        ValueError: a layer that is not in the model, a map that it has not, or an input size of another form.
         RuntimeError: a layer that this input does not reach, or whose output is no tensor.
     """
     if not isinstance(model, torch.nn.Module):
@@ -124,5 +128,5 @@ def receptive_field(model: torch.nn.Module, layer: str | torch.nn.Module, input_
         estimated(boxes, output_size, input_size[1:]),
         tuple(n // 2 for n in output_size),
         boxes[0],
-        derivatives(actual, name, anything, middle_only=True)[0][0],
+        derivatives(actual, name, anything, middle_only=True, channel=channel)[0][0],
     )
