@@ -1,4 +1,4 @@
-"""``python -m train fit|validate|test``: trains a network, ends with its test accuracy, speed and learning curve.
+"""``python -m train fit|validate|test|predict|report``: trains a network; ends with its accuracy, speed and report.
 
 Every option has a default (LeNet-5 on digits); ``--config train/recipes/NAME.yaml`` gives those of another run, and
 ``--print_config`` writes them all. What the user must mend is one sentence on stderr and exit status 2.
@@ -21,12 +21,17 @@ from train.data import Data
 from train.ending import Ending
 from train.errors import Diverged, InputError, one_line
 from train.memory import keep_freed_memory
-from train.module import Classifier, saved_network
+from train.module import Classifier
 from train.networks import SIDES
+from train.predict import predict
+from train.progress import Bar, Lines
 from train.quiet import silence_irrelevant
-from train.report import learning_curve, summary
+from train.report import earlier_rows, learning_curve, summary
+from train.run_report import report, report_runs
+from train.saved import DEFAULT_DATA, DEFAULT_NETWORK, check_resumed, find_checkpoint, read_checkpoint
 from train.throughput import Throughput
 
+OWN_SUBCOMMANDS = {"predict": predict, "report": report_runs}  # beside Lightning's
 TRAINER_DEFAULTS = {
     "max_epochs": 30,
     "default_root_dir": "runs",
@@ -71,32 +76,50 @@ class TrainCLI(LightningCLI):
         parser.link_arguments("data.num_classes", "model.num_classes", apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        super().parse_arguments(parser, args)
+        try:
+            super().parse_arguments(parser, args)
+        except UnicodeDecodeError as error:
+            raise InputError(f"what --config names is not text: {error.reason} at byte {error.start}") from error
         subcommand = self.config.subcommand
-        self.ckpt_path: str | None = self.config[subcommand].ckpt_path
+        config = self.config[subcommand]
+        if config.seed_everything is not None and config.seed_everything is not True and config.seed_everything < 0:
+            raise InputError(f"--seed_everything must be at least 0, got {config.seed_everything}")
+        model, data = config.model, config.data
+        if config.ckpt_path in ("last", "best"):
+            run = f"{(model.name or '*').replace('/', '-')}-{data.name or '*'}"
+            config.ckpt_path = find_checkpoint(config.ckpt_path, config.trainer.default_root_dir, run)
+        self.ckpt_path: str | None = config.ckpt_path
         if self.ckpt_path is None and subcommand != "fit":
             raise InputError(f"{subcommand} needs a trained network: give its checkpoint with --ckpt_path")
-        self.network = saved_network(self.ckpt_path) if self.ckpt_path else None
+        self.saved = read_checkpoint(self.ckpt_path) if self.ckpt_path else None
+        network = self.saved["network"] if self.saved else {"name": DEFAULT_NETWORK}
+        if model.name is None:
+            model.name = network["name"]
+            model.activation = model.activation or network.get("activation")
+        data.name = data.name or (self.saved or {}).get("data", DEFAULT_DATA)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer, with a CSV and a TensorBoard log in one directory, unless another logger was asked for."""
         options = self.config_init[self.subcommand]
         root, checkpoints = options.trainer.default_root_dir, options.checkpoint.dirpath
-        for directory in (root, checkpoints):
-            if directory is not None:
-                rank_zero_only(check_writable)(directory)
+        self.folders = [folder for folder in (root, checkpoints) if folder is not None]
         if options.trainer.logger is None:
             name = f"{options.model.network_args['name'].replace('/', '-')}-{options.data.name}"
             table = CSVLogger(root, name)
-            rank_zero_only(check_writable)(table.log_dir)
-            kwargs["logger"] = [table, TensorBoardLogger(root, name, table.version)]
+            self.folders.append(table.log_dir)
+            kwargs["logger"] = [table, TensorBoardLogger(root, name, table.version, default_hp_metric=False)]
         if options.data.validation == 0:  # No checkpoint is the best.
             options.checkpoint.monitor, options.checkpoint.save_top_k = None, 0
         self.throughput = Throughput()
         # After every epoch, to resume from; ModelCheckpoint's own save_last does so only where the epoch was the best.
         self.last = ModelCheckpoint(checkpoints, filename="last", enable_version_counter=False)
         ending = Ending(lambda: self.last.best_model_path, _complain, self._draw)
-        options.trainer.callbacks = [*(options.trainer.callbacks or []), self.throughput, self.last, ending]
+        own = [self.throughput, Lines(self.throughput), self.last, ending]
+        if options.trainer.enable_progress_bar is None:
+            options.trainer.enable_progress_bar = sys.stdout.isatty()
+        if options.trainer.enable_progress_bar:
+            own.append(Bar())
+        options.trainer.callbacks = [*(options.trainer.callbacks or []), *own]
         if not options.trainer.plugins:
             options.trainer.plugins = [WholeFiles()]
         try:
@@ -106,8 +129,10 @@ class TrainCLI(LightningCLI):
 
     def after_instantiate_classes(self) -> None:
         """Checks what was given before the trainer starts further processes, so that it is said once."""
-        if self.network is not None:
-            self.model.check_network(self.network, self.ckpt_path)
+        if self.saved is not None:
+            self.model.check_network(self.saved["network"], self.ckpt_path)
+            if self.subcommand == "fit" and self.ckpt_path is not None:
+                check_resumed(self.saved, self.ckpt_path, self.model.options, self.trainer.max_epochs)
         name, side = self.model.network_args["name"], self.datamodule.side
         if name in SIDES and SIDES[name] != side:
             needed = f"{SIDES[name]}x{SIDES[name]}"
@@ -116,6 +141,16 @@ class TrainCLI(LightningCLI):
             raise InputError("schedule 'plateau' watches the validation accuracy, but --data.validation is 0")
         self.datamodule.prepare_data()
         self.datamodule.setup()
+        for folder in self.folders:  # Last, so that a run that is refused leaves none.
+            rank_zero_only(check_writable)(folder)
+
+    def before_fit(self) -> None:
+        """Notes the options beside the metrics, which those of the run that is resumed begin."""
+        earlier = earlier_rows(self.ckpt_path, self.saved["global_step"]) if self.ckpt_path and self.saved else []
+        for logger in self.trainer.loggers:
+            logger.log_hyperparams({**self.model.network_args, **self.model.options})
+            if isinstance(logger, CSVLogger) and self.trainer.is_global_zero:
+                logger.experiment.metrics = earlier
 
     def after_fit(self) -> None:
         """Tests what the training ended with, draws the learning curve, prints the summary.
@@ -127,7 +162,8 @@ class TrainCLI(LightningCLI):
         if self.trainer.is_global_zero:
             curve = self._draw()
             accuracy, checkpoint = metrics["test/accuracy"], self.last.best_model_path
-            print(summary(accuracy, self.throughput, checkpoint, curve, self.model.target))
+            page = report([curve.parent], self.model, self.datamodule) if curve is not None else None
+            print(summary(accuracy, self.throughput, checkpoint, curve, self.model.target, page))
 
     def _draw(self) -> Path | None:
         """The learning curve of the run, if there is anything to draw; where it was put."""
@@ -147,6 +183,9 @@ def main() -> int:
     silence_irrelevant()
     keep_freed_memory()
     try:
+        if sys.argv[1:2] and sys.argv[1] in OWN_SUBCOMMANDS:
+            OWN_SUBCOMMANDS[sys.argv[1]](sys.argv[2:])
+            return 0
         TrainCLI(
             Classifier,
             Data,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from jsonargparse.typing import NonNegativeInt, PositiveInt
+from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from lightning.pytorch import LightningDataModule
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
@@ -19,7 +19,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from train.augment import BORDERS, FLIPS, Augmentation
 from train.errors import InputError, one_line
+from train.saved import DEFAULT_DATA
 
+SIDE = 32  # pixels of each image along each axis
 SPLIT_SEED = 0  # Not the run's seed: runs with other seeds are to be compared on the same images.
 
 Images = tuple[Tensor, Tensor]  # uint8 images [N, C, 32, 32] and int64 labels [N]
@@ -41,7 +43,12 @@ class Source:
     validation: int
     shift: int
     flip: bool
-    num_classes: int = 10
+    classes: tuple[str, ...] = tuple("0123456789")
+
+    @property
+    def num_classes(self) -> int:
+        """The number of different labels, counted from 0."""
+        return len(self.classes)
 
 
 def read_digits(root: str, download: bool) -> tuple[Images, Images]:
@@ -119,7 +126,14 @@ SOURCES = {
     "mnist": Source(read_mnist, 1, (0.1307,), (0.3081,), validation=5000, shift=2, flip=False),
     "rotmnist": Source(read_rotated_mnist, 1, (0.1317,), (0.2912,), validation=2000, shift=2, flip=False),
     "cifar10": Source(
-        read_cifar10, 3, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), validation=5000, shift=4, flip=True
+        read_cifar10,
+        3,
+        (0.4914, 0.4822, 0.4465),
+        (0.2470, 0.2435, 0.2616),
+        validation=5000,
+        shift=4,
+        flip=True,
+        classes=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
     ),
 }
 
@@ -211,7 +225,7 @@ class Data(LightningDataModule):
     """Images of 32x32 pixels in ten classes, split into training, validation and test set.
 
     Args:
-        name: The data set, one of ``SOURCES``.
+        name: The data set, one of ``SOURCES``; by default a checkpoint's, or digits.
         root: The directory that holds MNIST and CIFAR-10 as torchvision lays them out.
         download: Fetch them into ``root`` where it is not there.
         batch_size: The most images in a batch, in each process.
@@ -222,11 +236,16 @@ class Data(LightningDataModule):
         border: What moves in: black or reflect.
         flip: Mirror images: none, random (every other one) or alternate (each in every other epoch); by default random
             where the data set's images may be mirrored.
+        rotate: The largest angle in degrees that an image is turned by, either way; 180: any.
+        scale: The largest factor that an image is enlarged or reduced by, for instance 1.6.
+        shear: The largest angle in degrees that an image is slanted by, either way.
+        stretch: The largest factor that an image is stretched by, along either axis.
+        cutout: The side in pixels of the square that covers a part of an image.
     """
 
     def __init__(
         self,
-        name: str = "digits",
+        name: str | None = None,
         root: str = "data",
         download: bool = False,
         batch_size: PositiveInt = 64,
@@ -236,8 +255,14 @@ class Data(LightningDataModule):
         shift: NonNegativeInt | None = None,
         border: str = "black",
         flip: str | None = None,
+        rotate: NonNegativeFloat = 0.0,
+        scale: PositiveFloat = 1.0,
+        shear: NonNegativeFloat = 0.0,
+        stretch: PositiveFloat = 1.0,
+        cutout: NonNegativeInt = 0,
     ) -> None:
         super().__init__()
+        name = name or DEFAULT_DATA
         if name not in SOURCES:
             raise InputError(f"unknown data set '{name}': there are {', '.join(SOURCES)}")
         for option, value, known in (("border", border, BORDERS), ("flip", flip or "none", FLIPS)):
@@ -248,7 +273,14 @@ class Data(LightningDataModule):
         self.source = source = SOURCES[name]
         self.validation = source.validation if validation is None else validation
         shift, flip = source.shift if shift is None else shift, flip or ("random" if source.flip else "none")
-        self.augmentation = Augmentation(shift, border, flip)
+        for option, factor in (("scale", scale), ("stretch", stretch)):
+            if factor < 1:
+                raise InputError(f"--data.{option} must be at least 1, got {factor:g}")
+        if shear >= 90:
+            raise InputError(f"--data.shear must be less than 90 degrees, got {shear:g}")
+        self.augmentation = Augmentation(
+            shift, border, flip, float(rotate), float(scale), float(shear), float(stretch), int(cutout)
+        )
         self.splits: dict[str, Images] = {}
 
     @property
@@ -256,7 +288,7 @@ class Data(LightningDataModule):
         """1 for grey images, 3 for colour."""
         return self.source.channels
 
-    side = 32  # pixels of each image along each axis
+    side = SIDE
 
     @property
     def num_classes(self) -> int:
@@ -279,8 +311,11 @@ class Data(LightningDataModule):
 
     def sample(self, most: int = 5000) -> Tensor:
         """The first ``most`` training images, normalised, not augmented: float32 [N, C, 32, 32]."""
-        images, labels = self.splits["train"]
-        return ImageBatches((images[:most], labels[:most]), self.source).normalised(images[:most])
+        return self.normaliser()(self.splits["train"][0][:most])
+
+    def normaliser(self) -> Callable[[Tensor], Tensor]:
+        """What makes of bytes [N, C, H, W] the float32 that a network is given."""
+        return ImageBatches(self.splits["train"], self.source).normalised
 
     def train_dataloader(self) -> DataLoader:
         return self._loader("train", shuffle=True, augment=self.augment)

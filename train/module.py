@@ -10,13 +10,15 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 from torchmetrics import MeanMetric, Metric
-from torchmetrics.classification import MulticlassAccuracy
+from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
+from train.augment import mixup as mix
 from train.checkpoints import generator_states, restore_generators
 from train.errors import Diverged, InputError
 from train.networks import build
 from train.networks.speedrun import whiten as whiten_first
 from train.optim import BY_STEP, OPTIMIZERS, SCHEDULES, Lookahead, make_optimizer, parameter_groups
+from train.saved import DEFAULT_NETWORK, describe, start_from
 from train.views import VIEWS, averaged
 
 
@@ -24,7 +26,8 @@ class Classifier(LightningModule):
     """Trains a classifier with cross-entropy.
 
     Args:
-        name: The network, one of ``train.networks``, or torchvision/NAME or timm/NAME.
+        name: The network, one of ``train.networks``, or torchvision/NAME or timm/NAME; by default a checkpoint's, or
+            lenet5.
         backend: Where its convolutions and poolings come from: torchconv or torch.
         in_channels: Channels of the images; the data set's.
         num_classes: Classes to tell apart; the data set's.
@@ -39,6 +42,7 @@ class Classifier(LightningModule):
             (to zero over the whole training), onecycle (up, then down to zero) or triangle (straight up, then down).
         patience: Epochs without a better validation accuracy that plateau waits for.
         label_smoothing: Share of the target probability spread evenly over all classes.
+        mixup: Mix pairs of training images and their labels, in shares drawn from Beta(mixup, mixup); 0: do not.
         channels_last: Keep images and weights with channels innermost in memory.
         fuse: Let torchconv's convolutions do the ReLUs that follow them, and batch norms in evaluation.
         init: How weights are drawn: he, torch (its own way) or dirac (torch's, but the first filters are identities).
@@ -49,11 +53,12 @@ class Classifier(LightningModule):
         slope: Of leaky_relu, left of zero.
         views: Times a test image is looked at: 1, 2 (mirrored too), 6 (shifted by a pixel), 10 (by two, five places).
         target: Test accuracy that the summary is to say the training time to, from 0 to 1.
+        init_from: A checkpoint whose weights the network starts from, wherever they are of its own shapes.
     """
 
     def __init__(
         self,
-        name: str = "lenet5",
+        name: str | None = None,
         backend: str = "torchconv",
         in_channels: int = 1,
         num_classes: int = 10,
@@ -67,6 +72,7 @@ class Classifier(LightningModule):
         schedule: str = "onecycle",
         patience: NonNegativeInt = 5,
         label_smoothing: ClosedUnitInterval = 0.0,
+        mixup: NonNegativeFloat = 0.0,
         channels_last: bool = False,
         fuse: bool = False,
         init: str = "he",
@@ -76,8 +82,10 @@ class Classifier(LightningModule):
         slope: NonNegativeFloat = 0.01,
         views: int = 1,
         target: ClosedUnitInterval | None = None,
+        init_from: str | None = None,
     ) -> None:
         super().__init__()
+        name = name or DEFAULT_NETWORK
         for option, value, known in (("optimizer", optimizer, OPTIMIZERS), ("schedule", schedule, SCHEDULES)):
             if value not in known:
                 raise InputError(f"unknown {option} '{value}': there are {', '.join(known)}")
@@ -88,6 +96,8 @@ class Classifier(LightningModule):
         self.network_args = {"name": name, "in_channels": in_channels, "num_classes": num_classes}
         if activation is not None:
             self.network_args["activation"] = activation
+            if activation == "leaky_relu":
+                self.network_args["slope"] = float(slope)
         self.optimizer, self.schedule, self.patience = optimizer, schedule, patience
         # Plain floats: they go into checkpoints, which may hold no types of jsonargparse's to be read safely.
         self.lr, self.momentum, self.weight_decay = float(lr), float(momentum), float(weight_decay)
@@ -96,12 +106,32 @@ class Classifier(LightningModule):
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         network = build(name, backend, in_channels, num_classes, fuse, init, activation, float(slope))
         self.network = network.to(memory_format=self.memory_format)  # type: ignore[call-overload] # torch's stub
+        if init_from is not None:
+            start_from(self.network, init_from)
+        self.backend, self.mixup = backend, float(mixup)
+        # What a run that is resumed must be told as before: it is part of the optimiser's and schedule's state.
+        self.options = {
+            "optimizer": optimizer,
+            "lr": self.lr,
+            "momentum": self.momentum,
+            "nesterov": nesterov,
+            "weight_decay": self.weight_decay,
+            "decay_all": decay_all,
+            "norm_lr": self.norm_lr,
+            "schedule": schedule,
+            "whiten": None if whiten is None else int(whiten),
+            "lookahead": self.lookahead,
+        }
         self._generators: dict[str, Any] | None = None  # a checkpoint's
         self.loss = torch.nn.CrossEntropyLoss(label_smoothing=label_smoothing)
         self.metrics = torch.nn.ModuleDict()
         for part in ("train", "val", "test"):
             self.metrics[f"{part}/accuracy"] = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
             self.metrics[f"{part}/loss"] = MeanMetric(nan_strategy="disable")
+        self.metrics["test/top5_accuracy"] = MulticlassAccuracy(
+            num_classes, top_k=min(5, num_classes), average="micro", validate_args=False
+        )
+        self.confusion = MulticlassConfusionMatrix(num_classes, validate_args=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """Images [B, in_channels, 32, 32] to logits [B, num_classes]."""
@@ -122,7 +152,7 @@ class Classifier(LightningModule):
             self.first.bias.requires_grad_(self.current_epoch < self.whiten)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        loss = self._step("train", batch)
+        loss = self._mixed(*batch) if self.mixup else self._step("train", batch)
         if not loss.isfinite():
             rate = self.trainer.optimizers[0].param_groups[0]["lr"]
             raise Diverged(
@@ -130,6 +160,13 @@ class Classifier(LightningModule):
                 "try a smaller --model.lr, or --trainer.gradient_clip_val 1"
             )
         return loss
+
+    def _mixed(self, images: Tensor, labels: Tensor) -> Tensor:
+        """The loss of mixed pairs; the accuracy is that of the label with the larger share."""
+        images, others, share = mix(images, labels, self.mixup, torch.default_generator)
+        logits = self(images)
+        loss = share * self.loss(logits, labels) + (1 - share) * self.loss(logits, others)
+        return self._measured("train", logits, labels if share >= 0.5 else others, loss)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         return self._step("val", batch)
@@ -140,9 +177,14 @@ class Classifier(LightningModule):
     def _step(self, part: str, batch: tuple[Tensor, Tensor]) -> Tensor:
         images, labels = batch
         logits = averaged(self, images, self.views) if part == "test" else self(images)
-        loss = self.loss(logits, labels)
+        return self._measured(part, logits, labels, self.loss(logits, labels))
+
+    def _measured(self, part: str, logits: Tensor, labels: Tensor, loss: Tensor) -> Tensor:
         self._metric(f"{part}/accuracy").update(logits, labels)
         self._metric(f"{part}/loss").update(loss.detach(), len(labels))
+        if part == "test":
+            self._metric("test/top5_accuracy").update(logits, labels)
+            self.confusion.update(logits, labels)
         return loss
 
     def _metric(self, name: str) -> Metric:
@@ -150,7 +192,7 @@ class Classifier(LightningModule):
 
     def _log_epoch(self, part: str) -> None:
         # Once an epoch, not at each step: a step of LeNet takes little longer than Lightning's log.
-        for name in (f"{part}/accuracy", f"{part}/loss"):
+        for name in (name for name in self.metrics if name.startswith(part)):
             # Summed over the processes by the metric, and not again by the log: the process that shows a bar would wait
             # for the others in another order than they for it.
             self.log(name, self._metric(name).compute(), prog_bar=True)
@@ -186,6 +228,8 @@ class Classifier(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Says in the checkpoint which network its parameters are of, and where the random numbers stand."""
         checkpoint["network"] = self.network_args
+        checkpoint["data"] = cast(Any, self.trainer).datamodule.name
+        checkpoint["options"] = self.options
         checkpoint["generators"] = generator_states()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -203,22 +247,3 @@ class Classifier(LightningModule):
                 f"checkpoint '{path}' is of {describe(network)}, but the model is {describe(self.network_args)}: "
                 "give --config with the config.yaml of the run it comes from"
             )
-
-
-def describe(network: dict[str, Any]) -> str:
-    """One phrase for the network of a checkpoint."""
-    options = [f"{name}={value}" for name, value in network.items() if name != "name"]
-    return f"{network['name']} with {', '.join(options[:-1])} and {options[-1]}"
-
-
-def saved_network(path: str) -> dict[str, Any]:
-    """Which network the checkpoint at ``path`` holds, or an `InputError` that says why it cannot be read."""
-    try:
-        open(path, "rb").close()
-    except OSError as error:
-        raise InputError(f"cannot read checkpoint '{path}': {error.strerror}") from error
-    try:
-        network = torch.load(path, map_location="cpu", mmap=True, weights_only=True)["network"]
-    except Exception as error:  # What unpickling raises on bytes that are no checkpoint could be anything.
-        raise InputError(f"'{path}' is damaged, or not a checkpoint of this program") from error
-    return network

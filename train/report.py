@@ -1,10 +1,12 @@
 """What is left of a run for people to look at: the learning curve as a picture, and a summary of a few lines."""
 
 import csv
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from torch import Tensor
 
 from train.throughput import Throughput
 
@@ -20,28 +22,77 @@ def read_metrics(path: Path) -> dict[str, list[tuple[int, float]]]:
     return metrics
 
 
-def learning_curve(log_dir: Path) -> Path:
-    """Draws loss and accuracy by epoch, training and validation, from ``log_dir``/metrics.csv; where it put the PNG."""
-    metrics = read_metrics(log_dir / "metrics.csv")
+def earlier_rows(checkpoint: str, steps: int) -> list[dict[str, float]]:
+    """The rows of metrics.csv that the run of the ``checkpoint`` had written when it had made ``steps`` steps."""
+    path = Path(checkpoint).parents[1] / "metrics.csv"
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        rows = [{name: _number(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
+    return [row for row in rows if row.get("step", 0) < steps and not any(name.startswith("test/") for name in row)]
+
+
+def _number(text: str) -> float:
+    """An int where it is one: an epoch or a step."""
+    return int(text) if text.isdigit() else float(text)
+
+
+def curves(runs: Mapping[str, dict[str, list[tuple[int, float]]]]) -> Figure:
+    """Loss and accuracy by epoch of each run's metrics: training dotted, validation whole, the test's as a level."""
     figure = Figure(figsize=(10, 4), layout="constrained")
     for axes, quantity in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
-        for part, label in (("train", "training"), ("val", "validation")):
-            points = metrics.get(f"{part}/{quantity}", [])
-            axes.plot([epoch + 1 for epoch, _ in points], [value for _, value in points], ".-", label=label)
-        for _, value in metrics.get(f"test/{quantity}", []):
-            axes.axhline(value, color="black", linestyle="--", linewidth=1, label=f"test ({value:.4g})")
+        for i, (run, metrics) in enumerate(runs.items()):
+            of = f"{run}: " if len(runs) > 1 else ""
+            for part, label, style in (("train", "training", ".:"), ("val", "validation", ".-")):
+                points = metrics.get(f"{part}/{quantity}", [])
+                if points:
+                    x, y = [epoch + 1 for epoch, _ in points], [value for _, value in points]
+                    axes.plot(x, y, style, color=f"C{i}", label=f"{of}{label}")
+            for _, value in metrics.get(f"test/{quantity}", []):
+                axes.axhline(value, color=f"C{i}", linestyle="--", linewidth=1, label=f"{of}test ({value:.4g})")
         axes.set(xlabel="epochs", ylabel=quantity)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
-        axes.legend()
+        if axes.has_data():
+            axes.legend(fontsize=8)
+    return figure
+
+
+def learning_curve(log_dir: Path) -> Path:
+    """Draws loss and accuracy by epoch, training and validation, from ``log_dir``/metrics.csv; where it put the PNG."""
+    figure = curves({"run": read_metrics(log_dir / "metrics.csv")})
     figure.suptitle("/".join(log_dir.parts[-2:]))
     path = log_dir / "learning_curve.png"
     figure.savefig(path, dpi=120)
     return path
 
 
+def confusion_figure(matrix: Tensor, classes: Sequence[str]) -> Figure:
+    """How many test images of each class [row] were taken for which [column]."""
+    count = len(classes)
+    side = max(4.0, 0.45 * count)
+    figure = Figure(figsize=(side + 1.5, side), layout="constrained")
+    axes = figure.subplots()
+    shares = matrix / matrix.sum(1, keepdim=True).clamp(min=1)
+    axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
+    axes.set(xlabel="taken for", ylabel="class", xticks=range(count), yticks=range(count))
+    axes.set_xticklabels(classes, rotation=90)
+    axes.set_yticklabels(classes)
+    if count <= 20:
+        for row in range(count):
+            for column in range(count):
+                color = "white" if shares[row, column] > 0.5 else "black"
+                axes.text(column, row, f"{int(matrix[row, column])}", ha="center", va="center", color=color, fontsize=7)
+    return figure
+
+
 def summary(
-    accuracy: float, throughput: Throughput, checkpoint: str, curve: Path | None, target: float | None = None
+    accuracy: float,
+    throughput: Throughput,
+    checkpoint: str,
+    curve: Path | None,
+    target: float | None = None,
+    page: Path | None = None,
 ) -> str:
     """The lines that end a run; ``accuracy`` and ``target`` are from 0 to 1.
 
@@ -53,6 +104,7 @@ def summary(
         f"training time   {duration(throughput.seconds)}",
         f"checkpoint      {checkpoint or 'none'}",
         f"learning curve  {curve or 'none'}",
+        f"report          {page or 'none'}",
     ]
     if target is not None:
         reached = f"in {duration(throughput.seconds)} of training" if accuracy >= target else "not reached"

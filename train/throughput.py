@@ -13,7 +13,7 @@ class Throughput(Callback):
     """
 
     def __init__(self) -> None:
-        self.images, self.seconds = 0, 0.0
+        self.images, self.seconds, self.first_step = 0, 0.0, 0
         self._before = 0, 0.0
 
     @property
@@ -22,6 +22,7 @@ class Throughput(Callback):
         return self.images / self.seconds if self.seconds else 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.first_step = trainer.global_step
         self._mark = perf_counter()  # Resumed in the middle of an epoch, a run has no start of that one.
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

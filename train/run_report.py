@@ -1,0 +1,83 @@
+"""``python -m train report RUN [RUN...]``: the page of a run, as `fit` ends with, or of several side by side."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import yaml
+from torch import Tensor, nn
+
+import torchconv
+from train.data import Data
+from train.errors import InputError
+from train.module import Classifier
+from train.page import Seen, as_img, neighbours_figure, network_sections, runs_sections, section, write_page
+from train.predict import Parser
+from train.saved import data_of, read_checkpoint
+
+TESTED, REMEMBERED = 2000, 5000  # test and training images that the page looks at
+
+
+@torch.no_grad()
+def _answers(network: nn.Module, images: Tensor, inside: nn.Module | None) -> tuple[Tensor, Tensor]:
+    """The probabilities [N, classes] of normalised images, and what the layer `inside` is given, [N, F]."""
+    given: list[Tensor] = []
+    handle = inside.register_forward_pre_hook(lambda module, args: given.append(args[0].flatten(1))) if inside else None
+    try:
+        answers = torch.cat([network(some).float().softmax(1) for some in images.split(250)])
+    finally:
+        if handle is not None:
+            handle.remove()
+    return answers, torch.cat(given) if given else torch.empty(0)
+
+
+def report(folders: Sequence[Path], module: Classifier, data: Data) -> Path:
+    """Writes the page of the runs in ``folders``, the first of which trained ``module`` on ``data``; where it is."""
+    network = module.network.eval()
+    (tests, labels), (train, _) = ([some[:REMEMBERED] for some in data.splits[part]] for part in ("test", "train"))
+    tests, labels = tests[:TESTED], labels[:TESTED]
+    prepare = data.normaliser()
+    last = next((m for m in reversed(list(network.modules())) if isinstance(m, nn.Linear)), None)
+    answers, features = _answers(module, prepare(tests), last)
+    seen = Seen(tests, labels, answers, data.source.classes)
+    explained = str(torchconv.explain(network, prepare(tests[:1])))
+    sections = [*runs_sections(folders), *network_sections(network, seen, explained, prepare(tests[:1])[0])]
+    if last is not None:
+        _, remembered = _answers(module, prepare(train), last)
+        figure = neighbours_figure(remembered, features[:8], train, tests[:8])
+        sections.append(section("Nearest training images", as_img(figure, "nearest in the last hidden layer")))
+    return write_page(folders[0] / "report.html", " and ".join("/".join(f.parts[-2:]) for f in folders), sections)
+
+
+def report_runs(arguments: list[str]) -> None:
+    """Writes the page of the runs that the command line names into the first one's folder, and prints where."""
+    parser = Parser(prog="python -m train report", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument(
+        "runs", nargs="+", metavar="RUN", help="the folder of a run, for instance runs/lenet5-digits/version_0"
+    )
+    parser.add_argument("--data.root", dest="root", help="the data's directory, where it is not the run's own any more")
+    options = parser.parse_args(arguments)
+    folders = [Path(run) for run in options.runs]
+    for folder in folders:
+        if not (folder / "metrics.csv").is_file():
+            raise InputError(f"'{folder}' is no run: it holds no metrics.csv")
+    first = folders[0]
+    path = str(first / "checkpoints" / "last.ckpt")
+    checkpoint = read_checkpoint(path)
+    name = data_of(checkpoint, path)
+    config = _config(first / "config.yaml")
+    module = Classifier(**checkpoint["network"])
+    weights = {key: value for key, value in checkpoint["state_dict"].items() if key.startswith("network.")}
+    module.load_state_dict(weights, strict=False)
+    data = Data(name, options.root or config["data"]["root"], validation=config["data"]["validation"])
+    data.setup()
+    print(report(folders, module, data))
+
+
+def _config(path: Path) -> dict[str, Any]:
+    try:
+        return cast(dict[str, Any], yaml.safe_load(path.read_text()))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read the run's options '{path}': {type(error).__name__}") from error
