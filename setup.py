@@ -103,7 +103,8 @@ class Build(build_ext):
         library.parent.mkdir(parents=True, exist_ok=True)
         flags = [*COMPILE, "-Icsrc", f"-isystem{headers}", f"-isystem{sysconfig.get_path('include')}"]
         header = folder / "all_torch.h"
-        header.write_text('#include "torch.h"\n')
+        if not header.exists():  # or all that includes it is compiled again
+            header.write_text('#include "torch.h"\n')
         text = BUILD_NINJA.format(
             folder=folder,
             cxx=CXX,

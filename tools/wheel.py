@@ -42,7 +42,8 @@ def build(machine: str, dist: Path) -> Path:
     command += ["bdist_wheel", "--dist-dir", str(work), "--build-number", f"0{digest()}"]
     command += ["--plat-name", f"linux_{machine}"]
     start = monotonic()
-    subprocess.run(command, cwd=ROOT, env={**os.environ, "TORCHCONV_PLATFORM": machine}, check=True)
+    environment = {**os.environ, "TORCHCONV_PLATFORM": machine, "PYTHONWARNINGS": "ignore"}  # of setuptools, on itself
+    subprocess.run(command, cwd=ROOT, env=environment, check=True)
     seconds = monotonic() - start
     (raw,) = work.glob("*.whl")
     command = [sys.executable, "-m", "auditwheel", "repair", "--plat", f"manylinux_2_28_{machine}", "--only-plat"]

@@ -1,5 +1,6 @@
 """Batch norm and local response norm."""
 
+import contextlib
 import math
 from functools import partial
 from typing import Any
@@ -54,6 +55,11 @@ def check_batch_norm(case: Case) -> str | None:
         running = [t.clone() if isinstance(t, Tensor) else t for t in args[1:3]]  # changed in place
         return TF.batch_norm(args[0], *running, *args[3:], **kwargs), *running
 
+    eps = case.args[7]
+    if isinstance(eps, float) and not eps > 0:  # PyTorch's own, whose sums depend on the number of threads
+        with contextlib.suppress(*ERRORS):
+            call()
+        return None
     result, error = answer(call)
     if not kernel or not case.args[5]:  # PyTorch's own answers
         return None
