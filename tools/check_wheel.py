@@ -88,10 +88,14 @@ def stand_in(lib: Path) -> None:
         held = [(s, v) for s, v in held if v in nodes or not v]
         # Functions that return the address of zeros, whose lowest byte is 0 too, before zeros: for what is an object;
         # but types know their names.
+        # Constructors make objects of a class without a function, which may be asked for its type.
         types = [s for s, _ in held if s.startswith("_ZTI")]
-        lines = [".text", *(f".weak {s}\n{s}:" for s, _ in held if s not in types)]
-        lines += ["leaq zeros(%rip), %rax\nret", ".zero 4096", ".bss", ".balign 4096", "zeros: .zero 4096", ".data"]
+        makers = [s for s, _ in held if re.match(r"_ZN.*C[12]E", s)]
+        lines = [".text", *(f".weak {s}\n{s}:" for s in makers), "leaq table(%rip), %rax\nmovq %rax, (%rdi)\nret"]
+        lines += [f".weak {s}\n{s}:" for s, _ in held if s not in types and s not in makers]
+        lines += ["idle: leaq zeros(%rip), %rax\nret", ".zero 4096", ".bss", ".balign 4096", "zeros: .zero 4096", ".data"]
         kind = "_ZTVN10__cxxabiv117__class_type_infoE+16"
+        lines += [f"nothing: .quad {kind}, 1f\n1: .asciz \"7Nothing\"\n.balign 8", ".quad 0, nothing\ntable: .rept 256\n.quad idle\n.endr"]
         lines += [f'.weak {s}\n{s}: .quad {kind}, 1f\n1: .asciz "{s[4:]}"\n.balign 8' for s in types]
         (lib / "absent.s").write_text("\n".join([*lines, '.section .note.GNU-stack,"",@progbits', ""]))
         script = "".join(f"{node} {{ {' '.join(f'{s};' for s, v in held if v == node)} }};\n" for node in nodes)
@@ -114,6 +118,9 @@ def install_torch(python: Path, pip: list[str], version: str, work: Path) -> str
     wheel.unlink()
     if for_cuda:
         stand_in(site / "torch" / "lib")
+        native = site / "torch" / "_native" / "__init__.py"
+        if native.exists():  # it replaces operators of CUDA's, which are not there
+            native.write_text(native.read_text().replace("registry._register_all_overrides()", "pass"))
     return "without CUDA's libraries" if for_cuda else "for CPUs"
 
 

@@ -2,7 +2,12 @@
 #include "cpu/dot_bf16.h"
 #if defined(__x86_64__)
 #include <immintrin.h>
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma"))), \
+                             apply_to = function)
+#else
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")
+#endif
 #define TORCHCONV_LEAN false
 #define TORCHCONV_VECTOR_BYTES 64
 
@@ -40,4 +45,7 @@ const KernelTable& avx512_bf16_table() {
 }
 
 }  // namespace torchconv
+#if defined(__clang__)
+#pragma clang attribute pop
+#endif
 #endif

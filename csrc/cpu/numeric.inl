@@ -103,6 +103,36 @@ inline vector_t<accumulator_t<T>> load_some(const T* p, int64_t count) {
   return load_widened(some);
 }
 
+// Before a loop whose steps may be taken at once: none reads what another writes.
+#if defined(__clang__)
+#define TORCHCONV_INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
+#else
+#define TORCHCONV_INDEPENDENT _Pragma("GCC ivdep")
+#endif
+
+// The lanes of x at `from`; the same of x and then y. Clang knows shuffles by constants only.
+template <class V, class M>
+inline V shuffled(V x, M from) {
+#if defined(__clang__)
+  V z = x;
+  for (unsigned l = 0; l < sizeof(V) / sizeof(x[0]); ++l) z[l] = x[from[l]];
+  return z;
+#else
+  return __builtin_shuffle(x, from);
+#endif
+}
+template <class V, class M>
+inline V shuffled(V x, V y, M from) {
+#if defined(__clang__)
+  constexpr unsigned n = sizeof(V) / sizeof(x[0]);
+  V z = x;
+  for (unsigned l = 0; l < n; ++l) z[l] = from[l] < static_cast<int>(n) ? x[from[l]] : y[from[l] - n];
+  return z;
+#else
+  return __builtin_shuffle(x, y, from);
+#endif
+}
+
 template <class A>
 inline void zero(A* to, int64_t length) {
   for (int64_t i = 0; i < length; ++i) to[i] = 0;

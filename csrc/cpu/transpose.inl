@@ -4,8 +4,15 @@
 
 template <int... I>
 struct Lanes {};
+#if defined(__clang__)
+template <class, int... I>
+using integer_lanes = Lanes<I...>;
+template <int N>
+using first_lanes = __make_integer_seq<integer_lanes, int, N>;
+#else
 template <int N>
 using first_lanes = Lanes<__integer_pack(N)...>;
+#endif
 
 // One step of the square's transposition: lanes that differ in bit D change places between rows a and b.
 template <int D, class V, int... I>

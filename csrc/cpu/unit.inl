@@ -12,3 +12,7 @@ namespace TORCHCONV_CAPABILITY {
 #include TORCHCONV_UNIT
 }  // namespace TORCHCONV_CAPABILITY
 }  // namespace torchconv
+
+#if defined(TORCHCONV_PUSHED)  // by Clang's attribute, of which none may be left at the end of a file
+#pragma clang attribute pop
+#endif

@@ -36,7 +36,7 @@ struct Taken {
   }
   // sum += at(output, tap). A sum that began at +0 is never -0, which adding nothing would change.
   void add_to(vector_t<A>& sum, int64_t output, place_t<A> tap) const {
-#if defined(__x86_64__) && TORCHCONV_VECTOR_BYTES == 64
+#if defined(__x86_64__) && TORCHCONV_VECTOR_BYTES == 64 && !defined(__clang__)
     if constexpr (sizeof(A) == 4 && sizeof(P) == 1) {  // a mask of bytes is one of numbers too
       typedef char bytes __attribute__((vector_size(16)));
       bytes places;
@@ -278,7 +278,7 @@ class Shares {
     const S* from = dy + row;
     for (int64_t o2 = 0; o2 < g.axis[2].output; ++o2) {
       const A by = static_cast<A>(divisor(g, o0, o1, o2));
-#pragma GCC ivdep
+      TORCHCONV_INDEPENDENT
       for (int64_t c = o2 * channels; c < (o2 + 1) * channels; ++c) to[c] = widen(from[c]) / by;
     }
     return slot * n;

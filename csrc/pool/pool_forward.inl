@@ -64,7 +64,7 @@ inline void store_bytes(uint8_t* to, places_t<A> v) {
   } else if constexpr (TORCHCONV_VECTOR_BYTES == 32) {
     all_bytes low;
     for (int64_t l = 0; l < TORCHCONV_VECTOR_BYTES; ++l) low[l] = l < L ? l * sizeof(A) : 0;
-    const all_bytes bytes = __builtin_shuffle(reinterpret_cast<all_bytes>(v), low);
+    const all_bytes bytes = shuffled(reinterpret_cast<all_bytes>(v), low);
     std::memcpy(to, &bytes, L);
   } else {
     for (int64_t l = 0; l < L; ++l) to[l] = static_cast<uint8_t>(v[l]);
@@ -102,7 +102,7 @@ inline void store_places(P* to, places_t<A> v) {
 template <class A>
 inline bool any_nan(vector_t<A> v) {
   const auto nan = v != v;
-#if defined(__x86_64__) && TORCHCONV_VECTOR_BYTES == 64
+#if defined(__x86_64__) && TORCHCONV_VECTOR_BYTES == 64 && !defined(__clang__)
   typedef int32_t ints __attribute__((vector_size(64)));
   return __builtin_ia32_ptestmd512(reinterpret_cast<ints>(nan), reinterpret_cast<ints>(nan), 0xffff) != 0;
 #elif defined(__x86_64__) && TORCHCONV_VECTOR_BYTES == 32

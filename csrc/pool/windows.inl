@@ -164,9 +164,8 @@ inline void add_to_window(const PoolGeometry& g, int64_t o0, int64_t o1, int64_t
       if (!kChannels)
         for (int64_t t2 = a2.first[o2]; t2 < a2.last[o2]; ++t2) row[t2] += *share;
       else
-        for (int64_t t2 = a2.first[o2]; t2 < a2.last[o2]; ++t2)
-#pragma GCC ivdep
-          for (int64_t c = 0; c < n; ++c) row[t2 * pitch + c] += share[c];
+        for (int64_t t2 = a2.first[o2]; t2 < a2.last[o2]; ++t2) TORCHCONV_INDEPENDENT
+      for (int64_t c = 0; c < n; ++c) row[t2 * pitch + c] += share[c];
     }
 }
 

@@ -18,6 +18,9 @@ static_assert(2 * sizeof(Shuffle<float>) <= shuffle_size * sizeof(float));
 // Registers that either filter takes; 0 if more than two, or where there is no instruction for a shuffle.
 template <class A>
 int64_t registers(const FilterMap& map) {
+#if defined(__clang__)
+  return 0;
+#endif
   if (TORCHCONV_VECTOR_BYTES < 32) return 0;
   const int64_t taps = map.taps > map.out_taps ? map.taps : map.out_taps;
   return taps <= lanes<A> ? 1 : taps <= 2 * lanes<A> ? 2 : 0;
@@ -45,8 +48,7 @@ template <int V, class A>
 inline void add_shuffled(const Shuffle<A>* table, int64_t slots, const vector_t<A>* x, vector_t<A>* sum) {
   for (int64_t k = 0; k < slots; ++k)
     for (int v = 0; v < V; ++v, ++table) {
-      const vector_t<A> moved =
-          V == 1 ? __builtin_shuffle(x[0], table->from) : __builtin_shuffle(x[0], x[V - 1], table->from);
+      const vector_t<A> moved = V == 1 ? shuffled(x[0], table->from) : shuffled(x[0], x[V - 1], table->from);
       sum[v] = table->used ? sum[v] + table->value * moved : sum[v];
     }
 }

@@ -16,7 +16,7 @@ void complex_products(int64_t count, const A* a, const A* b, bool conjugate, boo
   for (int64_t i = 0; i < 2 * count; i += L) {
     const int64_t left = 2 * count - i;
     const V x = left >= L ? load(a + i) : load_some(a + i, left), y = left >= L ? load(b + i) : load_some(b + i, left);
-    V z = x * __builtin_shuffle(y, even) + __builtin_shuffle(x, swapped) * (__builtin_shuffle(y, odd) * sign);
+    V z = x * shuffled(y, even) + shuffled(x, swapped) * (shuffled(y, odd) * sign);
     if (add) z += left >= L ? load(out + i) : load_some(out + i, left);
     if (left >= L)
       store(out + i, z);

@@ -99,8 +99,8 @@ void by_block(const Winograd& w, const BlockPlan<T>& plan, const T* source, cons
               const T* bias, T* target) {
   using A = accumulator_t<T>;
   const auto& k = winograd<T>();
-  const auto [channels, depth, width, panels] =
-      std::tuple(plan.filters.channels, plan.filters.depth, plan.filters.width, plan.filters.panels);
+  const int64_t channels = plan.filters.channels, depth = plan.filters.depth;
+  const int64_t width = plan.filters.width, panels = plan.filters.panels;
   const Blocking& blocking = plan.blocking;
   const int64_t blocks = blocking.count(), most = blocking.most_tiles();
   const int64_t end = w.g.groups * blocks;

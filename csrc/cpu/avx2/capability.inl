@@ -1,5 +1,10 @@
 // What a file of this folder is compiled for. Headers come before: see kernels.h.
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#define TORCHCONV_PUSHED
+#else
 #pragma GCC target("avx2,fma")
+#endif
 #define TORCHCONV_LEAN false
 #define TORCHCONV_VECTOR_BYTES 32
 #define TORCHCONV_CAPABILITY avx2
