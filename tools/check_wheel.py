@@ -93,9 +93,11 @@ def stand_in(lib: Path) -> None:
         makers = [s for s, _ in held if re.match(r"_ZN.*C[12]E", s)]
         lines = [".text", *(f".weak {s}\n{s}:" for s in makers), "leaq table(%rip), %rax\nmovq %rax, (%rdi)\nret"]
         lines += [f".weak {s}\n{s}:" for s, _ in held if s not in types and s not in makers]
-        lines += ["idle: leaq zeros(%rip), %rax\nret", ".zero 4096", ".bss", ".balign 4096", "zeros: .zero 4096", ".data"]
+        lines += ["idle: leaq zeros(%rip), %rax\nret", ".zero 4096"]
+        lines += [".bss", ".balign 4096", "zeros: .zero 4096", ".data"]
         kind = "_ZTVN10__cxxabiv117__class_type_infoE+16"
-        lines += [f"nothing: .quad {kind}, 1f\n1: .asciz \"7Nothing\"\n.balign 8", ".quad 0, nothing\ntable: .rept 256\n.quad idle\n.endr"]
+        lines += [f'nothing: .quad {kind}, 1f\n1: .asciz "7Nothing"\n.balign 8']
+        lines += [".quad 0, nothing\ntable: .rept 256\n.quad idle\n.endr"]
         lines += [f'.weak {s}\n{s}: .quad {kind}, 1f\n1: .asciz "{s[4:]}"\n.balign 8' for s in types]
         (lib / "absent.s").write_text("\n".join([*lines, '.section .note.GNU-stack,"",@progbits', ""]))
         script = "".join(f"{node} {{ {' '.join(f'{s};' for s, v in held if v == node)} }};\n" for node in nodes)

@@ -15,6 +15,7 @@ CASES = {  # input, weight, groups
     "1d": ((2, 8, 64), (12, 8, 5), 1),
     "depthwise": ((2, 16, 12, 12), (16, 1, 3, 3), 16),
     "multiplier": ((2, 8, 12, 12), (16, 1, 3, 3), 8),
+    "many": ((40, 8, 48, 48), (16, 1, 3, 3), 8),  # Winograd's blocks are of several samples, and of several sizes
 }
 
 

@@ -334,8 +334,11 @@ int64_t workspace(const ConvParams& p, Direction direction) {
   const int64_t real = working_type(p.dtype) == ScalarType::Double ? 8 : 4;
   const int64_t patches = std::min(chunk_of(p, axes), p.batch * tiles(axes)) * (p.in_channels + p.out_channels);
   const int64_t filter = p.out_channels * p.in_per_group();
-  // Patches, their transforms and those as matrices; filters, their transforms and the real matrix of four parts.
-  return real * (patches * (points(axes) + 4 * frequencies(axes)) + filter * (points(axes) + 6 * frequencies(axes)));
+  // Patches and their transforms, filters and their transforms; but for products element by element those as matrices,
+  // the filters' of four parts.
+  const int64_t of_patch = p.in_per_group() == 1 ? 2 : 4, of_filter = p.in_per_group() == 1 ? 2 : 6;
+  return real * (patches * (points(axes) + of_patch * frequencies(axes)) +
+                 filter * (points(axes) + of_filter * frequencies(axes)));
 }
 
 double cost(const ConvParams& p, Direction direction) { return cost_of(p, axes_of(p, direction)); }

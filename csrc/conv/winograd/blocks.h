@@ -130,7 +130,10 @@ int64_t depth_of(const Winograd& w) {
 template <class T>
 accumulator_t<T>* scratch_for(const Winograd& w, const WinogradBlock& block, Tensor& scratch) {
   const int64_t bytes = winograd<T>().scratch(w, block) * static_cast<int64_t>(sizeof(accumulator_t<T>));
-  if (!scratch.defined() || scratch.numel() < bytes) scratch = empty({bytes}, ScalarType::Byte);
+  if (!scratch.defined() || scratch.numel() < bytes) {
+    scratch = Tensor();  // before there is a larger one
+    scratch = empty({bytes}, ScalarType::Byte);
+  }
   return static_cast<accumulator_t<T>*>(scratch.mutable_data_ptr());
 }
 
