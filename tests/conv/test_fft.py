@@ -5,7 +5,11 @@ test_conv.py runs it over the shapes that all algorithms share.
 
 import itertools
 import math
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import conv_cases
 import pytest
@@ -270,3 +274,24 @@ def test_workspace_does_not_grow_with_the_batch() -> None:
         for batch in (64, 6400)
     }
     assert max(sizes) < 200e6
+
+
+NEW_THREADS = """
+import torch, torchconv.functional as TF
+torch.manual_seed(0)
+x, w = torch.randn(1, 23, 16, 11, 15, dtype=torch.float64), torch.randn(69, 1, 4, 3, 3, dtype=torch.float64)
+results = []
+for threads in (1, 2, 3, 4, 6, 8):
+    torch.set_num_threads(threads)
+    results.append(TF.conv3d(x, w, None, (7, 4, 2), (5, 0, 0), (1, 5, 2), 23, algorithm="fft"))
+assert all(torch.equal(results[0], other) for other in results)
+"""
+
+
+def test_the_first_call_on_a_new_thread_is_as_any_other() -> None:
+    """In a process of its own, whose threads are new: what torch does once on each of them comes before."""
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    command = [sys.executable, "-c", NEW_THREADS]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, check=False)
+    assert result.returncode == 0, result.stderr

@@ -202,7 +202,10 @@ def _expected_norm_grad(wide: list[Any], window: tuple, algorithm: str, got: Any
     scale = torch.where(output == 0, 0.0, grad / output).repeat_interleave(count, 1)
     gz = z * scale
     # z's error is relative to all of z, so that gz's is to all of z under its scale.
-    typical = gz.abs() + scale.abs() * float(z.square().mean().sqrt()) if z.numel() else gz
+    level = float(z.square().mean().sqrt()) if z.numel() else 0.0
+    if algorithm in ("fft", "auto") and z.numel():  # FFT's is to what it transforms, also where every sum of it is 0
+        level += float(x.square().mean().sqrt() * w.square().mean().sqrt()) * w[0].numel() ** 0.5
+    typical = gz.abs() + scale.abs() * level
     right = [
         (conv_input_grad(gz, w, windows, groups), "input_grad", w),
         (conv_weight_grad(gz, x, w.shape, windows, groups), "weight_grad", x),

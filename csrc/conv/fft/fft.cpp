@@ -26,9 +26,14 @@ namespace torchconv {
 namespace fft {
 namespace {
 
-// MKL rounds some transforms otherwise where it may use several threads: within the life of this it may use one.
+// MKL rounds some transforms otherwise where it may use several threads: within the life of this it may use one. Torch
+// tells MKL its own number once on every thread, when that is first asked for the number: this comes before.
 struct OneThread {
-  int before = MKL_Set_Num_Threads_Local ? MKL_Set_Num_Threads_Local(1) : 0;
+  int before = 0;
+  OneThread() {
+    get_num_threads();
+    if (MKL_Set_Num_Threads_Local) before = MKL_Set_Num_Threads_Local(1);
+  }
   ~OneThread() {
     if (MKL_Set_Num_Threads_Local) MKL_Set_Num_Threads_Local(before);
   }
