@@ -154,7 +154,7 @@ def test_schedules() -> None:
 def test_default_run(train: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """`python -m train fit` alone learns the digits, and ends with what it says it ends with."""
     assert train("fit") == 0
-    told = capsys.readouterr().out.splitlines()[-5:]
+    told = capsys.readouterr().out.splitlines()[-6:]
     run = tmp_path / "runs" / "lenet5-digits" / "version_0"
     with (run / "metrics.csv").open() as file:
         (accuracy,) = [float(row["test/accuracy"]) for row in csv.DictReader(file) if row["test/accuracy"]]
