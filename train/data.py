@@ -304,6 +304,12 @@ class Data(LightningDataModule):
         """Reads all three splits into memory, once."""
         if not self.splits:
             train, test = self.source.read(self.root, False)
+            for part, (_, labels) in (("training", train), ("test", test)):
+                if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < self.num_classes:
+                    raise InputError(
+                        f"the {part} labels of '{self.name}' reach from {labels.min()} to {labels.max()}: "
+                        f"expected 0 to {self.num_classes - 1}"
+                    )
             if self.validation >= len(train[1]):
                 raise InputError(f"no training images are left of {len(train[1])}: --data.validation {self.validation}")
             train, validation = split(train, self.validation)

@@ -6,6 +6,7 @@ them, as torchvision lays them out.
 
 import math
 import os
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from torch import Generator, Tensor
 from train._torchvision import torchvision
 from train.augment import Augmentation, mixup, random_cutout, random_flip, random_shift, warp
 from train.data import SOURCES, Data, EvenBatches, ImageBatches, rotate, split
+from train.errors import InputError
 
 FULL_DATA = os.environ.get("TORCHCONV_DATA")
 
@@ -150,6 +152,18 @@ def test_no_validation_images() -> None:
     data.setup()
     assert [len(labels) for _, labels in data.splits.values()] == [1437, 0, 360]
     assert data.val_dataloader() == []
+
+
+@pytest.mark.parametrize(("at", "label", "part"), [(0, 10, "training"), (1, -1, "test")])
+def test_labels_out_of_range_are_refused(at: int, label: int, part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(root: str, download: bool) -> list[tuple[Tensor, Tensor]]:
+        sets = [numbered(30), numbered(30)]
+        sets[at][1][7] = label
+        return sets
+
+    monkeypatch.setitem(SOURCES, "digits", replace(SOURCES["digits"], read=read, validation=3))
+    with pytest.raises(InputError, match=f"the {part} labels of 'digits' reach from .*{label}"):
+        Data("digits").setup()
 
 
 def test_flip_mirrors_about_half() -> None:
