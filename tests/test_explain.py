@@ -319,6 +319,17 @@ def test_layers_facts_and_dense_layers():
     assert (dense.algorithm, dense.multiply_adds) == ("built-in", 4 * 160)
 
 
+@pytest.mark.parametrize("batch", [(), (2,)])
+def test_layers_facts_with_and_without_a_batch(batch):
+    for layer, channels, sides, kernel, size in (
+        (nn.Conv1d(3, 4, 3), 3, (9,), (3,), (4, 7)),
+        (nn.MaxPool2d(2), 3, (8, 6), (2, 2), (3, 4, 3)),
+        (nn.AvgPool3d(2), 3, (4, 4, 6), (2, 2, 2), (3, 2, 2, 3)),
+    ):
+        row = torchconv.explain(layer, torch.randn(*batch, channels, *sides))[0]
+        assert (row.output_size, row.kernel_size) == (size, kernel)
+
+
 def test_bytes_that_a_prepared_layer_holds():
     net = torchconv.convert(torch.nn.Sequential(torch.nn.Conv2d(16, 16, 3))).eval()
     x = torch.randn(1, 16, 8, 8)

@@ -5,6 +5,7 @@ its own counts, and asks the library which algorithm it takes.
 """
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -68,17 +69,20 @@ class Facts:
 
     @classmethod
     def of(cls, layer: Any, output: Any) -> "Facts":
-        first = output[0] if isinstance(output, tuple) else output
-        kernel, stride = (_sides(getattr(layer, name, None), first) for name in ("kernel_size", "stride"))
+        shape = (output[0] if isinstance(output, tuple) else output).shape
+        named = re.search(r"([123])d$", type(layer).__name__)
+        axes = int(named[1]) if named else len(shape) - 2  # spatial ones; an output may have no batch axis
+        kernel, stride = (_sides(getattr(layer, name, None), axes) for name in ("kernel_size", "stride"))
         kept = layer.__dict__.get("_kept")
         parameters = sum(p.numel() for p in layer.parameters())
-        return cls(tuple(first.shape[1:]), kernel, stride if kernel else (), parameters, kept.bytes() if kept else 0)
+        size = tuple(shape[-axes - 1 :]) if named else tuple(shape[1:])
+        return cls(size, kernel, stride if kernel else (), parameters, kept.bytes() if kept else 0)
 
 
-def _sides(given: Any, output: Tensor) -> tuple[int, ...]:
+def _sides(given: Any, axes: int) -> tuple[int, ...]:
     """A size as layers hold it, one number or one for each axis, as one for each."""
     if isinstance(given, int):
-        return (given,) * (output.dim() - 2)
+        return (given,) * axes
     return tuple(given) if isinstance(given, Sequence) and all(isinstance(g, int) for g in given) else ()
 
 

@@ -32,7 +32,7 @@ def table(rows: Sequence[Row], why: bool) -> str:
     if not rows:
         return "no layer of this model convolves or pools, and none is dense"
     total = sum(row.estimate or 0 for row in rows)
-    cells = [_cells(row, rows[i - 1] if i else None, total) for i, row in enumerate(rows)]
+    cells = [_cells(row, total) for row in rows]
     widths = [max(map(len, column)) for column in zip(tuple(HEAD), *cells, strict=True)]
     gap = 2 if sum(widths) + 2 * (len(widths) - 1) <= COLUMNS else 1
     over = sum(widths) + gap * (len(widths) - 1) - COLUMNS
@@ -51,10 +51,10 @@ def table(rows: Sequence[Row], why: bool) -> str:
     return "\n".join([*lines, rule, *_totals(rows, total)])
 
 
-def _cells(row: Row, before: Row | None, total: int) -> tuple[str, ...]:
-    named = before is None or (before.name, before.layer) != (row.name, row.layer) or row.direction == "forward"
-    kept = f"{short(row.kept_bytes)}B" if row.direction == "forward" else ""
-    if row.prepared_bytes and row.direction == "forward":
+def _cells(row: Row, total: int) -> tuple[str, ...]:
+    named = row.direction == "forward"  # a layer's first row, which says what the layer is
+    kept = f"{short(row.kept_bytes)}B" if named else ""
+    if row.prepared_bytes and named:
         kept += f"+{short(row.prepared_bytes)}B"
     return (
         f"{row.name} {row.layer}".strip() if named else "",
@@ -71,7 +71,7 @@ def _cells(row: Row, before: Row | None, total: int) -> tuple[str, ...]:
 
 
 def _kernel(row: Row) -> str:
-    """ "3×3", and behind a slash the stride where it is not 1."""
+    """The sides, as in 3×3; behind a slash the stride where it is not 1, as in 3×3/2."""
     stride = sorted(set(row.stride))
     if not row.kernel_size or stride in ([], [1]):
         return "×".join(map(str, row.kernel_size))
@@ -100,8 +100,8 @@ def _totals(rows: Sequence[Row], total: int) -> list[str]:
         share = f", {sum(row.estimate or 0 for row in own) / total:.0%} of the estimated time" if total else ""
         lines.append(f"{algorithm}: {_sum(own)} in {len(own)} calls{share}")
     kept = sum(row.kept_bytes for row in rows)
-    prepared = sum(row.prepared_bytes for row in rows if row.direction == "forward")
-    parameters = sum({row.name.partition("#")[0]: row.parameters for row in rows}.values())
+    layers = {row.name.partition("#")[0]: row for row in rows}.values()  # each once, however often it is called
+    prepared, parameters = sum(row.prepared_bytes for row in layers), sum(row.parameters for row in layers)
     held = f" and {short(prepared)}B between calls in evaluation" if prepared else ""
     return [
         *lines,

@@ -27,11 +27,9 @@ from train.predict import predict
 from train.progress import Bar, Lines
 from train.quiet import silence_irrelevant
 from train.report import earlier_rows, learning_curve, summary
-from train.run_report import report, report_runs
 from train.saved import DEFAULT_DATA, DEFAULT_NETWORK, check_resumed, find_checkpoint, read_checkpoint
 from train.throughput import Throughput
 
-OWN_SUBCOMMANDS = {"predict": predict, "report": report_runs}  # beside Lightning's
 TRAINER_DEFAULTS = {
     "max_epochs": 30,
     "default_root_dir": "runs",
@@ -162,8 +160,16 @@ class TrainCLI(LightningCLI):
         if self.trainer.is_global_zero:
             curve = self._draw()
             accuracy, checkpoint = metrics["test/accuracy"], self.last.best_model_path
-            page = report([curve.parent], self.model, self.datamodule) if curve is not None else None
+            page = self._report(curve.parent) if curve is not None else None
             print(summary(accuracy, self.throughput, checkpoint, curve, self.model.target, page))
+
+    def _report(self, folder: Path) -> Path | None:
+        """The run's page, which is made with torchconv; where it was put. A run on torch's layers may have none."""
+        try:
+            from train.run_report import report
+        except ImportError:
+            return None
+        return report([folder], self.model, self.datamodule)
 
     def _draw(self) -> Path | None:
         """The learning curve of the run, if there is anything to draw; where it was put."""
@@ -183,8 +189,13 @@ def main() -> int:
     silence_irrelevant()
     keep_freed_memory()
     try:
-        if sys.argv[1:2] and sys.argv[1] in OWN_SUBCOMMANDS:
-            OWN_SUBCOMMANDS[sys.argv[1]](sys.argv[2:])
+        if sys.argv[1:2] == ["predict"]:
+            predict(sys.argv[2:])
+            return 0
+        if sys.argv[1:2] == ["report"]:
+            from train.run_report import report_runs
+
+            report_runs(sys.argv[2:])
             return 0
         TrainCLI(
             Classifier,

@@ -21,6 +21,11 @@ from train.optim import BY_STEP, OPTIMIZERS, SCHEDULES, Lookahead, make_optimize
 from train.saved import DEFAULT_NETWORK, describe, start_from
 from train.views import VIEWS, averaged
 
+RESUMED_WITH = (
+    *("optimizer", "lr", "momentum", "nesterov", "weight_decay", "decay_all", "norm_lr"),
+    *("schedule", "whiten", "lookahead"),
+)
+
 
 class Classifier(LightningModule):
     """Trains a classifier with cross-entropy.
@@ -102,26 +107,14 @@ class Classifier(LightningModule):
         # Plain floats: they go into checkpoints, which may hold no types of jsonargparse's to be read safely.
         self.lr, self.momentum, self.weight_decay = float(lr), float(momentum), float(weight_decay)
         self.nesterov, self.decay_all, self.norm_lr = nesterov, decay_all, float(norm_lr)
-        self.whiten, self.lookahead, self.views, self.target = whiten, int(lookahead), views, target
+        self.whiten = None if whiten is None else int(whiten)
+        self.lookahead, self.views, self.target = int(lookahead), views, target
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         network = build(name, backend, in_channels, num_classes, fuse, init, activation, float(slope))
         self.network = network.to(memory_format=self.memory_format)  # type: ignore[call-overload] # torch's stub
         if init_from is not None:
             start_from(self.network, init_from)
         self.backend, self.mixup = backend, float(mixup)
-        # What a run that is resumed must be told as before: it is part of the optimiser's and schedule's state.
-        self.options = {
-            "optimizer": optimizer,
-            "lr": self.lr,
-            "momentum": self.momentum,
-            "nesterov": nesterov,
-            "weight_decay": self.weight_decay,
-            "decay_all": decay_all,
-            "norm_lr": self.norm_lr,
-            "schedule": schedule,
-            "whiten": None if whiten is None else int(whiten),
-            "lookahead": self.lookahead,
-        }
         self._generators: dict[str, Any] | None = None  # a checkpoint's
         self.loss = torch.nn.CrossEntropyLoss(label_smoothing=label_smoothing)
         self.metrics = torch.nn.ModuleDict()
@@ -132,6 +125,11 @@ class Classifier(LightningModule):
             num_classes, top_k=min(5, num_classes), average="micro", validate_args=False
         )
         self.confusion = MulticlassConfusionMatrix(num_classes, validate_args=False)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What a run that is resumed must be told as before: it is part of the optimiser's and schedule's state."""
+        return {name: getattr(self, name) for name in RESUMED_WITH}
 
     def forward(self, images: Tensor) -> Tensor:
         """Images [B, in_channels, 32, 32] to logits [B, num_classes]."""

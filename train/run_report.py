@@ -1,6 +1,5 @@
 """``python -m train report RUN [RUN...]``: the page of a run, as `fit` ends with, or of several side by side."""
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -53,7 +52,7 @@ def report(folders: Sequence[Path], module: Classifier, data: Data) -> Path:
 
 def report_runs(arguments: list[str]) -> None:
     """Writes the page of the runs that the command line names into the first one's folder, and prints where."""
-    parser = Parser(prog="python -m train report", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = Parser(prog="python -m train report", description=__doc__)
     parser.add_argument(
         "runs", nargs="+", metavar="RUN", help="the folder of a run, for instance runs/lenet5-digits/version_0"
     )

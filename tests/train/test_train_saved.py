@@ -1,6 +1,7 @@
 """What `python -m train` does with checkpoints: goes on, starts anew, tests, predicts, and what it refuses of them."""
 
 import csv
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -135,7 +136,7 @@ def test_a_checkpoint_of_another_structure(
 def test_other_input_that_is_none(train: Train, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "binary.yaml").write_bytes(b"\x80\x81\xff\x00")
     assert train("fit", "--config", "binary.yaml") == 2
-    check_one_sentence(capfd, "error: ")
+    check_one_sentence(capfd, "what --config names is not text: invalid start byte at byte 0")
     assert train("fit", "--seed_everything", -1) == 2
     check_one_sentence(capfd, "--seed_everything must be at least 0, got -1")
 
@@ -156,3 +157,15 @@ def test_a_line_for_each_epoch(train: Train, capfd: pytest.CaptureFixture[str]) 
     assert lines[0].startswith("lenet5 of 61,706 parameters by torchconv, cpu with 1 threads; digits: 1,257 train")
     assert [line.split(";")[0] for line in lines if line.startswith("epoch")] == ["epoch 1/2", "epoch 2/2"]
     assert all("images/s" in line and "left" in line and "validation" in line for line in lines[1:3])
+
+
+def test_without_the_library(train: Train, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    """Torch's layers are trained all the same, without a report; ours are refused in one sentence."""
+    for name in [name for name in sys.modules if name.split(".")[0] == "torchconv"] + ["torchconv", "torchconv.nn"]:
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.delitem(sys.modules, "train.run_report", raising=False)
+    monkeypatch.delitem(sys.modules, "train.page", raising=False)
+    assert train("fit") == 2
+    check_one_sentence(capfd, "backend 'torchconv' cannot be imported")
+    assert train("fit", *SHORT, "--trainer.limit_train_batches", 2, "--model.backend", "torch") == 0
+    assert "report          none" in capfd.readouterr().out
