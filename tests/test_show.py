@@ -66,6 +66,20 @@ def test_the_receptive_field_of_one_neuron_has_signs() -> None:
     assert grey.draw().images
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_where_gradients_are_off(mode: type) -> None:
+    """What differentiates does so all the same, and answers as it does where they are on."""
+    model = torchconv.convert(net()).eval()
+    expected = show.preferred_input(model, "3", 1, (3, 16, 16), steps=2)
+    field = torchconv.receptive_field(model, "3", (3, 16, 16), channel=1)
+    with mode():
+        assert torch.equal(show.preferred_input(model, "3", 1, (3, 16, 16), steps=2), expected)
+        found = torchconv.receptive_field(model, "3", (3, 16, 16), channel=1)
+        assert torch.equal(found.gradient, field.gradient)
+        assert torchconv.receptive_field(model, "3", (3, 16, 16)).size == field.size
+        assert show.activations(model, "0", torch.rand(3, 16, 16)).axes
+
+
 def test_what_cannot_be_shown() -> None:
     model = net()
     with pytest.raises(ValueError, match="weight of four axes, got ReLU of None"):

@@ -64,6 +64,8 @@ class ReceptiveField:
         return draw_receptive_field(self, ax)
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def receptive_field(
     model: torch.nn.Module, layer: str | torch.nn.Module, input_size: Sequence[int], channel: int | None = None
 ) -> ReceptiveField:

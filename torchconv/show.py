@@ -124,6 +124,8 @@ def activations(model: torch.nn.Module, layer: str | torch.nn.Module, image: Ten
     return figure
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def preferred_input(
     model: torch.nn.Module,
     layer: str | torch.nn.Module,
