@@ -80,10 +80,13 @@ void run_tile(const Tile<A>& t) {
   }
 }
 
-// The next smaller tile that there is a body for.
+// The next smaller tile that there is a body for: of all, or of the powers of two, of which one is always enough for what
+// it leaves of a tile that has no body.
 template <class T>
 constexpr int fewer_rows(int rows) {
-  return tuned<T> ? rows - 1 : rows > 8 ? 8 : rows > 4 ? 4 : rows > 2 ? 2 : 1;
+  int fewer = tuned<T> ? rows - 1 : 1;
+  while (2 * fewer < rows) fewer *= 2;
+  return fewer;
 }
 
 // A tile of `rows` (at most ROWS) rows; several where there is no body for so many.

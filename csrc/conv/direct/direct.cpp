@@ -96,8 +96,8 @@ struct DirectPlan {
   bool channels_last, planes;
   Broadcast broadcast;
   int64_t together, units;  // groups of a task, and tasks a box they make
-  Boxes boxes;
-  int64_t packed, scratch;  // elements: a group's packed weight, [residue][panel][depth][panel width]; a task's scratch
+  Boxes boxes;     // before they are evened
+  int64_t packed;  // elements of a group's packed weight, [residue][panel][depth][panel width]
 
   DirectPlan(const DirectPlan&) = delete;
   DirectPlan(const std::vector<TappedGather>& gathers, bool last) : channels_last(last) {
@@ -128,14 +128,22 @@ struct DirectPlan {
     // More where taps reach so far that boxes read the same elements again and again.
     const double whole = read_of(g, boxes_of(first, first.positions()));
     while (boxes.total() > first.batch && read_of(g, boxes) > 8 * whole) boxes = boxes_of(first, room *= 2);
-    scratch = 0;
-    for (int64_t i = 0; i < boxes.count[1] * boxes.count[2] * boxes.count[3]; ++i) {
-      Box box = box_at(boxes, first, i);
-      box.n_end = box.n_begin + blocks_of(first.batch, boxes.count[0]);
-      scratch = std::max(scratch, planes ? k.planes_scratch(g.data(), residues, channels_last, together, box)
-                                         : k.direct_scratch(g.data(), residues, channels_last, together, box));
-    }
   }
+
+  // Elements of a task's scratch, of these boxes: smaller ones may need more, if their rows fill no vectors.
+  int64_t scratch(const Boxes& cut) const {
+    const auto& k = kernels<T>().conv;
+    const int64_t residues = static_cast<int64_t>(g.size());
+    int64_t most = 0;
+    for (int64_t i = 0; i < cut.count[1] * cut.count[2] * cut.count[3]; ++i) {
+      Box box = box_at(cut, g.front(), i);
+      box.n_end = box.n_begin + blocks_of(g.front().batch, cut.count[0]);
+      most = std::max(most, planes ? k.planes_scratch(g.data(), residues, channels_last, together, box)
+                                   : k.direct_scratch(g.data(), residues, channels_last, together, box));
+    }
+    return most;
+  }
+  Boxes evened() const { return torchconv::evened(boxes, g.front(), units); }
 };
 
 template <class T>
@@ -167,12 +175,12 @@ void run_packed(const DirectPlan<T>& plan, const T* source, const accumulator_t<
   const Gather* g = plan.g.data();
   source += plan.shift;
   const int64_t panels = k.panels(*g, plan.broadcast), residues = plan.g.size();
-  const Boxes boxes = evened(plan.boxes, *g, plan.units);
-  const int64_t blocks = boxes.total();
+  const Boxes boxes = plan.evened();
+  const int64_t blocks = boxes.total(), scratch_size = plan.scratch(boxes);
   int64_t chunks = 1;
   while (!plan.planes && chunks < panels && plan.units * blocks * chunks < 2 * get_num_threads()) ++chunks;
   parallel_for(0, blocks * plan.units * chunks, 1, [&](int64_t begin, int64_t end) {
-    Buffer<accumulator_t<T>> scratch(plan.scratch);
+    Buffer<accumulator_t<T>> scratch(scratch_size);
     for (int64_t task = begin; task < end; ++task) {
       const int64_t chunk = task % chunks, group = task / chunks % plan.units * plan.together;
       const int64_t group_end = std::min(g->groups, group + plan.together);
@@ -243,7 +251,7 @@ int64_t workspace(const ConvParams& p, Direction direction) {
       bytes = correlate_workspace<T>(gathers.front().gather, p.channels_last);
     } else {
       const DirectPlan<T> plan(gathers, p.channels_last);
-      bytes = (packed_size(plan) + plan.scratch) * sizeof(accumulator_t<T>);
+      bytes = (packed_size(plan) + plan.scratch(plan.evened())) * sizeof(accumulator_t<T>);
     }
   });
   return bytes;
