@@ -10,6 +10,7 @@ import argparse
 import hashlib
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from pathlib import Path
 from time import monotonic
 
 ROOT = Path(__file__).resolve().parent.parent
+PLATFORM = "manylinux_2_28"  # what torch's own wheels ask for
 LEFT_OUT = ("libtorch*.so", "libc10.so", "libgomp.so.1")
 
 
@@ -46,16 +48,27 @@ def build(machine: str, dist: Path) -> Path:
     subprocess.run(command, cwd=ROOT, env=environment, check=True)
     seconds = monotonic() - start
     (raw,) = work.glob("*.whl")
-    command = [sys.executable, "-m", "auditwheel", "repair", "--plat", f"manylinux_2_28_{machine}", "--only-plat"]
-    command += ["--wheel-dir", str(work / "repaired"), *(f"--exclude={name}" for name in LEFT_OUT), str(raw)]
-    repaired = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    if repaired.returncode:
-        raise SystemExit(repaired.stdout + repaired.stderr)
-    (made,) = (work / "repaired").glob("*.whl")
+    (made,) = repair(raw, machine, work / "repaired").glob("*.whl")
     dist.mkdir(parents=True, exist_ok=True)
     wheel = Path(shutil.copy(made, dist))
     print(f"{wheel}: {wheel.stat().st_size / 1e6:.2f} MB, built in {seconds:.0f} s")
     return wheel
+
+
+def repair(raw: Path, machine: str, to: Path) -> Path:
+    """The wheel, checked and named for its platform, in the folder that is returned."""
+    # auditwheel takes the names of another machine's platforms for mistakes, but finds the oldest that fits.
+    own = machine == platform.machine()
+    command = [sys.executable, "-m", "auditwheel", "repair", "--only-plat", "--wheel-dir", str(to)]
+    command += ["--plat", f"{PLATFORM}_{machine}" if own else "auto", *(f"--exclude={name}" for name in LEFT_OUT)]
+    repaired = subprocess.run([*command, str(raw)], cwd=ROOT, capture_output=True, text=True)
+    if repaired.returncode:
+        raise SystemExit(repaired.stdout + repaired.stderr)
+    for made in to.glob("*.whl"):
+        oldest = made.stem.split("-")[-1].removesuffix(f"_{machine}")
+        if tuple(map(int, re.findall(r"\d+", oldest))) > tuple(map(int, re.findall(r"\d+", PLATFORM))):
+            raise SystemExit(f"{made.name} runs on {oldest} and later alone, expected {PLATFORM}:\n{repaired.stderr}")
+    return to
 
 
 def main() -> None:

@@ -8,11 +8,14 @@
 #pragma once
 #include "cpu/numeric.inl"
 
-// The power of glibc 2.2 in place of that of 2.29, the same but for how errors are told: the library then loads
-// wherever torch does.
+// The power of the platform's first glibc in place of that of 2.29, the same but for how errors are told: the library
+// then loads wherever torch does.
 #if defined(__GLIBC__) && defined(__x86_64__)
 extern "C" double torchconv_pow(double, double);
 asm(".symver torchconv_pow, pow@GLIBC_2.2.5");
+#elif defined(__GLIBC__) && defined(__aarch64__)
+extern "C" double torchconv_pow(double, double);
+asm(".symver torchconv_pow, pow@GLIBC_2.17");
 #else
 inline double torchconv_pow(double x, double y) { return __builtin_pow(x, y); }
 #endif

@@ -251,7 +251,7 @@ int64_t workspace(const ConvParams& p, Direction direction) {
       bytes = correlate_workspace<T>(gathers.front().gather, p.channels_last);
     } else {
       const DirectPlan<T> plan(gathers, p.channels_last);
-      bytes = (packed_size(plan) + plan.scratch(plan.evened())) * sizeof(accumulator_t<T>);
+      bytes = (packed_size(plan) + plan.scratch(plan.boxes)) * sizeof(accumulator_t<T>);
     }
   });
   return bytes;
