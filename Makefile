@@ -88,15 +88,17 @@ runtime_address := libasan.so libubsan.so
 runtime_thread := libtsan.so
 # Python and torch leak by design, and a size that memory refuses is an error of theirs, not the end.
 options_address := ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:quarantine_size_mb=16 UBSAN_OPTIONS=print_stacktrace=1
-options_thread := TSAN_OPTIONS=halt_on_error=1:report_signal_unsafe=0:ignore_noninstrumented_modules=1
+options_thread := TSAN_OPTIONS=halt_on_error=1:allocator_may_return_null=1:report_signal_unsafe=0:ignore_noninstrumented_modules=1
 tests_address := $(kernel_tests)
 tests_thread := $(parallel_tests)
+# Where the processor has no AVX-512, its kernels are checked in registers of AVX2.
+emulate := $(if $(shell grep -m1 -o avx512bw /proc/cpuinfo),,TORCHCONV_EMULATE_AVX512=1)
 # Checks cost ten times a call's time.
 fuzz_address := --calls 20000 --hang 100
-fuzz_thread := --calls 2000 --threads 2
+fuzz_thread := --calls 2000 --threads 2 --hang 100
 
 sanitize: $(done)/test
-	TORCHCONV_SANITIZER=$(SANITIZER) $(python) setup.py --quiet build --build-base $(sanitized) --build-lib $(sanitized)/lib
+	$(emulate) TORCHCONV_SANITIZER=$(SANITIZER) $(python) setup.py --quiet build --build-base $(sanitized) --build-lib $(sanitized)/lib
 	set -e; cd $(sanitized)/lib; for capability in $(CAPABILITIES); do \
 		run="env LD_PRELOAD=$$(for l in $(runtime_$(SANITIZER)); do $(CXX) -print-file-name=$$l; done | paste -sd:) \
 			$(options_$(SANITIZER)) TORCHCONV_CPU_CAPABILITY=$$capability PYTHONPATH=$(CURDIR) $(abspath $(python))"; $(has); \

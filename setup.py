@@ -60,6 +60,10 @@ if sanitizer := os.environ.get("TORCHCONV_SANITIZER"):
     ]
     LINK = [checks[0]]
 
+# To test the kernels of AVX-512 on a machine without: vectors of 64 bytes, in registers of 32. Never to be given away.
+if os.environ.get("TORCHCONV_EMULATE_AVX512"):
+    COMPILE += ["-DTORCHCONV_EMULATE_AVX512", "-Wno-psabi"]
+
 # csrc/torch.h takes longer to read than most files that include it take to compile: it is compiled once.
 BUILD_NINJA = """\
 builddir = {folder}

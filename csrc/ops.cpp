@@ -5,20 +5,6 @@
 #include "conv/select.h"
 #include "torch.h"
 
-// The module that Python imports; loading it registers the operators. Plain C, so that one build serves every Python.
-extern "C" {
-#if defined(_WIN32)
-#define TORCHCONV_EXPORT __declspec(dllexport)
-#else
-#define TORCHCONV_EXPORT __attribute__((visibility("default")))
-#endif
-#include <Python.h>
-TORCHCONV_EXPORT PyObject* PyInit__C(void) {
-  static PyModuleDef module = {PyModuleDef_HEAD_INIT, "_C", nullptr, -1, nullptr, nullptr, nullptr, nullptr, nullptr};
-  return PyModule_Create(&module);
-}
-}
-
 // Sizes are in the tensors' own number of spatial axes, 1 to 3. `padding` holds two numbers an axis, before and after,
 // first axis first; a negative one crops.
 STABLE_TORCH_LIBRARY(torchconv, m) {

@@ -1,5 +1,7 @@
 """What tests of the convolution operators share: operands, a run, the exact result and the bounds on the error."""
 
+from collections.abc import Sequence
+
 import torch
 from shapes import ConvCase
 
@@ -68,10 +70,12 @@ def exact(case: ConvCase, direction: str, x, w, b, g):
     return torch.autograd.grad(y, x if direction == "input_grad" else w, g)[0]
 
 
-def check_bits(case: ConvCase, dtype: torch.dtype, layout: str, algorithm: str, threads) -> None:
+def check_bits(
+    case: ConvCase, dtype: torch.dtype, layout: str, algorithm: str, threads, directions: Sequence[str] = DIRECTIONS
+) -> None:
     """Every direction gives the same bits on 1, 2 and 16 threads, and to a sample alone those it has in the batch."""
     x, w, b, g = operands(case, dtype, layout)
-    for direction in DIRECTIONS:
+    for direction in directions:
         threads(1)
         expected = run(case, direction, x, w, b, g, algorithm)
         for count in (2, 16):

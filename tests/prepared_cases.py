@@ -61,7 +61,52 @@ def doubled_state(m):
     return {name: v * 2 if v.is_floating_point() else v for name, v in m.state_dict().items()}
 
 
+def fused_step(m):
+    m[0].weight.grad = torch.ones_like(m[0].weight)
+    torch.optim.SGD([m[0].weight], 0.1, fused=True).step()
+
+
+def norm_alone(m):
+    m[1].train(), m[1](3 * torch.randn(4, 8, 5, 5)), m[1].eval()
+
+
+def a_shared_vector(m):
+    """At the first call parameters become views of it, at the others it is written to."""
+    if "vector" in vars(m):
+        m.vector.mul_(1.5)
+    else:
+        m.vector = nn.utils.parameters_to_vector(m.parameters()).detach()
+        nn.utils.vector_to_parameters(m.vector, m.parameters())
+
+
+def a_list(m):
+    if type(m[3].stride) is list:
+        m[3].stride[0] = 2
+    else:
+        m[3].stride = [1, 1]
+
+
+@torch.inference_mode()
+def inference_tensors(m):
+    m[1].running_mean = torch.ones(8)
+    m[0].weight = nn.Parameter(m[0].weight * 2, requires_grad=False)
+
+
 CHANGES = {
+    "a fused optimizer": fused_step,
+    "the norm alone in training": norm_alone,
+    "a shared vector": a_shared_vector,
+    "a list": a_list,
+    "inference tensors": inference_tensors,
+    "data written to": lambda m: m[0].weight.data.mul_(2),
+    "an array of its memory": lambda m: m[0].weight.detach().numpy().__imul__(2),
+    "a view of the same memory": lambda m: setattr(m[0], "weight", nn.Parameter(m[0].weight.detach().transpose(2, 3))),
+    "data viewed": lambda m: setattr(m[0].weight, "data", m[0].weight.data.transpose(2, 3)),
+    "fewer filters": lambda m: (
+        setattr(m[5], "bias", None),
+        setattr(m[5], "weight", nn.Parameter(m[5].weight.detach()[:2])),
+    ),
+    "expanded": lambda m: setattr(m[1], "running_mean", m[1].running_mean[:1].expand(8)),
     "in place": lambda m: m[0].weight.detach().mul_(2),
     "no_grad": lambda m: torch.no_grad()(m[3].weight.add_)(1),
     "a bias": lambda m: torch.no_grad()(m[5].bias.add_)(1),

@@ -6,6 +6,7 @@ accelerator that was built for, and every Python.
 
 import importlib
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -42,3 +43,7 @@ def load(package: str, directory: Path) -> None:
 
 
 load(__package__, Path(__file__).parent)
+
+_module = importlib.import_module(f"{__package__}._C")
+sampled: Callable[[bytes], bytes] = _module.sampled
+unchanged: Callable[[bytes], bool] = _module.unchanged

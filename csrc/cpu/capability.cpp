@@ -20,7 +20,11 @@ std::vector<const KernelTable*> supported() {
   const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
   if (avx2) tables.push_back(&avx2_table());
+#if defined(TORCHCONV_EMULATE_AVX512)
+  if (avx2) tables.push_back(&avx512_table());
+#else
   if (avx2 && avx512) tables.push_back(&avx512_table());
+#endif
   if (avx2 && avx512 && __builtin_cpu_supports("avx512bf16")) tables.push_back(&avx512_bf16_table());
 #endif
   return tables;

@@ -80,8 +80,8 @@ void run_tile(const Tile<A>& t) {
   }
 }
 
-// The next smaller tile that there is a body for: of all, or of the powers of two, of which one is always enough for what
-// it leaves of a tile that has no body.
+// The next smaller tile that there is a body for: of all, or of the powers of two, of which one is always enough for
+// what it leaves of a tile that has no body.
 template <class T>
 constexpr int fewer_rows(int rows) {
   int fewer = tuned<T> ? rows - 1 : 1;

@@ -9,11 +9,11 @@
 namespace torchconv {
 namespace {
 
-LocalNorm norm_of(const Tensor& x, int64_t size, double alpha, double beta, double k) {
+ResponseNorm norm_of(const Tensor& x, int64_t size, double alpha, double beta, double k) {
   TORCH_CHECK(x.dim() >= 3, "local_response_norm: expected an input of 3 axes or more, got shape ", x.sizes());
   for_dtype("local_response_norm", x.scalar_type(), [](auto) {});
   TORCH_CHECK(size >= 1, "local_response_norm: size must be at least 1, got ", size);
-  LocalNorm g{};
+  ResponseNorm g{};
   g.batch = x.size(0), g.channels = x.size(1), g.positions = 1;
   for (int64_t a = 2; a < x.dim(); ++a) g.positions *= x.size(a);
   const int64_t farthest = std::max<int64_t>(g.channels - 1, 0);  // past it every channel reads zeros
@@ -24,7 +24,7 @@ LocalNorm norm_of(const Tensor& x, int64_t size, double alpha, double beta, doub
 }
 
 template <class T, class Run>
-void parallel(const LocalNorm& g, Run run) {
+void parallel(const ResponseNorm& g, Run run) {
   constexpr int64_t kWorthAThread = 32768;
   const int64_t units = lrn_units(g), unit = g.batch * g.channels * g.positions / std::max<int64_t>(units, 1) + 1;
   parallel_for(0, units, std::max<int64_t>(kWorthAThread / unit, 1), [&](int64_t begin, int64_t end) {
@@ -34,7 +34,7 @@ void parallel(const LocalNorm& g, Run run) {
 }
 
 Tensor local_response_norm(const Tensor& input, int64_t size, double alpha, double beta, double k) {
-  const LocalNorm g = norm_of(input, size, alpha, beta, k);
+  const ResponseNorm g = norm_of(input, size, alpha, beta, k);
   const auto format = input.suggest_memory_format();
   const Tensor x = input.contiguous(format), y = empty(input.sizes(), input.scalar_type(), format);
   if (y.numel() > 0)
@@ -48,7 +48,7 @@ Tensor local_response_norm(const Tensor& input, int64_t size, double alpha, doub
 
 Tensor local_response_norm_grad(const Tensor& grad, const Tensor& input, int64_t size, double alpha, double beta,
                                 double k) {
-  const LocalNorm g = norm_of(input, size, alpha, beta, k);
+  const ResponseNorm g = norm_of(input, size, alpha, beta, k);
   TORCH_CHECK(grad.sizes() == input.sizes() && grad.scalar_type() == input.scalar_type(),
               "local_response_norm: the input is ", input.scalar_type(), " of shape ", input.sizes(),
               " but the output gradient is ", grad.scalar_type(), " of shape ", grad.sizes());

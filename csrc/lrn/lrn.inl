@@ -22,7 +22,7 @@ inline double torchconv_pow(double x, double y) { return __builtin_pow(x, y); }
 
 // p[i] = s[i]^-beta. The exponents that networks use are roots; the C library does the others.
 template <class A>
-void lrn_power(const LocalNorm& g, const A* __restrict s, A* __restrict p, int64_t n) {
+void lrn_power(const ResponseNorm& g, const A* __restrict s, A* __restrict p, int64_t n) {
   if (g.beta == 0.75)
     for (int64_t i = 0; i < n; ++i) {
       const A root = sizeof(A) == 4 ? A(__builtin_sqrtf(s[i])) : A(__builtin_sqrt(s[i]));
@@ -39,7 +39,7 @@ void lrn_power(const LocalNorm& g, const A* __restrict s, A* __restrict p, int64
 
 // s = k + alpha / size * sum, in place.
 template <class A>
-void lrn_scale(const LocalNorm& g, A* __restrict s, int64_t n) {
+void lrn_scale(const ResponseNorm& g, A* __restrict s, int64_t n) {
   const A factor = static_cast<A>(g.alpha / g.size), k = static_cast<A>(g.k);
   for (int64_t i = 0; i < n; ++i) s[i] = k + factor * s[i];
 }
@@ -86,7 +86,7 @@ void lrn_terms(const T* __restrict dy, const T* __restrict x, const A* __restric
 
 // dx = u - factor * x * sum
 template <class T, class A>
-void lrn_result(const LocalNorm& g, const T* __restrict x, const A* __restrict u, const A* __restrict sum,
+void lrn_result(const ResponseNorm& g, const T* __restrict x, const A* __restrict u, const A* __restrict sum,
                 T* __restrict dx, int64_t n) {
   const A factor = static_cast<A>(2 * g.alpha * g.beta / g.size);
   for (int64_t i = 0; i < n; ++i) narrow(u[i] - factor * widen(x[i]) * sum[i], &dx[i]);
@@ -96,7 +96,7 @@ void lrn_result(const LocalNorm& g, const T* __restrict x, const A* __restrict u
 
 // scratch: squares [window][kLrnPositions], a ring of rows by channel; then s and p [kLrnPositions].
 template <class T>
-void lrn_rows(const LocalNorm& g, const T* x, T* y, accumulator_t<T>* scratch, int64_t n) {
+void lrn_rows(const ResponseNorm& g, const T* x, T* y, accumulator_t<T>* scratch, int64_t n) {
   using A = accumulator_t<T>;
   constexpr int64_t B = kLrnPositions;
   const int64_t window = g.window(), after = g.after;
@@ -120,7 +120,7 @@ void lrn_rows(const LocalNorm& g, const T* x, T* y, accumulator_t<T>* scratch, i
 // scratch: three rings of rows by channel [window][kLrnPositions], squares, u and t; then s, p and a sum
 // [kLrnPositions].
 template <class T>
-void lrn_grad_rows(const LocalNorm& g, const T* dy, const T* x, T* dx, accumulator_t<T>* scratch, int64_t n) {
+void lrn_grad_rows(const ResponseNorm& g, const T* dy, const T* x, T* dx, accumulator_t<T>* scratch, int64_t n) {
   using A = accumulator_t<T>;
   constexpr int64_t B = kLrnPositions;
   const int64_t window = g.window(), before = g.before, after = g.after;
@@ -152,7 +152,7 @@ void lrn_grad_rows(const LocalNorm& g, const T* dy, const T* x, T* dx, accumulat
 
 // scratch: squares [window - 1 + channels], s and p [channels].
 template <class T>
-void lrn_pixel(const LocalNorm& g, const T* x, T* y, accumulator_t<T>* scratch) {
+void lrn_pixel(const ResponseNorm& g, const T* x, T* y, accumulator_t<T>* scratch) {
   using A = accumulator_t<T>;
   const int64_t channels = g.channels, window = g.window(), before = g.before;
   A *squares = scratch, *s = squares + channels + window, *p = s + channels;
@@ -167,7 +167,7 @@ void lrn_pixel(const LocalNorm& g, const T* x, T* y, accumulator_t<T>* scratch) 
 
 // scratch: squares and t [window - 1 + channels], s, p and u [channels].
 template <class T>
-void lrn_grad_pixel(const LocalNorm& g, const T* dy, const T* x, T* dx, accumulator_t<T>* scratch) {
+void lrn_grad_pixel(const ResponseNorm& g, const T* dy, const T* x, T* dx, accumulator_t<T>* scratch) {
   using A = accumulator_t<T>;
   const int64_t channels = g.channels, window = g.window(), before = g.before, after = g.after;
   A *squares = scratch, *t = squares + channels + window, *s = t + channels + window, *p = s + channels,
@@ -189,7 +189,7 @@ void lrn_grad_pixel(const LocalNorm& g, const T* dy, const T* x, T* dx, accumula
 
 // Calls rows(offset, count) or pixel(offset) for what the units cover.
 template <class Rows, class Pixel>
-void for_norm_units(const LocalNorm& g, int64_t begin, int64_t end, Rows rows, Pixel pixel) {
+void for_norm_units(const ResponseNorm& g, int64_t begin, int64_t end, Rows rows, Pixel pixel) {
   if (g.channels_last) {
     const int64_t pixels = g.batch * g.positions, last = end * kLrnPixels < pixels ? end * kLrnPixels : pixels;
     for (int64_t i = begin * kLrnPixels; i < last; ++i) pixel(i * g.channels);
@@ -203,14 +203,14 @@ void for_norm_units(const LocalNorm& g, int64_t begin, int64_t end, Rows rows, P
 }
 
 template <class T>
-void lrn_forward(const LocalNorm& g, const T* x, T* y, accumulator_t<T>* scratch, int64_t begin, int64_t end) {
+void lrn_forward(const ResponseNorm& g, const T* x, T* y, accumulator_t<T>* scratch, int64_t begin, int64_t end) {
   for_norm_units(
       g, begin, end, [&](int64_t at, int64_t n) { lrn_rows(g, x + at, y + at, scratch, n); },
       [&](int64_t at) { lrn_pixel(g, x + at, y + at, scratch); });
 }
 
 template <class T>
-void lrn_grad(const LocalNorm& g, const T* dy, const T* x, T* dx, accumulator_t<T>* scratch, int64_t begin,
+void lrn_grad(const ResponseNorm& g, const T* dy, const T* x, T* dx, accumulator_t<T>* scratch, int64_t begin,
               int64_t end) {
   for_norm_units(
       g, begin, end, [&](int64_t at, int64_t n) { lrn_grad_rows(g, dy + at, x + at, dx + at, scratch, n); },

@@ -36,7 +36,7 @@ struct Taken {
   }
   // sum += at(output, tap). A sum that began at +0 is never -0, which adding nothing would change.
   void add_to(vector_t<A>& sum, int64_t output, place_t<A> tap) const {
-#if defined(__x86_64__) && TORCHCONV_VECTOR_BYTES == 64 && !defined(__clang__)
+#if defined(__AVX512BW__) && TORCHCONV_VECTOR_BYTES == 64
     if constexpr (sizeof(A) == 4 && sizeof(P) == 1) {  // a mask of bytes is one of numbers too
       typedef char bytes __attribute__((vector_size(16)));
       bytes places;

@@ -102,7 +102,7 @@ inline void store_places(P* to, places_t<A> v) {
 template <class A>
 inline bool any_nan(vector_t<A> v) {
   const auto nan = v != v;
-#if defined(__x86_64__) && TORCHCONV_VECTOR_BYTES == 64 && !defined(__clang__)
+#if defined(__AVX512BW__) && TORCHCONV_VECTOR_BYTES == 64
   typedef int32_t ints __attribute__((vector_size(64)));
   return __builtin_ia32_ptestmd512(reinterpret_cast<ints>(nan), reinterpret_cast<ints>(nan), 0xffff) != 0;
 #elif defined(__x86_64__) && TORCHCONV_VECTOR_BYTES == 32

@@ -245,7 +245,7 @@ inline double square_root(double x) { return __builtin_sqrt(x); }
 
 // y = √Σ_t z[t]².
 template <class T>
-void norm(const Reduction& r, const T* z, T* y, int64_t begin, int64_t end) {
+void euclidean_norm(const Reduction& r, const T* z, T* y, int64_t begin, int64_t end) {
   for_eights(r, begin, end, [&](int64_t at, int64_t from, int64_t count) __attribute__((always_inline)) {
     eight_t<T> sum = {}, x;
     for (int32_t t = 0; t < r.transforms; ++t) {
@@ -262,7 +262,7 @@ void norm(const Reduction& r, const T* z, T* y, int64_t begin, int64_t end) {
 
 // z[t] becomes grad · z[t] / y, and 0 where y is.
 template <class T>
-void norm_grad(const Reduction& r, const T* grad, const T* y, T* z, int64_t begin, int64_t end) {
+void euclidean_norm_grad(const Reduction& r, const T* grad, const T* y, T* z, int64_t begin, int64_t end) {
   for_eights(r, begin, end, [&](int64_t at, int64_t from, int64_t count) __attribute__((always_inline)) {
     eight_t<T> length, g, x;
     load_eight(y + at, count, length);
@@ -286,7 +286,7 @@ TransformKernels<T> transform_kernels() {
           .max = transforms::max<T>,
           .select = transforms::select<T>,
           .scatter = transforms::scatter<T>,
-          .norm = transforms::norm<T>,
-          .norm_grad = transforms::norm_grad<T>};
+          .euclidean_norm = transforms::euclidean_norm<T>,
+          .euclidean_norm_grad = transforms::euclidean_norm_grad<T>};
 }
 TORCHCONV_EACH_TYPE(TransformKernels, transform_kernels)

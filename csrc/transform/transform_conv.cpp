@@ -270,7 +270,7 @@ Tensor convolution_norm(const Tensor& input, const Tensor& weight, const std::op
     const Reduction reduction = r.reduction(count);
     for_dtype("convolution_norm", r.conv.dtype, [&]<class T>(T) {
       parallel(reduction, [&](int64_t begin, int64_t end) {
-        kernels<T>().transform.norm(reduction, data<T>(z), mutable_data<T>(to), begin, end);
+        kernels<T>().transform.euclidean_norm(reduction, data<T>(z), mutable_data<T>(to), begin, end);
       });
     });
   });
@@ -304,7 +304,8 @@ std::tuple<Tensor, Tensor, Tensor> convolution_norm_grad(const Tensor& grad, con
     const Reduction reduction = r.reduction(count);
     for_dtype("convolution_norm", r.conv.dtype, [&]<class T>(T) {
       parallel(reduction, [&](int64_t begin, int64_t end) {
-        kernels<T>().transform.norm_grad(reduction, data<T>(gys), data<T>(ys), mutable_data<T>(gz), begin, end);
+        kernels<T>().transform.euclidean_norm_grad(reduction, data<T>(gys), data<T>(ys), mutable_data<T>(gz), begin,
+                                                   end);
       });
     });
     if (to_input)

@@ -53,9 +53,9 @@ struct TransformKernels {
   void (*max)(const Reduction& r, const T* z, T* y, uint8_t* winners, int64_t begin, int64_t end);
   void (*select)(const Reduction& r, const T* z, const uint8_t* winners, T* y, int64_t begin, int64_t end);
   void (*scatter)(const Reduction& r, const T* grad, const uint8_t* winners, T* z, int64_t begin, int64_t end);
-  void (*norm)(const Reduction& r, const T* z, T* y, int64_t begin, int64_t end);
+  void (*euclidean_norm)(const Reduction& r, const T* z, T* y, int64_t begin, int64_t end);
   // z becomes its gradient, given that of its norm y.
-  void (*norm_grad)(const Reduction& r, const T* grad, const T* y, T* z, int64_t begin, int64_t end);
+  void (*euclidean_norm_grad)(const Reduction& r, const T* grad, const T* y, T* z, int64_t begin, int64_t end);
 };
 
 }  // namespace torchconv

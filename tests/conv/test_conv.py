@@ -12,6 +12,7 @@ from conv_cases import (
     LAYOUTS,
     F,
     bound,
+    check_bits,
     chosen,
     exact,
     layout_of,
@@ -159,6 +160,19 @@ def test_bitwise_for_any_number_of_threads(case: ConvCase, layout: str, threads)
             threads(count)
             assert torch.equal(run(case, direction, x, w, b, g), expected), (direction, count)
             assert torch.equal(ops.convolution_bias_grad(g), bias)
+
+
+@pytest.mark.parametrize("algorithm", ops._algorithms())
+def test_bits_by_name(algorithm: str, threads) -> None:
+    """Whatever its cost says: on any number of threads, and of a sample alone. And some named shapes are its own."""
+    ran = 0
+    for c in (c for c in CASES[::2] if c.input[0] > 0):
+        for layout in LAYOUTS if c.dims > 1 else ["contiguous"]:
+            x, w, _, g = operands(c, torch.float32, layout)
+            taken = [d for d in DIRECTIONS if chosen(c, d, x, w, g, algorithm)[0]]
+            check_bits(c, torch.float32, layout, algorithm, threads, taken)
+            ran += len(taken)
+    assert ran >= 4
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

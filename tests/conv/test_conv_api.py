@@ -114,6 +114,19 @@ def test_scalars_tuples_and_defaults() -> None:
     assert TF.conv2d(x, w, groups=2, padding="valid").shape == (2, 6, 7, 6)
 
 
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_transposed_to_an_empty_output(dims: int) -> None:
+    x, w = torch.randn(2, 3, *[1] * (dims - 1), 1), torch.randn(3, 4, *[2] * dims)
+    x.requires_grad_(), w.requires_grad_()
+    results = []
+    for functions in (TF, F):
+        y = getattr(functions, f"conv_transpose{dims}d")(x, w, stride=3, padding=1)
+        results.append((y, *torch.autograd.grad(y.sum(), (x, w))))
+    assert results[0][0].shape == (2, 4, *[0] * dims)
+    for ours, theirs in zip(*results, strict=True):
+        assert torch.equal(ours, theirs)
+
+
 def test_empty_batch_and_zero_channels() -> None:
     x, w, b = torch.randn(0, 3, 6, 6, requires_grad=True), torch.randn(4, 3, 3, 3, requires_grad=True), torch.ones(4)
     y = TF.conv2d(x, w, b)

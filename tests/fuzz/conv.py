@@ -15,8 +15,8 @@ from .judge import ERRORS, answer, conv_allowed, differ, gradients, meta, verdic
 
 F = torch.nn.functional
 ops = torch.ops.torchconv
-ALGORITHMS = ("auto", "auto", "auto", "reference", "direct", "gemm", "winograd", "depthwise", "fft")
-EXACT = ("reference", "direct", "gemm", "depthwise")  # sums of whole numbers are whole numbers
+ALGORITHMS = ("auto", "auto", "auto", *ops._algorithms())
+EXACT = {*ops._algorithms()} - {"winograd", "fft"}  # sums of whole numbers are whole numbers
 MOST_TERMS = (1 << 14, 1 << 14, 1 << 15, 1 << 18)  # multiply-adds of a drawn convolution
 MODERATE = 4096  # below, the built-in is called too; above, it may crash itself
 

@@ -222,7 +222,7 @@ class Draw(random.Random):
         if isinstance(value, float):
             return self.choice((0.0, -1.0, 1e300, math.inf, math.nan, 1e-300))
         if isinstance(value, str):
-            return self.choice(("nonsense", "", "auto", "fft", "winograd", "depthwise", "gemm", "direct", "reference"))
+            return self.choice(("nonsense", "", "auto", *torch.ops.torchconv._algorithms()))
         if isinstance(value, (list, tuple)):
             values = list(value)
             roll = self.random()

@@ -32,7 +32,7 @@ def prepared(case: ConvCase, x, w, b, algorithm="auto", relu=False):
 def test_prepared_filters_give_the_convolution(case: ConvCase, layout: str, dtype: torch.dtype, threads) -> None:
     x, w, b, g = operands(case, dtype, layout)
     window = list(case.stride), list(case.flat_padding), list(case.dilation), case.groups
-    for algorithm in ("auto", "direct", "winograd", "depthwise"):
+    for algorithm in ("auto", *ops._algorithms()):
         try:
             filters = prepared(case, x, w, b, algorithm)
         except RuntimeError:  # the algorithm cannot run this one
@@ -85,7 +85,7 @@ def test_what_cannot_be_seen_is_seen_after_prepare_or_train() -> None:
     for again in (torchconv.prepare, lambda m: m.train().eval(), lambda m: torchconv.prepare(m, X)):
         model = net()
         check(model, X)
-        model[0].weight.data.mul_(2)
+        model[0].weight.data[1, 2, 1, 1] += 3  # too little to be met with
         again(model)
         check(model, X)
 
@@ -132,6 +132,13 @@ def test_at_most_two_shapes_are_kept_and_none_where_all_are_new() -> None:
         assert vars(model[0])["_kept"].entries is entries  # no more: none was used again
     check(torchconv.prepare(model), X)
     assert kept(model) == size
+
+
+def test_a_layer_without_its_training_flag_runs_as_torch_s_does() -> None:
+    layer = torchconv.nn.Conv2d(3, 4, 3)
+    y = layer(X)
+    del layer.training
+    assert torch.equal(layer(X), y)
 
 
 def test_prepare_false_keeps_nothing() -> None:

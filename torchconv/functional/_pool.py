@@ -21,7 +21,7 @@ def runs_here(input: Tensor, dims: int) -> bool:
     return (
         isinstance(input, Tensor)
         and has_kernel(input)
-        and 0 not in input.shape[-dims - 1 :]
+        and (input.dim() not in (dims + 1, dims + 2) or 0 not in input.shape[-dims - 1 :])
         and not any(type(side) is int and side > LARGEST for side in input.shape[-dims:])
     )
 

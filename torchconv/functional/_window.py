@@ -139,7 +139,7 @@ def transposed_window(
         )
     size = transposed_sides(input.shape[-len(kernel) :], kernel, stride, padding, output_padding, dilation)
     check_fits(size, "the output's side", name)
-    if any(n < 1 for n in size):
+    if any(n < 0 for n in size):
         raise RuntimeError(f"{name}: input of shape {list(input.shape)} gives an output of spatial size {size}")
     cropped = flat((p, p - extra) for p, extra in zip(padding, output_padding, strict=True))
     return size, Window(stride, cropped, dilation, groups)

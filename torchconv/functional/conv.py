@@ -106,6 +106,9 @@ def _conv_transpose(
             )
         check_operands(x, w, b, (w.shape[1] * groups,), name)
         shape = [x.shape[0], w.shape[1] * groups, *size]
+        if 0 in size:
+            out = getattr(torch.nn.functional, name)(x, w, b, stride, padding, output_padding, groups, dilation)
+            return out if has_batch else out.squeeze(0)
         out = convolution_input_grad(x, w, shape, *window, asked(algorithm))
         if b is not None:
             out = out + b.reshape(1, -1, *[1] * dims)

@@ -55,8 +55,9 @@ def transform_filters(weight: Tensor, transforms: TransformSet | FilterMap) -> T
     if has_kernel(weight):
         return _transform_filters(weight, pointers, columns, values, fmap.support)
     taps = weight.flatten(2)[..., columns] * values  # [D, C, entries]
-    rows = torch.arange(len(pointers) - 1, device=weight.device)
-    rows = rows.repeat_interleave(pointers.diff(), output_size=len(columns))  # the size is told: devices wait for none
+    # Of each entry, its row: how many rows' ends lie before it. Exporters know these operators.
+    ends = columns.new_zeros(len(columns) + 1).index_add(0, pointers[1:-1], torch.ones_like(pointers[1:-1]))
+    rows = ends.cumsum(0)[:-1]
     out = taps.new_zeros(*taps.shape[:2], len(pointers) - 1).index_add(2, rows, taps)
     return out.unflatten(2, (-1, *fmap.support)).movedim(2, 1).flatten(0, 1)
 

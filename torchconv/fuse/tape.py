@@ -9,7 +9,7 @@ identity, and no tensor, by its memory and version. The comparisons run in C, al
 import weakref
 from collections.abc import Callable, Sequence
 from itertools import chain, compress
-from operator import attrgetter, is_
+from operator import is_
 from typing import Any, NamedTuple
 
 import torch
@@ -17,11 +17,25 @@ from torch import Tensor
 from torch.nn import Module
 
 from .. import settings
+from .._library import unchanged
 from ..functional.pool import max_pool_window
-from ..nn._prepared import UNUSED, Form, Kept, alone, find, form_of, kept_of, run_prepared
+from ..nn._prepared import (
+    UNUSED,
+    Form,
+    Kept,
+    State,
+    alone,
+    find,
+    form_of,
+    kept_of,
+    run_prepared,
+    samples_of,
+    states_of,
+)  # fmt: skip
 from . import runners
 
-_values, _version = dict.values, attrgetter("_version")
+_values = dict.values
+_WINDOW = "kernel_size", "stride", "padding", "dilation"
 _HOOKS = "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"
 
 
@@ -44,9 +58,9 @@ class Tape(NamedTuple):
     values: tuple[Any, ...]  # those that are
     kept: tuple[Callable[[], Kept | None], ...]  # give the others
     tensors: tuple[Tensor, ...]
-    versions: tuple[int, ...]
     aliases: tuple[Tensor, ...]  # of the tensors: they hold the memory, so that none is mistaken
-    memory: tuple[int, ...]
+    states: tuple[State | None, ...]
+    samples: bytes  # of the memory
 
     def holds(self, layers: Sequence[Any]) -> bool:
         """Whether these are its layers, and as they were."""
@@ -60,8 +74,8 @@ class Tape(NamedTuple):
             and sum(map(len, dictionaries)) == self.lengths
             and all(map(is_, values, self.values))
             and _all_kept(modules) == [given() for given in self.kept]
-            and tuple(map(_version, self.tensors)) == self.versions
-            and tuple(map(Tensor.data_ptr, self.tensors)) == self.memory
+            and states_of(self.tensors) == self.states
+            and unchanged(self.samples)
         )
 
 
@@ -87,7 +101,7 @@ def record(layers: Sequence[Any], steps: Sequence[Any], x: Any) -> None:
     if kept is None or kept.unplayed >= UNUSED or not alone(x):
         return
     form: Form | None = form_of(x)
-    force, prepared, count = settings.in_force(), [], 0
+    force, prepared, count, pieces = settings.in_force(), [], 0, 0
     for step in steps:
         assert form is not None
         if step.convolution is not None:
@@ -102,10 +116,12 @@ def record(layers: Sequence[Any], steps: Sequence[Any], x: Any) -> None:
             prepared.append(filters)
         else:
             break
-        count = step.places[-1] + 1
+        if any(type(getattr(layers[place], name, None)) is list for place in step.places for name in _WINDOW):
+            break  # which may be written to without a trace
+        count, pieces = step.places[-1] + 1, len(prepared)
     if count > 0:
         kept.unplayed += 1
-        kept.tape = _tape(form_of(x), force, layers[:count], prepared)
+        kept.tape = _tape(form_of(x), force, layers[:count], prepared[:pieces])
 
 
 def _pool(form: Form, pool: Any, relu: bool) -> tuple[Tensor, Form]:
@@ -115,15 +131,18 @@ def _pool(form: Form, pool: Any, relu: bool) -> tuple[Tensor, Form]:
     return filters, form_of(y)
 
 
-def _tape(form: Form, force: tuple[Any, ...], layers: Sequence[Any], prepared: list[Tensor]) -> Tape:
+def _tape(form: Form, force: tuple[Any, ...], layers: Sequence[Any], prepared: list[Tensor]) -> Tape | None:
     modules = [layer for layer in layers if isinstance(layer, Module)]
     inner = tuple(vars(module)[name] for module in modules for name in ("_parameters", "_buffers", *_HOOKS))
     values = [*chain.from_iterable(map(_values, [*map(vars, modules), *inner]))]
     held = tuple(not isinstance(value, Kept) for value in values)
     tensors = tuple(value for value in values if isinstance(value, Tensor))
+    states = states_of(tensors)
+    if states is None:
+        return None
     aliases = tuple(t.detach() for t in tensors)
     return Tape(
         form, force, tuple(map(_refer, layers)), prepared, tuple(map(type, modules)), inner, len(values),
         held, tuple(compress(values, held)), tuple(map(weakref.ref, _all_kept(modules))),
-        tensors, tuple(map(_version, tensors)), aliases, tuple(map(Tensor.data_ptr, tensors)),
+        tensors, aliases, states, samples_of(tensors),
     )  # fmt: skip

@@ -4,21 +4,26 @@ A call packs or transforms its filters, and folds the batch norm that follows in
 its work. A layer in evaluation, no gradient being asked for, keeps what comes of that for inputs of the last two
 shapes, and starts from there at the next calls.
 
-What is kept is true of the tensors that it was made of: each is compared at each call by the memory that it is in and
-by its version, which every operation in place moves on. Writes through ``.data``, or by others who share the memory
-(numpy), move no version: after these call `prepare`. It belongs to its layer, is no part of a state_dict, and is gone
-after `train()`, after a move or cast, and from copies and pickles.
+What is kept is true of the tensors that it was made of. Each is compared at each call: the memory that it is in, shape,
+strides and dtype, its version, which operations in place move on, and some of its elements, for there are writers that
+move no version (``.data``, collectives, batch norm's statistics, numpy): who writes a few elements only in such a way
+has to call `prepare`. It belongs to its layer, is no part of a state_dict, and is gone after `train()`, after a move or
+cast, and from copies and pickles.
 """
 
+from array import array
 from collections.abc import Iterable, Sequence
+from operator import attrgetter
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn import Parameter
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from .. import settings
+from .._library import sampled, unchanged
 from ..functional._arguments import asked, per_axis
 from ..functional._route import KERNEL_DTYPES, built_in_wanted, has_kernel
 from ..functional._window import both_sides
@@ -35,24 +40,52 @@ UNUSED = 8  # entries made in a row and never used, after which a layer makes no
 Form: TypeAlias = tuple[torch.Size, tuple[int, ...], torch.dtype]
 
 
+# What decides, of a tensor, what is in it: version, shape and dtype, strides, address.
+State: TypeAlias = tuple[tuple[int, torch.Size, torch.dtype], tuple[int, ...], int]
+_metadata = attrgetter("_version", "shape", "dtype")
+
+
+def states_of(tensors: Iterable[Tensor | None]) -> tuple[State | None, ...] | None:
+    """The state of each; None where one has none, since it was made under inference_mode."""
+    try:
+        return tuple(None if t is None else (_metadata(t), t.stride(), t.data_ptr()) for t in tensors)
+    except RuntimeError:
+        return None
+
+
+def samples_of(tensors: Iterable[Tensor | None]) -> bytes:
+    """Some elements of each, for `unchanged`, which reads them where they are: the memory has to be held."""
+    spans = array("q")
+    for t in tensors:
+        if t is not None and t.is_cpu and t.numel() > 0 and t.data_ptr():
+            last = sum((side - 1) * step for side, step in zip(t.shape, t.stride(), strict=True))
+            spans.extend((t.data_ptr(), (last + 1) * t.element_size()))
+    return sampled(spans.tobytes())
+
+
+def _stepped(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    """A fused optimizer moves no version of what it writes."""
+    for group in optimizer.param_groups:
+        if group.get("fused"):
+            torch.autograd.graph.increment_version(group["params"])
+
+
+register_optimizer_step_post_hook(_stepped)
+
+
 class _Entry(NamedTuple):
     key: tuple[Any, ...]  # how the layers are set
     form: Form  # of the input
     sources: tuple[Tensor | None, ...]  # aliases of what it was made of: they hold the memory, so that none is mistaken
-    versions: tuple[int, ...]
+    states: tuple[State | None, ...]
+    samples: bytes  # of their memory
     prepared: Tensor  # empty: the layers are run as they are
     gives: Form | None  # of the output
 
     def holds(self, form: Form, key: tuple[Any, ...], tensors: Sequence[Tensor | None]) -> bool:
         if self.form != form or self.key != key:
             return False
-        for source, version, t in zip(self.sources, self.versions, tensors):  # noqa: B905 (as many, and at every call)
-            if t is None or source is None:
-                if t is not source:
-                    return False
-            elif t._version != version or t.data_ptr() != source.data_ptr():
-                return False
-        return True
+        return states_of(tensors) == self.states and unchanged(self.samples)
 
 
 class Kept:
@@ -107,17 +140,20 @@ def _sources(conv: Any, norm: Any) -> tuple[Tensor | None, ...]:
     return *own, buffers.get("running_mean"), buffers.get("running_var"), affine.get("weight"), affine.get("bias")
 
 
+_WINDOW = "stride", "padding", "dilation", "groups", "padding_mode"
+
+
 def _key(conv: Any, norm: Any, relu: bool, force: tuple[Any, ...]) -> tuple[Any, ...]:
     state = conv.__dict__
     eps = None if norm is None else norm.eps
-    set_by_user = state["stride"], state["padding"], state["dilation"], state["groups"], state["padding_mode"]
-    return (conv.algorithm, eps, relu, *set_by_user, *force)
+    window = [tuple(w) if type(w) is list else w for w in map(state.__getitem__, _WINDOW)]  # a list may be written to
+    return (conv.algorithm, eps, relu, *window, *force)
 
 
 def convolve(x: Any, conv: Any, norm: Any, relu: bool) -> Tensor | None:
     """The convolution `conv` of `x`, the batch norm `norm` and a ReLU where there is one, by what is kept; None where
     the layers have to be run as they are."""
-    if conv.training or not conv.prepares or not alone(x):
+    if conv.__dict__.get("training", True) or not conv.prepares or not alone(x):
         return None
     tensors = _sources(conv, norm)
     if torch.is_grad_enabled() and _any_requires_grad(x, *tensors):
@@ -136,8 +172,10 @@ def convolve(x: Any, conv: Any, norm: Any, relu: bool) -> Tensor | None:
     prepared = _made(x, conv, norm, tensors, relu)
     y = run_prepared(x, [prepared]) if prepared.numel() else None
     aliases = tuple(None if t is None else t.detach() for t in tensors)
-    versions = tuple(-1 if t is None else t._version for t in tensors)
-    made = _Entry(key, form, aliases, versions, prepared, None if y is None else form_of(y))
+    states = states_of(tensors)
+    assert states is not None  # of those that _can admits
+    gives = None if y is None else form_of(y)
+    made = _Entry(key, form, aliases, states, samples_of(tensors), prepared, gives)
     kept.entries = (made, *[e for e in kept.entries if e.form != form][: MOST - 1])
     return y
 
@@ -234,9 +272,10 @@ class Preparing:
 def prepare(model: _Model, *inputs: Any) -> _Model:
     """Drops what the convolution layers of `model` keep of their filters for evaluation, and makes it anew.
 
-    Layers see for themselves when a tensor that they prepared was replaced or written to in place, and make it anew:
-    an optimizer's step, ``load_state_dict``, ``copy_``, another batch norm. They cannot see writes through ``.data`` or
-    by others who share the memory (a numpy array): call this, or ``model.train()``, after those.
+    Layers see for themselves when a tensor that they prepared was replaced or written to, and make it anew: an
+    optimizer's step, ``load_state_dict``, ``copy_``, another batch norm. They compare versions, which writes through
+    ``.data`` or by others who share the memory (a numpy array) do not move, and 16 places of each tensor: call this, or
+    ``model.train()``, after such a write that leaves most elements as they were.
 
     Args:
         model: any module.

@@ -96,8 +96,8 @@ struct DirectPlan {
   bool channels_last, planes;
   Broadcast broadcast;
   int64_t together, units;  // groups of a task, and tasks a box they make
-  Boxes boxes;     // before they are evened
-  int64_t packed;  // elements of a group's packed weight, [residue][panel][depth][panel width]
+  Boxes boxes;              // before they are evened
+  int64_t packed;           // elements of a group's packed weight, [residue][panel][depth][panel width]
 
   DirectPlan(const DirectPlan&) = delete;
   DirectPlan(const std::vector<TappedGather>& gathers, bool last) : channels_last(last) {
