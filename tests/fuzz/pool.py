@@ -170,8 +170,8 @@ def _built_in(name: str, args: list[Any], kwargs: dict) -> Any:
         args[0] = args[0].contiguous()  # in channels-last it numbers windows without an element otherwise
     if name.startswith("adaptive_avg"):  # whose built-in takes any axes where the output is one element
         need(args[0].dim() - int(name[-2]) in (1, 2), "axes")
-    if name.startswith("adaptive") and isinstance(args[1], (tuple, list)):  # of which it looks at the first alone
-        need(not any(isinstance(side, bool) for side in args[1]), "booleans")
+    sequences = [a for a in args[1:] if isinstance(a, (tuple, list))]  # of which it looks at the first number alone
+    need(not any(isinstance(number, bool) for numbers in sequences for number in numbers), "booleans")
     try:
         if name.endswith("_with_indices"):
             out = getattr(F, name.removesuffix("_with_indices"))(*args, return_indices=True)

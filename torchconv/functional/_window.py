@@ -129,8 +129,9 @@ def transposed_window(
     dilation: list[int],
     groups: int,
     name: str,
+    least: int = 1,
 ) -> tuple[list[int], Window]:
-    """A transposed convolution's output's spatial size, and the window with which a convolution of that has the input's
+    """A transposed convolution's output's spatial size, `least` or more, and the window with which a convolution of that has the input's
     size: its padding crops what output_padding added."""
     if any(extra >= s and extra >= d for extra, s, d in zip(output_padding, stride, dilation, strict=True)):
         raise RuntimeError(
@@ -139,7 +140,7 @@ def transposed_window(
         )
     size = transposed_sides(input.shape[-len(kernel) :], kernel, stride, padding, output_padding, dilation)
     check_fits(size, "the output's side", name)
-    if any(n < 0 for n in size):
+    if any(n < least for n in size):
         raise RuntimeError(f"{name}: input of shape {list(input.shape)} gives an output of spatial size {size}")
     cropped = flat((p, p - extra) for p, extra in zip(padding, output_padding, strict=True))
     return size, Window(stride, cropped, dilation, groups)

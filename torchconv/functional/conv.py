@@ -98,7 +98,7 @@ def _conv_transpose(
     x, has_batch = batched(input, dims, name)
     x, w, b = autocast(x, weight, bias)
     if has_kernel(x, w, b) and w.shape[0] != 0 and w.shape[1] != 0:
-        size, window = transposed_window(input, w.shape[2:], stride, padding, output_padding, dilation, groups, name)
+        size, window = transposed_window(input, w.shape[2:], stride, padding, output_padding, dilation, groups, name, 0)
         if groups < 1 or x.shape[1] != w.shape[0] or w.shape[0] % groups:
             raise RuntimeError(
                 f"{name}: weight of shape {list(w.shape)} with groups={groups} expects {w.shape[0]} input channels, "
