@@ -131,8 +131,8 @@ def transposed_window(
     name: str,
     least: int = 1,
 ) -> tuple[list[int], Window]:
-    """A transposed convolution's output's spatial size, `least` or more, and the window with which a convolution of that has the input's
-    size: its padding crops what output_padding added."""
+    """A transposed convolution's output's spatial size, of `least` or more, and the window with which a convolution of
+    that has the input's size: its padding crops what output_padding added."""
     if any(extra >= s and extra >= d for extra, s, d in zip(output_padding, stride, dilation, strict=True)):
         raise RuntimeError(
             f"{name}: output_padding must be smaller than either stride or dilation, got "
