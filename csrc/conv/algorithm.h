@@ -32,8 +32,8 @@ struct ConvAlgorithm {
 
   // Tensors are of the layout and dtype that the parameters name; the last one is written, and not empty. Weights and
   // their gradients may have any strides, which say nothing along axes of one element. Only the reference meets empty
-  // operands. bias: undefined where there is none. relu: max(0, the output), where NaN and −0 stay. The bits of a result
-  // depend neither on the number of threads nor, of outputs and input gradients, on the rest of the batch.
+  // operands. bias: undefined where there is none. relu: max(0, the output), where NaN and −0 stay. The bits of a
+  // result depend neither on the number of threads nor, of outputs and input gradients, on the rest of the batch.
   void (*forward)(const ConvParams&, const Tensor& x, const Tensor& weight, const Tensor& bias, bool relu,
                   const Tensor& y);
   void (*input_grad)(const ConvParams&, const Tensor& gy, const Tensor& weight, const Tensor& gx);
