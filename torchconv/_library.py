@@ -8,6 +8,7 @@ import importlib
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import torch
 
@@ -25,7 +26,7 @@ def release(version: str) -> tuple[int, int]:
     return int(major), int(minor)
 
 
-def load(package: str, directory: Path) -> None:
+def load(package: str, directory: Path) -> ModuleType:
     """Imports `package`._C from `directory`.
 
     Raises:
@@ -36,14 +37,15 @@ def load(package: str, directory: Path) -> None:
     if importlib.util.find_spec(f"{package}._C") is None:
         raise ImportError(f"torchconv has no compiled library in {directory}: {BUILD}")
     try:
-        importlib.import_module(f"{package}._C")
+        library = importlib.import_module(f"{package}._C")
+        if not hasattr(library, "sampled"):
+            raise ImportError("it is of another version of these sources")
     except ImportError as error:
         message = f"torchconv's compiled library does not load ({error}): to build it again, {BUILD}"
         raise ImportError(message) from error
+    return library
 
 
-load(__package__, Path(__file__).parent)
-
-_module = importlib.import_module(f"{__package__}._C")
-sampled: Callable[[bytes], bytes] = _module.sampled
-unchanged: Callable[[bytes], bool] = _module.unchanged
+_library = load(__package__, Path(__file__).parent)
+sampled: Callable[[bytes], bytes] = _library.sampled
+unchanged: Callable[[bytes], bool] = _library.unchanged
