@@ -1,5 +1,6 @@
 // The module that Python imports; loading it registers the operators. Plain C, so that one build serves every Python.
 // Its two functions look at memory, for layers that keep what they made of tensors (torchconv/nn/_prepared.py).
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <vector>
@@ -27,9 +28,9 @@ uint32_t bits_at(const char* at, uint32_t size) {
   return bits;
 }
 
-constexpr int64_t samples_of_a_span = 16;
+constexpr int64_t most_samples = 16;  // of a span
 
-// bytes of (address, size) in int64 -> bytes of Samples, spread evenly over each span, its ends included.
+// bytes of (address, size above 0) in int64 -> bytes of Samples, spread evenly over each span, its ends included.
 PyObject* sampled(PyObject*, PyObject* spans) {
   char* bytes = nullptr;
   Py_ssize_t length = 0;
@@ -38,11 +39,9 @@ PyObject* sampled(PyObject*, PyObject* spans) {
   for (Py_ssize_t i = 0; i + 16 <= length; i += 16) {
     int64_t span[2];
     std::memcpy(span, bytes + i, sizeof span);
-    const int64_t size = span[1] < 4 ? span[1] : 4, most = span[1] / 4,
-                  count = most < samples_of_a_span ? most : samples_of_a_span;
-    for (int64_t s = 0; s < (count > 1 ? count : size > 0); ++s) {
-      const int64_t offset = count > 1 ? (span[1] - size) / (count - 1) * s : 0;
-      const char* at = reinterpret_cast<const char*>(span[0]) + offset;
+    const int64_t size = std::min<int64_t>(span[1], 4), count = std::clamp<int64_t>(span[1] / 4, 1, most_samples);
+    for (int64_t s = 0; s < count; ++s) {
+      const char* at = reinterpret_cast<const char*>(span[0]) + (span[1] - size) * s / std::max<int64_t>(count - 1, 1);
       samples.push_back({at, static_cast<uint32_t>(size), bits_at(at, static_cast<uint32_t>(size))});
     }
   }

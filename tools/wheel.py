@@ -10,7 +10,6 @@ import argparse
 import hashlib
 import os
 import platform
-import re
 import shutil
 import subprocess
 import sys
@@ -48,7 +47,7 @@ def build(machine: str, dist: Path) -> Path:
     subprocess.run(command, cwd=ROOT, env=environment, check=True)
     seconds = monotonic() - start
     (raw,) = work.glob("*.whl")
-    (made,) = repair(raw, machine, work / "repaired").glob("*.whl")
+    made = repair(raw, machine, work / "repaired")
     dist.mkdir(parents=True, exist_ok=True)
     wheel = Path(shutil.copy(made, dist))
     print(f"{wheel}: {wheel.stat().st_size / 1e6:.2f} MB, built in {seconds:.0f} s")
@@ -56,7 +55,7 @@ def build(machine: str, dist: Path) -> Path:
 
 
 def repair(raw: Path, machine: str, to: Path) -> Path:
-    """The wheel, checked and named for its platform, in the folder that is returned."""
+    """The wheel, checked and named for its platform, in the folder `to`."""
     # auditwheel takes the names of another machine's platforms for mistakes, but finds the oldest that fits.
     own = machine == platform.machine()
     command = [sys.executable, "-m", "auditwheel", "repair", "--only-plat", "--wheel-dir", str(to)]
@@ -64,11 +63,16 @@ def repair(raw: Path, machine: str, to: Path) -> Path:
     repaired = subprocess.run([*command, str(raw)], cwd=ROOT, capture_output=True, text=True)
     if repaired.returncode:
         raise SystemExit(repaired.stdout + repaired.stderr)
-    for made in to.glob("*.whl"):
-        oldest = made.stem.split("-")[-1].removesuffix(f"_{machine}")
-        if tuple(map(int, re.findall(r"\d+", oldest))) > tuple(map(int, re.findall(r"\d+", PLATFORM))):
-            raise SystemExit(f"{made.name} runs on {oldest} and later alone, expected {PLATFORM}:\n{repaired.stderr}")
-    return to
+    (made,) = to.glob("*.whl")
+    oldest = made.stem.split("-")[-1]
+    if _glibc(oldest) > _glibc(PLATFORM):
+        raise SystemExit(f"{made.name} runs on {oldest} and later alone, expected {PLATFORM}:\n{repaired.stderr}")
+    return made
+
+
+def _glibc(tag: str) -> list[int]:
+    """The version in the name of a platform: manylinux_2_28_aarch64 -> [2, 28]."""
+    return [int(part) for part in tag.split("_")[1:3]]
 
 
 def main() -> None:

@@ -63,7 +63,7 @@ def wrong_axes(name: str, dims: int, shape: Sequence[int]) -> RuntimeError:
     words = f"Expected {few}D (unbatched) or {many}D (batched) input to {name}, but got input of size: {list(shape)}"
     if "pool" in name:
         words = f"Expected {few}D or {many}D (batch mode) tensor with optional 0 dim batch size for input"
-    if "max_pool" in name and dims > 1:
+    if name.startswith("max_pool") and dims > 1:
         words = f"non-empty {few}D or {many}D (batch mode) tensor expected for input"
     return RuntimeError(
         f"{name}: expected an input of {few} (unbatched) or {many} (batched) axes, got shape {list(shape)} ({words})"

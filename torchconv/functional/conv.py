@@ -3,6 +3,8 @@
 Operands with no kernel here go to PyTorch's own operators, in :func:`built_in`; which those are says _route.py.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor
 from torch.overrides import has_torch_function_variadic
@@ -97,6 +99,8 @@ def _conv_transpose(
     groups = integer(groups, "groups", name)
     x, has_batch = batched(input, dims, name)
     x, w, b = autocast(x, weight, bias)
+    function = getattr(torch.nn.functional, name)
+    by_torch = partial(function, x, w, b, stride, padding, output_padding, groups, dilation)
     if has_kernel(x, w, b) and w.shape[0] != 0 and w.shape[1] != 0:
         size, window = transposed_window(input, w.shape[2:], stride, padding, output_padding, dilation, groups, name, 0)
         if groups < 1 or x.shape[1] != w.shape[0] or w.shape[0] % groups:
@@ -107,16 +111,16 @@ def _conv_transpose(
         check_operands(x, w, b, (w.shape[1] * groups,), name)
         shape = [x.shape[0], w.shape[1] * groups, *size]
         if 0 in size:
-            out = getattr(torch.nn.functional, name)(x, w, b, stride, padding, output_padding, groups, dilation)
-            return out if has_batch else out.squeeze(0)
-        out = convolution_input_grad(x, w, shape, *window, asked(algorithm))
-        if b is not None:
-            out = out + b.reshape(1, -1, *[1] * dims)
+            out = by_torch()
+        else:
+            out = convolution_input_grad(x, w, shape, *window, asked(algorithm))
+            if b is not None:
+                out = out + b.reshape(1, -1, *[1] * dims)
     elif has_kernel(x, w, b) and w.shape[1] == 0:  # the built-in refuses it from inside
         raise RuntimeError(f"{name}: weight of shape {list(w.shape)} has no output channels")
     else:
         _check_algorithm(algorithm, x, name)
-        out = getattr(torch.nn.functional, name)(x, w, b, stride, padding, output_padding, groups, dilation)
+        out = by_torch()
     return out if has_batch else out.squeeze(0)
 
 

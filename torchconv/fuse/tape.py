@@ -3,7 +3,7 @@
 In evaluation, no gradient being asked for, convolutions keep what their filters become (nn/_prepared.py). Where all
 convolutions of a sequence have done so, it and the max poolings between them are one list of tensors, and running it is
 one call. What is left to do in Python is to see that nothing changed: no value in the dictionaries of the layers, by
-identity, and no tensor, by its memory and version. The comparisons run in C, all layers together.
+identity, and no tensor, by its state and samples of its memory. All layers are compared together, mostly in C.
 """
 
 import weakref
@@ -31,7 +31,7 @@ from ..nn._prepared import (
     run_prepared,
     samples_of,
     states_of,
-)  # fmt: skip
+)
 from . import runners
 
 _values = dict.values

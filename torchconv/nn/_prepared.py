@@ -140,6 +140,11 @@ def _sources(conv: Any, norm: Any) -> tuple[Tensor | None, ...]:
     return *own, buffers.get("running_mean"), buffers.get("running_var"), affine.get("weight"), affine.get("bias")
 
 
+def _evaluates(conv: Any) -> bool:
+    """Whether the layer may answer by what it keeps. One whose flag was deleted trains, as far as anybody can tell."""
+    return conv.prepares and not conv.__dict__.get("training", True)
+
+
 _WINDOW = "stride", "padding", "dilation", "groups", "padding_mode"
 
 
@@ -153,7 +158,7 @@ def _key(conv: Any, norm: Any, relu: bool, force: tuple[Any, ...]) -> tuple[Any,
 def convolve(x: Any, conv: Any, norm: Any, relu: bool) -> Tensor | None:
     """The convolution `conv` of `x`, the batch norm `norm` and a ReLU where there is one, by what is kept; None where
     the layers have to be run as they are."""
-    if conv.__dict__.get("training", True) or not conv.prepares or not alone(x):
+    if not _evaluates(conv) or not alone(x):
         return None
     tensors = _sources(conv, norm)
     if torch.is_grad_enabled() and _any_requires_grad(x, *tensors):
@@ -207,7 +212,7 @@ def kept_of(layer: Any) -> Kept | None:
 def find(form: Form, conv: Any, norm: Any, relu: bool, force: tuple[Any, ...]) -> _Entry | None:
     """What `conv` has prepared for inputs of this form, together with a norm and a ReLU."""
     kept = kept_of(conv)
-    if kept is None or conv.training or not conv.prepares or (norm is not None and norm.training):
+    if kept is None or not _evaluates(conv) or (norm is not None and norm.training):
         return None
     key, tensors = _key(conv, norm, relu, force), _sources(conv, norm)
     for entry in kept.entries:
