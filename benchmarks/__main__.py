@@ -66,7 +66,7 @@ def options(arguments: Sequence[str] | None) -> tuple[Parser, argparse.Namespace
     add("--repeats", type=int, default=9, help="interleaved repeats a median is taken of, at most")
     add("--least", type=float, default=0.01, metavar="SECONDS", help="shortest run of one repeat")
     add("--seconds", type=float, default=0.6, help="aimed at for a row, a direction and a number of threads")
-    add("--quick", action="store_true", help="a look in some three minutes: batch 16, few repeats, all threads alone")
+    add("--quick", action="store_true", help="a look in some five minutes: batch 16, few repeats, all threads alone")
     add("--json", type=Path, metavar="FILE", help="everything, for programs")
     add("--markdown", type=Path, metavar="FILE", help="everything, for people, as in benchmarks/RESULTS.md")
     add("--plot", type=Path, metavar="FILE", help="a bar chart of the ratios; needs matplotlib")

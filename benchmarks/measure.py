@@ -170,10 +170,10 @@ def exact(row: Row, dtype: torch.dtype) -> dict[str, tuple[Tensor, ...]]:
 
 
 def explain(row: Row, layout: str, dtype: torch.dtype) -> dict[str, Explained]:
-    """What torchconv.explain says of each direction. Neither algorithm nor workspace depends on the batch."""
+    """What torchconv.explain says of each direction of the row's whole batch, which decides the algorithm."""
     layer: Any = row.layer()
     layer.to(dtype=dtype, memory_format=memory_format(layout, row.dims))
-    explanation = torchconv.explain(layer, row.operands(layout, dtype)[0][:1])
+    explanation = torchconv.explain(layer, row.operands(layout, dtype)[0])
     return {how.direction.replace("_", " "): how for how in explanation}
 
 

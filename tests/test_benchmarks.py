@@ -12,6 +12,7 @@ import pytest
 import torch
 from suite import first_quick, slow
 
+import torchconv.functional
 from benchmarks import __main__ as command
 from benchmarks import escnn, inference, inference_networks, measure, steps, summary
 from benchmarks.measure import BOTH, Result
@@ -152,6 +153,15 @@ def test_rows_are_what_their_group_promises():
 def test_explained_for_every_direction(row: Row):
     for layout in row.layouts:
         assert set(row.directions) <= set(measure.explain(row, layout, torch.float32))
+
+
+def test_explained_is_what_runs():
+    """Of the row's batch: one sample alone is another matter."""
+    (row,) = (row for row in rows(16) if row.name == "3x3.320-320@9")
+    operands = row.operands("contiguous", torch.float32)
+    explained = measure.explain(row, "contiguous", torch.float32)["forward"].algorithm
+    by_name = torchconv.functional.conv2d(*operands, **row.options, algorithm=explained)
+    assert torch.equal(row.call(torchconv.functional)(*operands), by_name)
 
 
 def test_ratios():
