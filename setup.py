@@ -127,9 +127,9 @@ class Build(build_ext):
     def compile(self, source: str, made: str, header: Path) -> str:
         """One file's lines of build.ninja."""
         if '#include "cpu/kernels.h"' in Path(source).read_text() and source.startswith("csrc/cpu/"):
-            # Kernels, which see nothing of torch. Those for processors before AVX2 may be slower.
+            # Kernels, which see nothing of torch. Those for processors before AVX2 may be slower: they compile sooner.
             old = "/baseline/" in source and PLATFORM == "x86_64" and not sanitizer
-            return f"build {made}: compile {source}" + ("\n  more = -O2" if old else "")
+            return f"build {made}: compile {source}" + ("\n  more = -O1" if old else "")
         return f"build {made}: compile {source} | {header}.gch\n  more = -include {header}"
 
     def run_ninja(self, file: Path, files: int) -> None:

@@ -39,7 +39,14 @@ def batch_invariant():
 
 
 @pytest.fixture
-def train(monkeypatch, tmp_path):
+def train(train_with_page, monkeypatch):
+    """`train_with_page` without the drawing of the page, which takes longer than a short run."""
+    monkeypatch.setattr("train.run_report.report", lambda folders, *_: folders[0] / "report.html")
+    return train_with_page
+
+
+@pytest.fixture
+def train_with_page(monkeypatch, tmp_path):
     """Runs `python -m train` in this process, in an empty directory, with the arguments it is called with; returns its
     exit status. On one thread: small networks gain little from a second, and lose much where another process has its
     core."""

@@ -233,6 +233,7 @@ def test_memory_of_a_step_in_a_process_of_its_own():
 # ---- inference ----
 
 
+@slow
 def test_inference_times_every_side_and_layout(tmp_path, capsys):
     file = tmp_path / "inference.json"
     short = ["--networks", "lenet5", "--batches", "1", "--seconds", "0", "--threads", "1", "--json", str(file)]

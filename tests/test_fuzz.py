@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from suite import first_quick
 
 import torchconv  # noqa: F401  registers the operators
 
@@ -97,7 +98,8 @@ def test_a_case_that_is_printed_runs_again() -> None:
     assert (result.returncode, result.stdout) == (0, "nothing is wrong\n"), result.stderr
 
 
-def test_a_fixed_number_of_calls_finds_nothing() -> None:
-    result = run("-m", "tests.fuzz", "--seed", "1", "--calls", "4000")
+@pytest.mark.parametrize("calls", first_quick([1500, 4000]))
+def test_a_fixed_number_of_calls_finds_nothing(calls: int) -> None:
+    result = run("-m", "tests.fuzz", "--seed", "1", "--calls", str(calls))
     assert result.returncode == 0, result.stdout[-6000:] + result.stderr[-1000:]
-    assert "4000 calls of" in result.stdout
+    assert f"{calls} calls of" in result.stdout

@@ -15,9 +15,9 @@ Train = Callable[..., int]
 
 
 @pytest.fixture
-def page(train: Train, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Path:
+def page(train_with_page: Train, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Path:
     """That of LeNet-5 after three steps."""
-    assert train("fit", *SHORT, "--trainer.limit_train_batches", 3) == 0
+    assert train_with_page("fit", *SHORT, "--trainer.limit_train_batches", 3) == 0
     path = tmp_path / "runs" / "lenet5-digits" / "version_0" / "report.html"
     assert f"report          {path.relative_to(tmp_path)}" in capfd.readouterr().out
     return path
@@ -79,22 +79,22 @@ def test_in_a_browser_pictures_are_there_and_nothing_is_cut_off(width: int, page
     assert "<title>found 0 true</title>" in shown
 
 
-def test_runs_side_by_side(page: Path, train: Train, capfd: pytest.CaptureFixture[str]) -> None:
-    assert train("fit", *SHORT, "--trainer.limit_train_batches", 3) == 0
+def test_runs_side_by_side(page: Path, train_with_page: Train, capfd: pytest.CaptureFixture[str]) -> None:
+    assert train_with_page("fit", *SHORT, "--trainer.limit_train_batches", 3) == 0
     other = page.parents[1] / "version_1"
     capfd.readouterr()
-    assert train("report", page.parent, other) == 0
+    assert train_with_page("report", page.parent, other) == 0
     assert capfd.readouterr().out.strip() == str(page)
     text = page.read_text()
     assert "lenet5-digits/version_0 and lenet5-digits/version_1" in text
     assert text.count("<td>lenet5-digits/version_") == 2
 
 
-def test_what_is_no_run(page: Path, train: Train, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert train("report", "nowhere") == 2
+def test_what_is_no_run(page: Path, train_with_page: Train, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert train_with_page("report", "nowhere") == 2
     check_one_sentence(capfd, "'nowhere' is no run: it holds no metrics.csv")
     shutil.rmtree(page.parent / "checkpoints")
-    assert train("report", page.parent) == 2
+    assert train_with_page("report", page.parent) == 2
     check_one_sentence(capfd, "cannot read checkpoint '")
-    assert train("report") == 2
+    assert train_with_page("report") == 2
     check_one_sentence(capfd, "RUN")

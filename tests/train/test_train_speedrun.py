@@ -110,6 +110,7 @@ def test_recipe(train: Callable[..., int], tmp_path: Path, capsys: pytest.Captur
     """A few steps of it on digits; then without what looks ahead, stopped and resumed."""
     options = ["--config", ROOT / "train" / "recipes" / "speedrun_cifar10.yaml", "--trainer.accelerator", "cpu", *FEW]
     options += ["--trainer.enable_progress_bar", "false", "--trainer.limit_train_batches", "2"]
+    options += ["--trainer.limit_val_batches", "2", "--trainer.limit_test_batches", "2"]
     assert train("fit", *options, "--trainer.max_steps", "2") == 0
     assert "94.00%" in capsys.readouterr().out
     options += ["--model.lookahead", "0", "--model.schedule", "constant", "--model.lr", "0.01", "--model.whiten", "1"]
