@@ -36,6 +36,9 @@ python := $(VENV)/bin/python
 # For ninja, which the build runs if it is on the path.
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 install := $(python) -m pip install --quiet --disable-pip-version-check --constraint requirements/constraints.txt
+index := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+# What names torch's build, of which torchvision is to be too, where there is one: +cpu, +cu130, or nothing.
+build_of_torch = $$($(python) -c 'from torch.version import __version__ as v; print("+" * ("+" in v) + v.partition("+")[2])')
 # A file that is there when a step was done; torch's holds its version, so that another TORCH starts over.
 done := $(VENV)/.done
 torch := $(done)/$(TORCH)
@@ -138,7 +141,8 @@ $(done)/wheel: $(torch) requirements/wheel.txt
 	@touch $@
 
 $(done)/train: $(torch) requirements/train.txt requirements/constraints.txt
-	$(install) --no-deps '$(TORCHVISION)'
+	$(install) $(index) --no-deps "$(TORCHVISION)$(build_of_torch)" 2>/dev/null \
+		|| $(install) $(index) --no-deps '$(TORCHVISION)'
 	$(install) --requirement requirements/train.txt
 	@touch $@
 
@@ -152,7 +156,7 @@ ifeq ($(wheel),)
 	@$(python) -c 'import os, sys, sysconfig as s; sys.exit(not os.path.exists(os.path.join(s.get_path("include"), "Python.h")))' \
 		|| { echo "No Python.h for $(PYTHON): install Python's development headers (python3-dev), or name another with PYTHON=" >&2; exit 1; }
 endif
-	$(install) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) '$(TORCH)' --requirement requirements/build.txt
+	$(install) $(index) '$(TORCH)' --requirement requirements/build.txt
 	@rm -rf $(done) build torchconv/_C*.so
 	@mkdir -p $(done) && touch '$@'
 

@@ -411,6 +411,17 @@ def test_quantization_after_revert():
     assert_close(quantized(x), expected, atol=0.1, rtol=0)  # 7 bits an activation, over six layers of size 1
 
 
+@deprecated
+def test_layers_prepared_for_quantization_are_left():
+    net = torch.nn.Sequential(torch.nn.Conv2d(2, 8, 3), torch.nn.ReLU(), torch.nn.MaxPool2d(2)).eval()
+    prepared = quantize_fx.prepare_fx(net, quantization.get_default_qconfig_mapping("x86"), (X,))
+    left = []
+    torchconv.convert(prepared, report=left)
+    assert "0.0 (Conv2d): to be quantized: it has a qconfig" in map(str, left)
+    prepared(X)
+    assert "quantized" in type(quantize_fx.convert_fx(prepared).get_submodule("0")).__module__
+
+
 # ---- what the functions fall back to ----
 
 

@@ -156,6 +156,8 @@ def _converted(module: torch.nn.Module) -> type | None:
     stock = next((base for base in cls.__mro__ if base in STOCK), None)
     if stock is None:
         return None
+    if getattr(module, "qconfig", None) is not None:
+        raise Refusal("to be quantized: it has a qconfig")
     if isinstance(module, LazyModuleMixin) and module.cls_to_become is not getattr(stock, "cls_to_become", None):
         raise Refusal("lazy, and becomes another class: convert it after its first input")
     for method in ("forward", "_conv_forward"):

@@ -250,8 +250,8 @@ class TransformSet:
         ]
 
     def draw(self, kernel_size: int | Sequence[int]) -> Any:
-        """A matplotlib figure, one panel a transform: the filter's points (grey) and, joined to the ones they come from
-        by lines as strong as the weight, the transformed filter's. One or two dimensions."""
+        """A matplotlib figure, one panel a transform: the filter's points as grey rings, the transformed filter's in
+        red, and arrows from those to these, as strong as the weight. One or two dimensions."""
         import matplotlib.pyplot as plt
 
         kernel = _kernel(kernel_size, self.dims)
@@ -271,9 +271,11 @@ class TransformSet:
             x, y = _on_page(c.source, kernel)
             u, v = _on_page(c.point, support)
             panel = by_name[c.transform]
-            panel.plot(x, y, "o", color="0.75", markersize=9)
-            panel.plot([x, u], [y, v], "-", color="C0", alpha=min(1.0, abs(c.weight)))
-            panel.plot(u, v, ".", color="C3")
+            panel.plot(x, y, "o", color="0.6", markersize=9, fillstyle="none")
+            panel.plot(u, v, "o", color="C3", markersize=4, zorder=3)
+            if (x, y) != (u, v):  # an arrow of no length has no direction
+                style = dict(arrowstyle="-|>", color="C0", alpha=min(1.0, abs(c.weight)), shrinkA=4.5, shrinkB=2)
+                panel.annotate("", (u, v), (x, y), arrowprops=style)
         figure.tight_layout()
         return figure
 
@@ -309,8 +311,8 @@ def rotations(n: int | None = None, *, angles: Sequence[float] | None = None) ->
     if (n is None) == (angles is None):
         raise ValueError(f"rotations takes a number or angles, got n={n} and angles={angles}")
     if n is not None:
-        if n < 1:
-            raise ValueError(f"rotations: n must be at least 1, got {n}")
+        if type(n) is not int or n < 1:
+            raise ValueError(f"rotations: n must be a whole number of at least 1, got {n!r}")
         angles = [360 * k / n for k in range(n)]
     return TransformSet([Factor("rotation", _numbers("rotations: angles", angles, math.radians), 2)])
 
@@ -352,7 +354,10 @@ def matrices(values: Sequence[Any] | Tensor) -> TransformSet:
 
 
 def _numbers(name: str, values: Sequence[float] | None, convert: Any = float) -> tuple[tuple[float, ...], ...]:
-    numbers = tuple((float(convert(v)),) for v in (() if values is None else values))
+    try:
+        numbers = tuple((float(convert(v)),) for v in (() if values is None else values))
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a sequence of numbers, such as [1, 2], got {values!r}") from None
     if not numbers:
         raise ValueError(f"{name}: an empty set of transforms: {values}")
     if not all(math.isfinite(v[0]) for v in numbers):

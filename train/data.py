@@ -3,6 +3,7 @@
 No worker processes and no Python per sample: an epoch is a permutation, a batch is one indexing of a tensor.
 """
 
+import hashlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -95,23 +96,55 @@ def read_cifar10(root: str, download: bool) -> tuple[Images, Images]:
     return (train[0].permute(0, 3, 1, 2).contiguous(), train[1]), (test[0].permute(0, 3, 1, 2).contiguous(), test[1])
 
 
+# What torchvision does not check itself: MD5 of the files that it reads, as its own are of what they are unpacked from.
+MNIST_FILES = {
+    "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+    "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+    "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+    "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+}
+
+
+def _check_mnist(folder: Path) -> None:
+    """Raises an `InputError` unless the files of MNIST are those."""
+    packed = [name for name in MNIST_FILES if not (folder / name).exists() and (folder / f"{name}.gz").exists()]
+    if packed:
+        raise InputError(f"the MNIST data in '{folder}' is still compressed: unpack it by gunzip -k {folder}/*.gz")
+    for name, digest in MNIST_FILES.items():
+        if not (folder / name).exists():
+            raise InputError(f"the MNIST data is incomplete: there is no '{folder / name}'")
+        found = hashlib.md5((folder / name).read_bytes(), usedforsecurity=False).hexdigest()
+        if found != digest:
+            raise InputError(f"the MNIST data is damaged: '{folder / name}' has the checksum {found}, not {digest}")
+
+
 def _read_torchvision(dataset: str, folder: str, root: str, download: bool) -> tuple[Images, Images]:
     """Both halves of a torchvision data set, in its own shape, or an `InputError` that says what is wrong."""
     try:
         from train._torchvision import torchvision
     except ModuleNotFoundError as error:
         raise InputError(f"the data set {dataset} is read by torchvision, which is not installed") from error
-    if not download and not Path(root, folder).is_dir():
-        raise InputError(
-            f"no {dataset} data in '{root}' (looked for '{folder}' there): "
-            "name its directory with --data.root, or fetch it with --data.download true"
-        )
+    read = getattr(torchvision.datasets, dataset)
+    if download:
+        try:
+            read(root, download=True)
+        except Exception as error:  # Of networks and of disks.
+            raise InputError(f"the {dataset} data could not be fetched into '{root}': {one_line(error)}") from error
     try:
-        halves = [
-            getattr(torchvision.datasets, dataset)(root, train=train, download=download) for train in (True, False)
-        ]
+        if not Path(root, folder).is_dir():
+            raise InputError(
+                f"no {dataset} data in '{root}' (looked for '{folder}' there): "
+                "name its directory with --data.root, or fetch it with --data.download true"
+            )
+        if dataset == "MNIST":
+            _check_mnist(Path(root, folder))
+        halves = [read(root, train=train) for train in (True, False)]
         images = [torch.as_tensor(half.data) for half in halves]
         labels = [torch.as_tensor(half.targets) for half in halves]
+    except InputError:
+        raise
+    except PermissionError as error:
+        raise InputError(f"the {dataset} data cannot be read: no permission to open '{error.filename}'") from error
     except Exception as error:  # What a reader raises on bytes that are not what it expects could be anything.
         raise InputError(f"the {dataset} data in '{root}' is incomplete or damaged: {one_line(error)}") from error
     for some, their in zip(images, labels, strict=True):

@@ -296,11 +296,38 @@ def test_refuses_a_damaged_archive(
     for name in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
         (raw / f"{name}-ubyte").write_bytes(b"\0\0\x08\x03" + b"\0\0\0\x09" * 3 + b"cut short")
     assert train("fit", "--data.name", "mnist", "--data.root", tmp_path) == 2
-    check_one_sentence(capfd, f"the MNIST data in '{tmp_path}' is incomplete or damaged")
+    check_one_sentence(capfd, f"the MNIST data is damaged: '{raw}/train-images-idx3-ubyte' has the checksum ")
+    (raw / "train-images-idx3-ubyte").unlink()
+    assert train("fit", "--data.name", "rotmnist", "--data.root", tmp_path) == 2
+    check_one_sentence(capfd, f"the MNIST data is incomplete: there is no '{raw}/train-images-idx3-ubyte'")
+    (raw / "train-images-idx3-ubyte.gz").touch()
+    assert train("fit", "--data.name", "mnist", "--data.root", tmp_path) == 2
+    check_one_sentence(capfd, f"the MNIST data in '{raw}' is still compressed: unpack it by gunzip -k {raw}/*.gz")
     (tmp_path / "cifar-10-batches-py").mkdir()
     (tmp_path / "cifar-10-batches-py" / "data_batch_1").write_bytes(b"garbage")
     assert train("fit", "--data.name", "cifar10", "--data.root", tmp_path) == 2
     check_one_sentence(capfd, f"the CIFAR10 data in '{tmp_path}' is incomplete or damaged")
+
+
+def test_what_keeps_data_from_being_read(
+    train: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from train._torchvision import torchvision
+
+    def offline(root: str, download: bool) -> None:
+        raise OSError("Temporary failure in name resolution")
+
+    def forbidden(root: str, train: bool) -> None:
+        raise PermissionError(13, "Permission denied", "data_batch_1")
+
+    cifar10 = "fit", "--data.name", "cifar10", "--data.root", tmp_path
+    monkeypatch.setattr(torchvision.datasets, "CIFAR10", offline)
+    assert train(*cifar10, "--data.download", "true") == 2
+    check_one_sentence(capfd, f"the CIFAR10 data could not be fetched into '{tmp_path}': Temporary failure in name")
+    (tmp_path / "cifar-10-batches-py").mkdir()
+    monkeypatch.setattr(torchvision.datasets, "CIFAR10", forbidden)
+    assert train(*cifar10) == 2
+    check_one_sentence(capfd, "the CIFAR10 data cannot be read: no permission to open 'data_batch_1'")
 
 
 def test_only_some_data_sets_need_torchvision(

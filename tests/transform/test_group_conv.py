@@ -120,6 +120,11 @@ def by_definition(layer, x):
     return torch.cat(out, 1)
 
 
+def test_plain_maps_given_to_a_layer_of_the_group():
+    with pytest.raises(RuntimeError, match=r"expected 3 channels of 4 maps each.* 3 plain maps: .*lifting=True"):
+        GroupConv2d(3, 2, 3)(torch.zeros(1, 3, 8, 8))
+
+
 @pytest.mark.parametrize("group", ["p4", "p4m", T.rotations(3)], ids=["p4", "p4m", "thirds"])
 @pytest.mark.parametrize("lifting", [True, False])
 def test_is_the_definition(group, lifting):

@@ -99,10 +99,20 @@ def test_correspondences():
     assert sum(weights.values()) == pytest.approx(1)
 
 
+@pytest.mark.parametrize("values", [2, "ab", [None]])
+def test_what_are_no_numbers(values):
+    with pytest.raises(TypeError, match="must be a sequence of numbers, such as"):
+        T.scales(values)
+
+
 def test_draw():
     pytest.importorskip("matplotlib").use("Agg")
     figure = T.rotations(6).draw(3)
     assert [axes.get_title() for axes in figure.axes[:2]] == ["identity", "rotate 60°"]
+    identity, turned = figure.axes[:2]
+    assert not identity.texts  # where nothing moves there is no arrow
+    moved = [c for c in T.rotations(6).correspondences(3) if c.transform == "rotate 60°" and c.point != c.source]
+    assert len(turned.texts) == len(moved) == 20
     T.scales([1, 2], dims=1).draw(4)
     with pytest.raises(ValueError, match=r"one or two dimensions, got kernel size \(3, 3, 3\)"):
         T.rotations(4).draw((3, 3, 3))
@@ -158,11 +168,13 @@ def test_any_matrix(angle, scale, shear, height, width):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: T.rotations(0), "n must be at least 1, got 0"),
+        (lambda: T.rotations(0), "n must be a whole number of at least 1, got 0"),
         (lambda: T.rotations(), "a number or angles, got n=None and angles=None"),
         (lambda: T.rotations(4, angles=[1]), r"got n=4 and angles=\[1\]"),
         (lambda: T.rotations(angles=[]), r"rotations: angles: an empty set of transforms: \[\]"),
         (lambda: T.rotations(angles=[float("nan")]), r"must be finite, got \[nan\]"),
+        (lambda: T.rotations("8"), "rotations: n must be a whole number of at least 1, got '8'"),
+        (lambda: T.rotations(True), "rotations: n must be a whole number of at least 1, got True"),
         (lambda: T.scales([]), r"scales: an empty set of transforms: \[\]"),
         (lambda: T.scales([1, 0]), r"scales must be positive, got \[1, 0\]"),
         (lambda: T.scales([-1.0]), r"scales must be positive, got \[-1.0\]"),

@@ -180,6 +180,11 @@ class GroupConv2d(_Mapped):
         if self.padding_mode != "zeros":
             input, amounts = torch.nn.functional.pad(input, amounts, mode=self.padding_mode), [0] * 4
         x, has_batch = batched(input, 2, "GroupConv2d")
+        if not self.lifting and x.shape[1] == self.in_channels != self.in_channels * self.order:
+            raise RuntimeError(
+                f"GroupConv2d: expected {self.in_channels} channels of {self.order} maps each, for the elements of its "
+                f"group, got an input of {x.shape[1]} plain maps: a layer of plain maps is made with lifting=True"
+            )
         window = Window(list(self.stride), pad_amounts(amounts), list(self.dilation), self.groups)
         weight = self.weight
         out = every_map("GroupConv2d", x, weight, self._map_like(weight), self.bias, window, self.algorithm)

@@ -10,7 +10,7 @@ namespace torchconv {
 namespace {
 
 std::string refuse(const ConvParams& p, Direction) {
-  if (p.dtype == ScalarType::Double) return "float64 is not rounded more than it must";
+  if (p.dtype == ScalarType::Double) return "its transforms round, which float64 is asked for to avoid";
   for (int a = 1; a < 3; ++a) {
     if (p.stride[a] != 1) return str("needs stride 1, got ", p.stride[a]);
     if (p.kernel[a] == 1) continue;
