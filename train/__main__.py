@@ -17,9 +17,10 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException, SI
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from train.checkpoints import WholeFiles, check_writable
-from train.data import Data
+from train.data import SOURCES, Data
 from train.ending import Ending
 from train.errors import Diverged, InputError, one_line
+from train.help import short_help, suggested
 from train.memory import keep_freed_memory
 from train.module import Classifier
 from train.networks import SIDES
@@ -39,12 +40,17 @@ TRAINER_DEFAULTS = {
 
 
 class Parser(LightningArgumentParser):
-    """Reports an error as one sentence, without the usage of several screens."""
+    """Reports an error as one sentence, without the usage of several screens; its help is two of them."""
+
+    def format_help(self, *args: Any, **keywords: Any) -> str:
+        if not any("--model.name" in action.option_strings for action in self._actions):
+            return super().format_help(*args, **keywords)
+        return short_help(self._actions, self.prog.split()[-1], SOURCES)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if not self.exit_on_error:  # A parser inside jsonargparse, whose error is caught there.
             super().error(message, ex)
-        raise InputError(_shorten(one_line(message))) from ex
+        raise InputError(suggested(_shorten(one_line(message)), self._actions)) from ex
 
 
 def _shorten(message: str) -> str:

@@ -1,6 +1,7 @@
 """`python -m train`: networks, recipes, checkpoints, report, and what it refuses."""
 
 import csv
+import inspect
 import itertools
 import os
 import shutil
@@ -15,9 +16,9 @@ import yaml
 from suite import slow
 from torch import nn
 
-from train.data import Data
+from train.data import SOURCES, Data
 from train.module import Classifier
-from train.networks import OWN_NETWORKS, build, initialise
+from train.networks import NETWORKS, OWN_NETWORKS, build, initialise
 from train.networks.rotated import PLAIN
 from train.optim import cosine, one_cycle
 from train.report import duration, learning_curve, read_metrics, summary
@@ -286,6 +287,25 @@ def check_one_sentence(capfd: pytest.CaptureFixture[str], named: str, began: boo
     assert err.startswith("error: ")
     assert err.count("\n") == 1
     assert named in err
+
+
+def test_help_fits_two_screens(train: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    for subcommand in ("fit", "test"):
+        with pytest.raises(SystemExit) as ended:
+            train(subcommand, "--help")
+        assert ended.value.code == 0
+        shown = capsys.readouterr().out
+        lines = shown.splitlines()
+        assert len(lines) <= 100
+        assert max(map(len, lines)) <= 100
+        options = {*inspect.signature(Classifier).parameters} - {"in_channels", "num_classes"}
+        assert all(f"  --model.{option} " in shown for option in options)
+        assert all(name in shown for name in (*NETWORKS, *SOURCES, "speedrun_cifar10"))
+
+
+def test_an_option_that_was_probably_meant(train: Callable[..., int], capfd: pytest.CaptureFixture[str]) -> None:
+    assert train("fit", "--model.momentun", "0.8") == 2
+    check_one_sentence(capfd, "--model.momentun 0.8: did you mean --model.momentum?")
 
 
 def test_refuses_a_damaged_archive(
