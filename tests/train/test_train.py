@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from suite import slow
+from suite import first_quick, slow
 from torch import nn
 
 from train.data import SOURCES, Data
@@ -287,6 +287,14 @@ def check_one_sentence(capfd: pytest.CaptureFixture[str], named: str, began: boo
     assert err.startswith("error: ")
     assert err.count("\n") == 1
     assert named in err
+
+
+@pytest.mark.parametrize("recipe", first_quick(RECIPES), ids=lambda path: path.stem)
+def test_two_steps_of_a_recipe(recipe: Path, train: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    few = ["--data.name", "digits", "--data.batch_size", "8", "--trainer.max_steps", "2"]
+    few += ["--trainer.limit_val_batches", "1", "--trainer.limit_test_batches", "1"]
+    assert train("fit", "--config", recipe, *SHORT[2:], *few) == 0
+    assert "test accuracy" in capsys.readouterr().out
 
 
 def test_help_fits_two_screens(train: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
