@@ -91,8 +91,16 @@ def rotate(images: Tensor, angles: Tensor) -> Tensor:
 
 def read_cifar10(root: str, download: bool) -> tuple[Images, Images]:
     """CIFAR-10's 50,000 and 10,000 colour images of 32x32 pixels."""
-    train, test = _read_torchvision("CIFAR10", "cifar-10-batches-py", root, download)
-    # torchvision gives height, width, channel.
+    return _channels_first(*_read_torchvision("CIFAR10", "cifar-10-batches-py", root, download))
+
+
+def read_cifar100(root: str, download: bool) -> tuple[Images, Images]:
+    """CIFAR-100's: as many images as CIFAR-10's, of a hundred classes."""
+    return _channels_first(*_read_torchvision("CIFAR100", "cifar-100-python", root, download))
+
+
+def _channels_first(train: Images, test: Images) -> tuple[Images, Images]:
+    """Of torchvision's height, width, channel."""
     return (train[0].permute(0, 3, 1, 2).contiguous(), train[1]), (test[0].permute(0, 3, 1, 2).contiguous(), test[1])
 
 
@@ -153,6 +161,14 @@ def _read_torchvision(dataset: str, folder: str, root: str, download: bool) -> t
     return (images[0], labels[0]), (images[1], labels[1])
 
 
+CIFAR100 = """apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can
+    castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin elephant
+    flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree
+    motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree plain plate
+    poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail snake spider
+    squirrel streetcar sunflower sweet_pepper table tank telephone television tiger tractor train trout tulip turtle
+    wardrobe whale willow_tree wolf woman worm"""
+
 # Means and deviations are those of the training images (of MNIST's, turned or not, before the margin).
 SOURCES = {
     "digits": Source(read_digits, 1, (0.3049,), (0.3234,), validation=180, shift=2, flip=False),
@@ -167,6 +183,16 @@ SOURCES = {
         shift=4,
         flip=True,
         classes=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+    ),
+    "cifar100": Source(
+        read_cifar100,
+        3,
+        (0.5071, 0.4865, 0.4409),
+        (0.2673, 0.2564, 0.2762),
+        validation=5000,
+        shift=4,
+        flip=True,
+        classes=tuple(CIFAR100.split()),
     ),
 }
 
@@ -255,11 +281,11 @@ class ImageBatches(Dataset[Images]):
 
 
 class Data(LightningDataModule):
-    """Images of 32x32 pixels in ten classes, split into training, validation and test set.
+    """Images of 32x32 pixels, split into training, validation and test set.
 
     Args:
         name: The data set, one of ``SOURCES``; by default a checkpoint's, or digits.
-        root: The directory that holds MNIST and CIFAR-10 as torchvision lays them out.
+        root: The directory that holds MNIST and CIFAR as torchvision lays them out.
         download: Fetch them into ``root`` where it is not there.
         batch_size: The most images in a batch, in each process.
         augment: Vary the training images at random.

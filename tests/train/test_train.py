@@ -241,7 +241,10 @@ REFUSED = {
         ["fit", "--model.name", "lenet6"],
         "unknown model 'lenet6' (did you mean 'lenet5'?): there are lenet5, alexnet, vgg16",
     ),
-    "data": (["fit", "--data.name", "digit"], "unknown data set 'digit': there are digits, mnist, rotmnist, cifar10"),
+    "data": (
+        ["fit", "--data.name", "digit"],
+        "unknown data set 'digit': there are digits, mnist, rotmnist, cifar10, cifar100",
+    ),
     "fuse": (
         ["fit", "--model.backend", "torch", "--model.fuse", "true"],
         "fuse is torchconv's, but the backend is 'torch'",

@@ -7,6 +7,7 @@ them, as torchvision lays them out.
 import math
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -270,6 +271,27 @@ def test_full_data(name: str, sizes: list[int]) -> None:
     )
     assert [len(data.splits[part][1]) for part in ("train", "validation", "test")] == sizes
     check_normalised(data)
+
+
+def test_a_hundred_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As torchvision gives CIFAR-100: height, width, channel, and a list of labels."""
+
+    class Half:
+        def __init__(self, root: str, train: bool) -> None:
+            self.targets = [*range(100)] * (60 if train else 1)
+            self.data = torch.arange(len(self.targets)).remainder(256).byte().view(-1, 1, 1, 1).expand(-1, 32, 32, 3)
+
+    (tmp_path / "cifar-100-python").mkdir()
+    monkeypatch.setattr(torchvision.datasets, "CIFAR100", Half)
+    data = Data("cifar100", root=str(tmp_path))
+    data.setup()
+    assert (data.num_classes, data.in_channels) == (100, 3)
+    assert {part: tuple(images.shape) for part, (images, _) in data.splits.items()} == {
+        "train": (1000, 3, 32, 32),
+        "validation": (5000, 3, 32, 32),
+        "test": (100, 3, 32, 32),
+    }
+    assert data.source.classes[int(data.splits["test"][1][-1])] == "worm"
 
 
 def test_torchvision_is_whole_but_for_its_operators() -> None:
