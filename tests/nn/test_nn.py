@@ -135,6 +135,12 @@ def test_signature_is_that_of_torch(name):
         assert word in doc
 
 
+@pytest.mark.parametrize("name", [name for name in nn.__all__ if isinstance(getattr(nn, name), type)])
+def test_arguments_are_written_out_for_editors(name):
+    """They read the first of its classes, which are ours, and not torch.nn's behind them."""
+    assert getattr(nn, name).__init__.__module__.startswith("torchconv.")
+
+
 @pytest.mark.parametrize("name", [name for name in nn.__all__ if "MaxPool" in name])
 def test_indices(name):
     n = int(name[-2])

@@ -1,7 +1,7 @@
 """Adaptive pooling layers: torch.nn's, calling torchconv.functional. Source: torch/nn/modules/pooling.py."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -10,9 +10,15 @@ from .. import functional
 from .._calls import OperatorCall, PassCall
 from ._layer import Layer
 
+# Arguments are torch.nn's, written out for editors, which find no others.
+Sides: TypeAlias = int | tuple[int | None, ...] | None
+
 
 class _AdaptiveMaxPool(Layer):
     _functional: Callable[..., Any]
+
+    def __init__(self: Any, output_size: Sides, return_indices: bool = False) -> None:
+        super().__init__(output_size, return_indices)  # type: ignore[call-arg]
 
     def forward(self: Any, input: Tensor) -> Any:
         """Pools `input`; the result is a pair (output, indices) where return_indices was asked for."""
@@ -24,6 +30,9 @@ class _AdaptiveMaxPool(Layer):
 
 class _AdaptiveAvgPool(Layer):
     _functional: Callable[..., Any]
+
+    def __init__(self: Any, output_size: Sides) -> None:
+        super().__init__(output_size)  # type: ignore[call-arg]
 
     def forward(self: Any, input: Tensor) -> Tensor:
         return self._functional(input, self.output_size)

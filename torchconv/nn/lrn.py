@@ -34,6 +34,9 @@ class LocalResponseNorm(Layer, torch.nn.LocalResponseNorm):
     Source: torch.nn.LocalResponseNorm, whose signature and results these are.
     """
 
+    def __init__(self, size: int, alpha: float = 0.0001, beta: float = 0.75, k: float = 1.0) -> None:
+        super().__init__(size, alpha, beta, k)
+
     def forward(self, input: Tensor) -> Tensor:
         return functional.local_response_norm(input, self.size, self.alpha, self.beta, self.k)
 

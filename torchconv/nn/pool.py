@@ -1,7 +1,7 @@
 """Pooling layers: torch.nn's, calling torchconv.functional. Source of everything: torch/nn/modules/pooling.py."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -10,12 +10,25 @@ from .. import functional
 from .._calls import OperatorCall, PassCall
 from ._layer import Layer
 
-# What the layers of a family share; stands before torch.nn's class in each of their lists of bases.
+# What the layers of a family share; stands before torch.nn's class in each of their lists of bases. Arguments are
+# torch.nn's, written out for editors, which find no others.
+Size: TypeAlias = int | tuple[int, ...]
 
 
 class _MaxPool(Layer):
     _functional: Callable[..., Any]
     _activation: str | None = None  # what is done to the result
+
+    def __init__(
+        self: Any,
+        kernel_size: Size,
+        stride: Size | None = None,
+        padding: Size = 0,
+        dilation: Size = 1,
+        return_indices: bool = False,
+        ceil_mode: bool = False,
+    ) -> None:
+        super().__init__(kernel_size, stride, padding, dilation, return_indices, ceil_mode)  # type: ignore[call-arg]
 
     def forward(self: Any, input: Tensor) -> Any:
         """Pools `input`; the result is a pair (output, indices) where return_indices was asked for."""
@@ -29,6 +42,18 @@ class _MaxPool(Layer):
 class _AvgPool(Layer):
     _functional: Callable[..., Any]
 
+    def __init__(
+        self: Any,
+        kernel_size: Size,
+        stride: Size | None = None,
+        padding: Size = 0,
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+        divisor_override: int | None = None,
+    ) -> None:
+        window = (kernel_size, stride, padding, ceil_mode, count_include_pad)
+        super().__init__(*window, divisor_override)  # type: ignore[call-arg]
+
     def forward(self: Any, input: Tensor) -> Tensor:
         window = (self.kernel_size, self.stride, self.padding, self.ceil_mode, self.count_include_pad)
         return self._functional(input, *window, self.divisor_override)
@@ -39,6 +64,11 @@ class _AvgPool(Layer):
 
 class _LPPool(Layer):
     _functional: Callable[..., Any]
+
+    def __init__(
+        self: Any, norm_type: float, kernel_size: Size, stride: Size | None = None, ceil_mode: bool = False
+    ) -> None:
+        super().__init__(norm_type, kernel_size, stride, ceil_mode)  # type: ignore[call-arg]
 
     def forward(self: Any, input: Tensor) -> Tensor:
         return self._functional(input, self.norm_type, self.kernel_size, self.stride, self.ceil_mode)
@@ -136,7 +166,17 @@ class AvgPool1d(_AvgPool, torch.nn.AvgPool1d):
 
     _functional = staticmethod(functional.avg_pool1d)
 
-    def forward(self, input: Tensor) -> Tensor:  # torch.nn's has no divisor_override in one dimension
+    def __init__(  # torch.nn's has no divisor_override in one dimension
+        self,
+        kernel_size: int | tuple[int],
+        stride: Any = None,
+        padding: int | tuple[int] = 0,
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+    ) -> None:
+        super(_AvgPool, self).__init__(kernel_size, stride, padding, ceil_mode, count_include_pad)
+
+    def forward(self, input: Tensor) -> Tensor:
         window = (self.kernel_size, self.stride, self.padding, self.ceil_mode, self.count_include_pad)
         return self._functional(input, *window)
 

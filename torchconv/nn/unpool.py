@@ -9,6 +9,7 @@ from torch import Tensor
 from .. import functional
 from .._calls import OperatorCall, PassCall
 from ._layer import Layer
+from .pool import Size
 
 
 class _MaxUnpool(Layer):
@@ -18,6 +19,9 @@ class _MaxUnpool(Layer):
     kernel_size: Any
     stride: Any
     padding: Any
+
+    def __init__(self: Any, kernel_size: Size, stride: Size | None = None, padding: Size = 0) -> None:
+        super().__init__(kernel_size, stride, padding)  # type: ignore[call-arg]
 
     def forward(self, input: Tensor, indices: Tensor, output_size: Any = None) -> Any:
         """Puts `input` where `indices` say, which a max pooling of these windows returned."""
