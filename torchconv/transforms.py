@@ -19,6 +19,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import torch
@@ -311,7 +312,7 @@ def rotations(n: int | None = None, *, angles: Sequence[float] | None = None) ->
     if (n is None) == (angles is None):
         raise ValueError(f"rotations takes a number or angles, got n={n} and angles={angles}")
     if n is not None:
-        if type(n) is not int or n < 1:
+        if isinstance(n, bool) or not isinstance(n, Integral) or n < 1:
             raise ValueError(f"rotations: n must be a whole number of at least 1, got {n!r}")
         angles = [360 * k / n for k in range(n)]
     return TransformSet([Factor("rotation", _numbers("rotations: angles", angles, math.radians), 2)])

@@ -105,6 +105,10 @@ def test_what_are_no_numbers(values):
         T.scales(values)
 
 
+def test_whole_numbers_of_others():
+    assert len(T.rotations(torch.arange(5).numpy()[4])) == 4
+
+
 def test_draw():
     pytest.importorskip("matplotlib").use("Agg")
     figure = T.rotations(6).draw(3)
