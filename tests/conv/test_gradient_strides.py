@@ -95,6 +95,15 @@ def test_strides_to_be_differentiated_again() -> None:
     torch.testing.assert_close(*results)
 
 
+def _train_in_parallel() -> None:
+    model = torch.nn.Sequential(
+        tnn.Conv2d(3, 4, 3), tnn.Conv2d(4, 4, 3, groups=4), tnn.Conv2d(4, 4, 1), tnn.ConvTranspose2d(4, 2, 1)
+    ).to(memory_format=torch.channels_last)
+    wrapped = torch.nn.parallel.DistributedDataParallel(model)
+    for _ in range(2):  # the second time buckets are rebuilt
+        wrapped(torch.randn(2, 3, 8, 8).to(memory_format=torch.channels_last)).sum().backward()
+
+
 def test_distributed_data_parallel_has_nothing_to_say(tmp_path) -> None:
     """One process of gloo."""
     distributed = torch.distributed
@@ -103,14 +112,11 @@ def test_distributed_data_parallel_has_nothing_to_say(tmp_path) -> None:
     always = torch.is_warn_always_enabled()
     torch.set_warn_always(True)
     try:
-        model = torch.nn.Sequential(
-            tnn.Conv2d(3, 4, 3), tnn.Conv2d(4, 4, 3, groups=4), tnn.Conv2d(4, 4, 1), tnn.ConvTranspose2d(4, 2, 1)
-        ).to(memory_format=torch.channels_last)
-        wrapped = torch.nn.parallel.DistributedDataParallel(model)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            for _ in range(2):  # the second time buckets are rebuilt
-                wrapped(torch.randn(2, 3, 8, 8).to(memory_format=torch.channels_last)).sum().backward()
+            # In a function of its own, whose model ends before the group does: a model that holds the last of it waits,
+            # with the interpreter's lock, for gloo's thread, which may wait for that lock.
+            _train_in_parallel()
     finally:
         torch.set_warn_always(always)
         distributed.destroy_process_group()
