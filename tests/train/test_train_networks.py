@@ -67,7 +67,7 @@ def test_parameters_have_the_shapes_of_torchvision(name: str) -> None:
     assert ours == expected
 
 
-@pytest.mark.parametrize("name", ["resnet20", "mobilenet", "scanned_mlp", "tdnn"])
+@pytest.mark.parametrize("name", ["resnet20", "mobilenet", "scanned_mlp", "tdnn", "neocognitron_supervised"])
 def test_backends_agree(name: str) -> None:
     images, results = torch.randn(2, 3, 32, 32, dtype=torch.float64), []
     for backend in ("torch", "torchconv"):

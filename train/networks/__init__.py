@@ -20,6 +20,7 @@ from train.networks.densenet import densenet40, densenet121_full
 from train.networks.googlenet import googlenet, googlenet_full
 from train.networks.lenet import lenet5
 from train.networks.mobilenet import mobilenet, mobilenet_full
+from train.networks.neocognitron import neocognitron
 from train.networks.resnet import resnet18, resnet18_full, resnet20, resnet50_full
 from train.networks.rotated import p4cnn, ticnn, z2cnn
 from train.networks.scanned import scanned_mlp, tdnn
@@ -42,6 +43,8 @@ NETWORKS: dict[str, Network] = {
     "scanned_mlp": scanned_mlp,
     "tdnn": tdnn,
     "z2cnn": z2cnn,
+    "neocognitron": neocognitron,
+    "neocognitron_supervised": partial(neocognitron, threshold=0.0),
     **{f"vgg_{name}": partial(vgg, configuration=name, norm=False) for name in CONFIGURATIONS},
     **{f"vgg_{name}_bn": partial(vgg, configuration=name) for name in CONFIGURATIONS},
 }
