@@ -23,7 +23,7 @@ from train.errors import Diverged, InputError, one_line
 from train.help import short_help, suggested
 from train.memory import keep_freed_memory
 from train.module import Classifier
-from train.networks import SIDES
+from train.networks import check_size
 from train.predict import predict
 from train.progress import Bar, Lines
 from train.quiet import silence_irrelevant
@@ -137,10 +137,7 @@ class TrainCLI(LightningCLI):
             self.model.check_network(self.saved["network"], self.ckpt_path)
             if self.subcommand == "fit" and self.ckpt_path is not None:
                 check_resumed(self.saved, self.ckpt_path, self.model.options, self.trainer.max_epochs)
-        name, side = self.model.network_args["name"], self.datamodule.side
-        if name in SIDES and SIDES[name] != side:
-            needed = f"{SIDES[name]}x{SIDES[name]}"
-            raise InputError(f"model '{name}' takes images of {needed} pixels, but the data's are {side}x{side}")
+        check_size(self.model, self.model.network_args, self.datamodule.size)
         if self.model.schedule == "plateau" and not self.datamodule.validation:
             raise InputError("schedule 'plateau' watches the validation accuracy, but --data.validation is 0")
         self.datamodule.prepare_data()

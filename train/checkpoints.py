@@ -22,22 +22,26 @@ class WholeFiles(TorchCheckpointIO):
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        target = Path(path)
-        part = target.with_name(target.name + ".part")
-        content = io.BytesIO()
-        torch.save(checkpoint, content)
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with part.open("wb") as file:
-                file.write(content.getbuffer())
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(part, target)
-            _sync_folder(target.parent)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                part.unlink(missing_ok=True)
-            raise InputError(f"cannot write checkpoint '{target}': {error.strerror}") from error
+        write_whole(checkpoint, Path(path), "checkpoint")
+
+
+def write_whole(content: Any, target: Path, what: str) -> None:
+    """``content``, a ``what``, as torch.save writes it: whole, or the file that was there before."""
+    part = target.with_name(target.name + ".part")
+    written = io.BytesIO()
+    torch.save(content, written)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("wb") as file:
+            file.write(written.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, target)
+        _sync_folder(target.parent)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise InputError(f"cannot write {what} '{target}': {error.strerror}") from error
 
 
 def _sync_folder(folder: Path) -> None:

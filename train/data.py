@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from train.augment import BORDERS, FLIPS, Augmentation
 from train.errors import InputError, one_line
 from train.saved import DEFAULT_DATA
+from train.spoken import FRAMES, MELS, read_welcome
 
 SIDE = 32  # pixels of each image along each axis
 SPLIT_SEED = 0  # Not the run's seed: runs with other seeds are to be compared on the same images.
@@ -45,6 +46,8 @@ class Source:
     shift: int
     flip: bool
     classes: tuple[str, ...] = tuple("0123456789")
+    size: tuple[int, int] = (SIDE, SIDE)  # of an image, height and width
+    recordings: bool = False  # whose spectrograms the images are
 
     @property
     def num_classes(self) -> int:
@@ -194,6 +197,18 @@ SOURCES = {
         flip=True,
         classes=tuple(CIFAR100.split()),
     ),
+    "welcome": Source(
+        read_welcome,
+        1,
+        (0.3646,),
+        (0.2106,),
+        validation=600,
+        shift=2,
+        flip=False,
+        classes=("other", "welcome"),
+        size=(MELS, FRAMES),
+        recordings=True,
+    ),
 }
 
 
@@ -281,11 +296,11 @@ class ImageBatches(Dataset[Images]):
 
 
 class Data(LightningDataModule):
-    """Images of 32x32 pixels, split into training, validation and test set.
+    """Images, of 32x32 pixels but where the source says another size, split into training, validation and test set.
 
     Args:
         name: The data set, one of ``SOURCES``; by default a checkpoint's, or digits.
-        root: The directory that holds MNIST and CIFAR as torchvision lays them out.
+        root: The directory that holds MNIST and CIFAR as torchvision lays them out, and recordings once they are made.
         download: Fetch them into ``root`` where it is not there.
         batch_size: The most images in a batch, in each process.
         augment: Vary the training images at random.
@@ -347,7 +362,10 @@ class Data(LightningDataModule):
         """1 for grey images, 3 for colour."""
         return self.source.channels
 
-    side = SIDE
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the images."""
+        return self.source.size
 
     @property
     def num_classes(self) -> int:

@@ -1,4 +1,4 @@
-"""``python -m train predict --ckpt_path C FILES...``: the likeliest classes of pictures, by a trained network."""
+"""``python -m train predict --ckpt_path C FILES...``: the likeliest classes of pictures or recordings."""
 
 import argparse
 from pathlib import Path
@@ -13,6 +13,7 @@ from train.data import SIDE, SOURCES, Source
 from train.errors import InputError, one_line
 from train.networks import SIDES, build
 from train.saved import data_of, read_checkpoint
+from train.spoken import read_recording
 
 
 class Parser(argparse.ArgumentParser):
@@ -63,9 +64,14 @@ def load_network(path: str, backend: str) -> tuple[nn.Module, Source, int]:
 
 
 def predict(arguments: list[str]) -> None:
-    """Prints the classes of the pictures that the command line names, a line each."""
+    """Prints the classes of the pictures or recordings that the command line names, a line each."""
     parser = Parser(prog="python -m train predict", description=__doc__)
-    parser.add_argument("files", nargs="+", metavar="FILE", help="a picture of any size and format that Pillow reads")
+    parser.add_argument(
+        "files",
+        nargs="+",
+        metavar="FILE",
+        help="a picture of any size and format that Pillow reads, or a recording as WAV file",
+    )
     parser.add_argument("--ckpt_path", required=True, help="a checkpoint that `python -m train fit` wrote")
     parser.add_argument("--backend", default="torchconv", help="whose convolutions: torchconv or torch")
     parser.add_argument("--most", type=int, default=5, help="how many classes of each picture")
@@ -73,6 +79,8 @@ def predict(arguments: list[str]) -> None:
     if options.most < 1:
         raise InputError(f"--most must be at least 1, got {options.most}")
     network, source, side = load_network(options.ckpt_path, options.backend)
-    images = torch.stack([read_picture(path, source, side) for path in options.files])
-    for path, classes in zip(options.files, likeliest(network, images, source, options.most), strict=True):
+    # Recordings may be of different lengths, and so are no batch.
+    images = [read_recording(path) if source.recordings else read_picture(path, source, side) for path in options.files]
+    answers = [likeliest(network, image[None], source, options.most)[0] for image in images]
+    for path, classes in zip(options.files, answers, strict=True):
         print(f"{Path(path).name}: " + ", ".join(f"{name} {share:.1%}" for name, share in classes))

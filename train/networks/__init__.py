@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import torch
 from torch import nn as torch_nn
 from torch.nn import GELU, LeakyReLU, Linear, ReLU, Sequential, Sigmoid, SiLU, Tanh
 
@@ -24,6 +25,7 @@ from train.networks.neocognitron import neocognitron
 from train.networks.resnet import resnet18, resnet18_full, resnet20, resnet50_full
 from train.networks.rotated import p4cnn, ticnn, z2cnn
 from train.networks.scanned import scanned_mlp, tdnn
+from train.networks.speech import speech_cnn
 from train.networks.speedrun import speedrun
 from train.networks.vgg import CONFIGURATIONS, vgg
 
@@ -42,6 +44,9 @@ NETWORKS: dict[str, Network] = {
     "mobilenet": mobilenet,
     "scanned_mlp": scanned_mlp,
     "tdnn": tdnn,
+    "tdnn_softmax": partial(tdnn, combined="softmax"),
+    "tdnn_mlp": partial(tdnn, combined="mlp"),
+    "speech_cnn": speech_cnn,
     "z2cnn": z2cnn,
     "neocognitron": neocognitron,
     "neocognitron_supervised": partial(neocognitron, threshold=0.0),
@@ -181,3 +186,20 @@ def initialise(model: torch_nn.Module, how: str = "he") -> None:
             torch_nn.init.dirac_(module.weight.detach()[: module.weight.shape[1]])
             if module.bias is not None:
                 torch_nn.init.zeros_(module.bias)
+
+
+@torch.no_grad()
+def check_size(model: torch_nn.Module, network: dict[str, Any], size: tuple[int, int]) -> None:
+    """Raises `InputError` unless the ``model``, which is `build` of ``network``, takes images of that height, width."""
+    name, given = network["name"], "x".join(map(str, size))
+    if name in SIDES and size != (SIDES[name], SIDES[name]):
+        raise InputError(
+            f"model '{name}' takes images of {SIDES[name]}x{SIDES[name]} pixels, but the data's are {given}"
+        )
+    training = model.training
+    try:
+        model.eval()(torch.zeros(1, network["in_channels"], *size))
+    except RuntimeError as error:
+        raise InputError(f"model '{name}' takes no images of {given} pixels: {one_line(error)}") from error
+    finally:
+        model.train(training)
