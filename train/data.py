@@ -200,8 +200,8 @@ SOURCES = {
     "welcome": Source(
         read_welcome,
         1,
-        (0.3646,),
-        (0.2106,),
+        (0.3621,),
+        (0.2098,),
         validation=600,
         shift=2,
         flip=False,
@@ -300,7 +300,7 @@ class Data(LightningDataModule):
 
     Args:
         name: The data set, one of ``SOURCES``; by default a checkpoint's, or digits.
-        root: The directory that holds MNIST and CIFAR as torchvision lays them out, and recordings once they are made.
+        root: Where MNIST, CIFAR (torchvision's layout) and recordings lie.
         download: Fetch them into ``root`` where it is not there.
         batch_size: The most images in a batch, in each process.
         augment: Vary the training images at random.

@@ -30,7 +30,7 @@ CHECKPOINT = {
     "every_n_train_steps": "Steps after which one is written, besides at the end of an epoch.",
 }
 OWN = {
-    "--config": "A file of options: train/recipes/NAME.yaml, or what --print_config wrote.",
+    "--config": "A file of options: train/recipes/NAME.yaml, or of --print_config.",
     "--ckpt_path": "A checkpoint to go on from, or last, or best.",
     "--seed_everything": "Of all random numbers, 0 by default.",
     "--print_config": "Writes all options, Lightning's too, with their values, and ends.",

@@ -2,7 +2,7 @@
 
 ``lenet5(torchconv.nn)`` and ``lenet5(torch.nn)`` are the same network: for the same seed the same parameters under the
 same names, computed by different operators. All take [B, in_channels, 32, 32] to logits [B, num_classes], but those of
-``SIDES``, the published forms, which take larger images.
+``SIDES``, the published forms, which take larger images; some take other sizes too, as ``check_size`` finds out.
 """
 
 import difflib
