@@ -213,7 +213,7 @@ _PLAIN = (Tensor, torch.nn.Parameter)
 # ---- running ----
 
 
-def run(layers: Sequence[Any], x: Any, where: Where = ()) -> Any:
+def run(layers: tuple[Any, ...], x: Any, where: Where = ()) -> Any:
     """What the last of `layers` gives for what the one before it gives, and so on, for `x`.
 
     `where` says where the calling method names them: an error points there.
@@ -242,11 +242,11 @@ def run(layers: Sequence[Any], x: Any, where: Where = ()) -> Any:
         raise error.with_traceback(pointed(raised, _run_step, layers, where, caller))  # noqa: B904  it is the same error
 
 
-def _steps(layers: Sequence[Any], watched: bool) -> tuple[Step, ...]:
+def _steps(layers: tuple[Any, ...], watched: bool) -> tuple[Step, ...]:
     return _known_plan((None,) * len(layers) if watched else tuple([kind_of(layer) for layer in layers]))
 
 
-def _run(layers: Sequence[Any], steps: Sequence[Step], x: Any) -> Any:
+def _run(layers: tuple[Any, ...], steps: Sequence[Step], x: Any) -> Any:
     if observer is None and not torch.is_grad_enabled():
         return _run_prepared(layers, steps, x)
     for step in steps:
@@ -265,7 +265,7 @@ def _run_step(layers: Sequence[Any], step: Step, x: Any) -> Any:
     return runner(x, *some) if observer is None else observer.ran(some, partial(runner, x, *some), x)
 
 
-def _run_prepared(layers: Sequence[Any], steps: Sequence[Step], x: Any) -> Any:
+def _run_prepared(layers: tuple[Any, ...], steps: Sequence[Step], x: Any) -> Any:
     """All steps, convolutions that follow each other in one call where they have prepared their filters."""
     given, at = x, 0
     while at < len(steps):
