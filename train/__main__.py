@@ -17,7 +17,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException, SI
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from train.checkpoints import WholeFiles, check_writable
-from train.data import SOURCES, Data
+from train.data import FOLDER, SIDE, SOURCES, Data
 from train.ending import Ending
 from train.errors import Diverged, InputError, one_line
 from train.help import short_help, suggested
@@ -101,6 +101,9 @@ class TrainCLI(LightningCLI):
             model.name = network["name"]
             model.activation = model.activation or network.get("activation")
         data.name = data.name or (self.saved or {}).get("data", DEFAULT_DATA)
+        if data.name == FOLDER and data.side is None:
+            kept = (self.saved or {}).get("kept")
+            data.side = kept["side"] if kept else SIDES.get(model.name, SIDE)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer, with a CSV and a TensorBoard log in one directory, unless another logger was asked for."""
@@ -134,6 +137,8 @@ class TrainCLI(LightningCLI):
     def after_instantiate_classes(self) -> None:
         """Checks what was given before the trainer starts further processes, so that it is said once."""
         if self.saved is not None:
+            if self.saved.get("kept") and self.datamodule.name == FOLDER:
+                self.datamodule.take(self.saved["kept"], self.ckpt_path)
             self.model.check_network(self.saved["network"], self.ckpt_path)
             if self.subcommand == "fit" and self.ckpt_path is not None:
                 check_resumed(self.saved, self.ckpt_path, self.model.options, self.trainer.max_epochs)
@@ -141,6 +146,7 @@ class TrainCLI(LightningCLI):
         if name in SIDES and SIDES[name] != side:
             needed = f"{SIDES[name]}x{SIDES[name]}"
             raise InputError(f"model '{name}' takes images of {needed} pixels, but the data's are {side}x{side}")
+        self.model.check_side(side)
         if self.model.schedule == "plateau" and not self.datamodule.validation:
             raise InputError("schedule 'plateau' watches the validation accuracy, but --data.validation is 0")
         self.datamodule.prepare_data()

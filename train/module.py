@@ -14,7 +14,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionM
 
 from train.augment import mixup as mix
 from train.checkpoints import generator_states, restore_generators
-from train.errors import Diverged, InputError
+from train.errors import Diverged, InputError, one_line
 from train.networks import build
 from train.networks.speedrun import whiten as whiten_first
 from train.optim import BY_STEP, OPTIMIZERS, SCHEDULES, Lookahead, make_optimizer, parameter_groups
@@ -226,7 +226,8 @@ class Classifier(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Says in the checkpoint which network its parameters are of, and where the random numbers stand."""
         checkpoint["network"] = self.network_args
-        checkpoint["data"] = cast(Any, self.trainer).datamodule.name
+        data = cast(Any, self.trainer).datamodule
+        checkpoint["data"], checkpoint["kept"] = data.name, data.kept
         checkpoint["options"] = self.options
         checkpoint["generators"] = generator_states()
 
@@ -237,6 +238,17 @@ class Classifier(LightningModule):
         """What a resumed run draws, in dropout say, is what it would have drawn."""
         if self._generators is not None:
             restore_generators(self._generators)
+
+    @torch.no_grad()
+    def check_side(self, side: int) -> None:
+        """Raises `InputError` unless the network takes images of ``side`` pixels along each axis."""
+        try:
+            self.eval()(torch.zeros(1, cast(int, self.network_args["in_channels"]), side, side))
+        except RuntimeError as error:
+            name = self.network_args["name"]
+            raise InputError(f"model '{name}' takes no images of {side}x{side} pixels: {one_line(error)}") from error
+        finally:
+            self.train()
 
     def check_network(self, network: dict[str, Any], path: str) -> None:
         """Raises `InputError` unless ``network``, from the checkpoint at ``path``, is this module's."""

@@ -4,14 +4,13 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-import numpy
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
-from train.data import SIDE, SOURCES, Source
-from train.errors import InputError, one_line
+from train.data import SIDE, SOURCES, Source, as_kept
+from train.errors import InputError
 from train.networks import SIDES, build
+from train.pictures import read_picture
 from train.saved import data_of, read_checkpoint
 
 
@@ -20,19 +19,6 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> Any:
         raise InputError(message)
-
-
-def read_picture(path: str, source: Source, side: int) -> Tensor:
-    """The picture at ``path``, grey or in colour as the data set is, resized to ``side`` pixels: bytes [C, H, W]."""
-    try:
-        with Image.open(path) as image:
-            resized = image.convert("L" if source.channels == 1 else "RGB").resize(
-                (side, side), Image.Resampling.BILINEAR
-            )
-    except OSError as error:
-        raise InputError(f"cannot read picture '{path}': {error.strerror or one_line(error)}") from error
-    pixels = torch.from_numpy(numpy.array(resized))  # [H, W] or [H, W, 3]
-    return pixels.view(side, side, -1).permute(2, 0, 1).contiguous()
 
 
 @torch.no_grad()
@@ -59,7 +45,10 @@ def load_network(path: str, backend: str) -> tuple[nn.Module, Source, int]:
             if key.startswith("network.")
         }
     )
-    return network, SOURCES[data], SIDES.get(arguments["name"], SIDE)
+    kept = checkpoint.get("kept")
+    if kept is None:
+        return network, SOURCES[data], SIDES.get(arguments["name"], SIDE)
+    return network, as_kept(SOURCES[data], kept), kept["side"]
 
 
 def predict(arguments: list[str]) -> None:
@@ -73,6 +62,6 @@ def predict(arguments: list[str]) -> None:
     if options.most < 1:
         raise InputError(f"--most must be at least 1, got {options.most}")
     network, source, side = load_network(options.ckpt_path, options.backend)
-    images = torch.stack([read_picture(path, source, side) for path in options.files])
+    images = torch.stack([read_picture(path, source.channels, side) for path in options.files])
     for path, classes in zip(options.files, likeliest(network, images, source, options.most), strict=True):
         print(f"{Path(path).name}: " + ", ".join(f"{name} {share:.1%}" for name, share in classes))

@@ -243,7 +243,7 @@ REFUSED = {
     ),
     "data": (
         ["fit", "--data.name", "digit"],
-        "unknown data set 'digit': there are digits, mnist, rotmnist, cifar10, cifar100",
+        "unknown data set 'digit': there are digits, mnist, rotmnist, cifar10, cifar100, folder",
     ),
     "fuse": (
         ["fit", "--model.backend", "torch", "--model.fuse", "true"],

@@ -244,7 +244,7 @@ def test_mixup_is_of_pairs() -> None:
     torch.testing.assert_close(mixed[:, 0], share * labels + (1 - share) * others)
 
 
-@pytest.mark.parametrize("name", SOURCES)
+@pytest.mark.parametrize("name", [name for name, source in SOURCES.items() if source.mean])
 def test_augmented_batch(name: str) -> None:
     source = SOURCES[name]
     images = torch.randint(255, (20, source.channels, 32, 32), dtype=torch.uint8), torch.arange(20) % 10
