@@ -279,10 +279,10 @@ class Data(LightningDataModule):
         border: What moves in: black or reflect.
         flip: Mirror images: none, random (every other one) or alternate (each in every other epoch); by default random
             where the data set's images may be mirrored.
-        rotate: The largest angle in degrees that an image is turned by, either way; 180: any.
-        scale: The largest factor that an image is enlarged or reduced by, for instance 1.6.
-        shear: The largest angle in degrees that an image is slanted by, either way.
-        stretch: The largest factor that an image is stretched by, along either axis.
+        rotate: Largest angle in degrees that an image is turned by, either way; 180: any.
+        scale: Largest factor that an image is enlarged or reduced by, say 1.6.
+        shear: Largest angle in degrees that an image is slanted by, either way.
+        stretch: Largest factor that an image is stretched by, along either axis.
         cutout: The side in pixels of the square that covers a part of an image.
         side: Pixels that a folder's pictures are resized to along each axis; by default the network's.
     """

@@ -41,18 +41,17 @@ class Classifier(LightningModule):
         momentum: Of sgd and rmsprop.
         nesterov: Let sgd look ahead along its momentum.
         weight_decay: Of weights, not of biases and batch norms.
-        decay_all: Let biases and batch norms decay too, by the same share a step.
+        decay_all: Let biases and batch norms decay by the same share a step.
         norm_lr: Learning rate of batch norms, as a multiple of the others'.
         schedule: Of the learning rate: constant, plateau (a tenth when validation accuracy stops improving), cosine
             (to zero over the whole training), onecycle (up, then down to zero) or triangle (straight up, then down).
-        patience: Epochs without a better validation accuracy that plateau waits for.
+        patience: Epochs without better validation accuracy that plateau waits for.
         label_smoothing: Share of the target probability spread evenly over all classes.
         mixup: Mix pairs of training images and their labels, in shares drawn from Beta(mixup, mixup); 0: do not.
         channels_last: Keep images and weights with channels innermost in memory.
         fuse: Let torchconv's convolutions do the ReLUs that follow them, and batch norms in evaluation.
         init: How weights are drawn: he, torch (its own way) or dirac (torch's, but the first filters are identities).
-        whiten: Make the first convolution whiten patches of the training images, fixed; its bias learns for as many
-            epochs as are given here.
+        whiten: Let the first convolution whiten patches of the images, fixed; its bias learns for so many epochs.
         lookahead: Steps after which the network is drawn back to its slow average; 0: never.
         activation: Takes the place of the network's own: relu, leaky_relu, gelu, silu, sigmoid or tanh.
         slope: Of leaky_relu, left of zero.
@@ -205,6 +204,8 @@ class Classifier(LightningModule):
 
     def on_test_epoch_end(self) -> None:
         self._log_epoch("test")
+        self.confused = self.confusion.compute().cpu()  # [class, taken for]
+        self.confusion.reset()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimiser with its schedule."""
