@@ -1,9 +1,9 @@
 """What is said of trained networks that are tested: errors of one and of several together, and the confusion matrix."""
 
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
-import lightning
 import pytest
 import torch
 from test_train import check_one_sentence, checkpoint
@@ -46,7 +46,7 @@ def saved(tmp_path: Path) -> list[Path]:
         module = Classifier(name)
         content = {"network": module.network_args, "data": "digits", "kept": None, "state_dict": module.state_dict()}
         paths.append(tmp_path / f"{i}.ckpt")
-        torch.save({**content, "pytorch-lightning_version": lightning.__version__}, paths[-1])
+        torch.save({**content, "pytorch-lightning_version": version("lightning")}, paths[-1])
     return paths
 
 
@@ -85,9 +85,7 @@ def test_what_is_no_ensemble(saved: list[Path], train: Train, capfd: pytest.Capt
         check_one_sentence(capfd, said)
 
 
-def test_a_test_of_ten_views(
-    saved: list[Path], train: Train, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_of_ten_views(saved: list[Path], train: Train, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     few = ["--trainer.enable_progress_bar", "false", "--trainer.limit_test_batches", 2]
     assert train("test", "--ckpt_path", saved[0], *few, "--model.views", 10) == 0
     out = capfd.readouterr().out
