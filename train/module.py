@@ -36,9 +36,9 @@ class Classifier(LightningModule):
         backend: Where its convolutions and poolings come from: torchconv or torch.
         in_channels: Channels of the images; the data set's.
         num_classes: Classes to tell apart; the data set's.
-        optimizer: sgd, adam or rmsprop.
+        optimizer: sgd, adam, rmsprop or muon (hidden weights' steps orthogonal).
         lr: Learning rate, the schedule's largest.
-        momentum: Of sgd and rmsprop.
+        momentum: Of sgd, rmsprop and muon.
         nesterov: Let sgd look ahead along its momentum.
         weight_decay: Of weights, not of biases and batch norms.
         decay_all: Let biases and batch norms decay by the same share a step.
