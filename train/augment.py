@@ -78,11 +78,18 @@ def warp(images: Tensor, maps: Tensor, border: str = "black") -> Tensor:
     n, _, height, width = images.shape
     # A result's pixel looks where the inverse map leads, in coordinates from -1 to 1 along each axis.
     sides = torch.tensor([width, height], dtype=torch.float32)
-    theta = torch.zeros(n, 2, 3)
-    theta[:, :, :2] = torch.linalg.inv(maps) * sides[None, None] / sides[None, :, None]
-    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    inverse = torch.linalg.inv(maps) * sides[None, None] / sides[None, :, None]
+    x, y = ((2 * torch.arange(size) + 1) / size - 1 for size in (width, height))
+    pixels = torch.stack([x.expand(height, width), y[:, None].expand(height, width)]).view(2, -1)
+    # One product for all images: F.affine_grid's, of each on its own, takes several times as long as the sampling.
+    grid = (inverse.reshape(-1, 2) @ pixels).view(n, 2, height, width).permute(0, 2, 3, 1)
     mode = "zeros" if border == "black" else "reflection"
     return F.grid_sample(images.float(), grid, padding_mode=mode, align_corners=False).round_().byte()
+
+
+def either(mask: Tensor, some: Tensor, others: Tensor) -> Tensor:
+    """torch.where, whose loop over bytes takes five to ten times as long as these products and their sum."""
+    return some * mask + others * ~mask
 
 
 def random_cutout(images: Tensor, side: int, generator: Generator) -> Tensor:
@@ -97,7 +104,7 @@ def random_cutout(images: Tensor, side: int, generator: Generator) -> Tensor:
         for at, place in ((y, torch.arange(height)), (x, torch.arange(width)))
     )
     mean = images.float().mean((0, 2, 3)).round_().byte()
-    return torch.where((rows[:, None, :, None] & columns[:, None, None, :]), mean[:, None, None], images)
+    return either(rows[:, None, :, None] & columns[:, None, None, :], mean[:, None, None], images)
 
 
 def mixup(images: Tensor, labels: Tensor, alpha: float, generator: Generator) -> tuple[Tensor, Tensor, float]:
@@ -121,7 +128,7 @@ def random_shift(images: Tensor, most: int, generator: Generator, border: str = 
 
 def flip(images: Tensor, chosen: Tensor) -> Tensor:
     """Mirrors the ``chosen`` [N] images of [N, C, H, W] left to right."""
-    return torch.where(chosen[:, None, None, None], images.flip(-1), images)
+    return either(chosen[:, None, None, None], images.flip(-1), images)
 
 
 def random_flip(images: Tensor, generator: Generator) -> Tensor:

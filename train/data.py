@@ -252,7 +252,7 @@ class ImageBatches(Dataset[Images]):
         return len(self.labels)
 
     def __getitem__(self, indices: Tensor) -> Images:
-        images = self.images[indices]
+        images = self.images.index_select(0, indices)  # whole rows at once; by [indices] it is byte by byte
         if self.augmentation is not None:
             assert self.sampler is not None
             images = self.augmentation(images, indices, self.sampler.epoch, self.coins, self.sampler.draws)
