@@ -50,8 +50,8 @@ void share(int64_t count, Body body) {
 }
 
 // Blocks of tiles, about equal: whole rows of tiles, or parts of one row where a row has more than `most`. Their number
-// is a multiple of `parts` where that can be. Where there are few of them they have up to twice as many rows, if `parts`
-// are busier so: a block also costs as much as half of its usual rows, for its filters.
+// is a multiple of `parts` where that can be. Where there are few of them they have up to twice as many rows, if
+// `parts` are busier so: a block also costs as much as half of its usual rows, for its filters.
 struct Blocking {
   int64_t tiles_y, tiles_x, rows, block_rows, segments;
 

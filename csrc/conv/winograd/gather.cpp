@@ -282,8 +282,8 @@ void prepare_winograd(const Gather& g, bool channels_last, const T* weight, accu
   transform_filters(w, FilterPlan<T>(w), weight, filters);
 }
 
-// By panels too where there are few blocks and panels keep the threads as busy, each of which then reads its own filters
-// only: a sum is the same either way.
+// By panels too where there are few blocks and panels keep the threads as busy, each of which then reads its own
+// filters only: a sum is the same either way.
 template <class T>
 void run_prepared_winograd(const Gather& g, bool channels_last, const T* source, const accumulator_t<T>* filters,
                            const T* bias, T* target) {
