@@ -26,14 +26,22 @@ STABLE_TORCH_LIBRARY(torchconv, m) {
       "convolution_weight_grad(Tensor grad, Tensor input, SymInt[] weight_size, SymInt[] stride, SymInt[] padding,"
       " SymInt[] dilation, SymInt groups, str algorithm, MemoryFormat memory_format) -> Tensor");
   // Of `convolution`, and max(0, y) of it: what its filters and bias become for inputs of this size, in memory that
-  // only this process can read; empty where nothing is gained by keeping it. The same of `max_pool`. And y of these,
-  // one on the other's.
+  // only this process can read; empty where nothing is gained by keeping it. The same of a linear layer for inputs of
+  // this many rows, of `max_pool` and of `avg_pool`. And y of these, one on the other's.
   m.def(
       "_prepare_convolution(Tensor weight, Tensor? bias, int[] input_size, int[] stride, int[] padding, int[] dilation,"
       " int groups, bool channels_last, str algorithm, bool relu) -> Tensor");
   m.def(
       "_prepare_max_pool(int[] kernel_size, int[] stride, int[] padding, int[] dilation, int[] output_size, bool relu)"
       " -> Tensor");
+  m.def("_prepare_linear(Tensor weight, Tensor? bias, int rows, bool relu) -> Tensor");
+  m.def(
+      "_prepare_avg_pool(int[] kernel_size, int[] stride, int[] padding, int[] output_size, bool count_include_pad,"
+      " int? divisor_override) -> Tensor");
+  // What of tensors would be other if they, or what is in them, were: addresses, shapes and some elements. And whether
+  // that is as it was.
+  m.def("_states(Tensor[] tensors) -> Tensor");
+  m.def("_same_states(Tensor[] tensors, Tensor states) -> bool");
   m.def("_run_prepared(Tensor input, Tensor[] prepared) -> Tensor");
   m.def("convolution_bias_grad(Tensor grad) -> Tensor");
   // What a ReLU with this output lets through of its gradient, and the bias gradient of that, in one pass.

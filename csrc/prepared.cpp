@@ -4,7 +4,8 @@
 //   Convolution | bias, of the operands' dtype | what the algorithm makes of the filters
 //
 // each on a cache line. The record holds all that a call was checked for and chose, so the second step does neither. A
-// max pooling has a record too, so that layers that follow one another are run in one call.
+// linear layer is a convolution of one position, and pooling has a record too, so that layers that follow one another
+// are run in one call.
 #if defined(__linux__)
 #include <sys/mman.h>
 #include <unistd.h>
@@ -23,7 +24,7 @@
 namespace torchconv {
 namespace {
 
-enum class Kind { convolution, max_pool };
+enum class Kind { convolution, linear, max_pool, avg_pool };
 
 // What every record begins with.
 struct Header {
@@ -39,13 +40,20 @@ struct Convolution : Header {
   int64_t bias, filters;  // in bytes from the record on; bias 0: there is none
 };
 
-struct MaxPool : Header {
-  int64_t dims;
-  int64_t kernel_size[3], stride[3], padding[3], dilation[3], output_size[3];
+// A window's numbers along up to three axes; none where it is adaptive.
+struct Axes {
+  int64_t count, value[3];
 
-  IntArrayRef axes(const int64_t (&values)[3]) const { return {values, static_cast<size_t>(dims)}; }
+  operator IntArrayRef() const { return {value, static_cast<size_t>(count)}; }
 };
-static_assert(std::is_trivially_copyable_v<Convolution> && std::is_trivially_copyable_v<MaxPool>);
+
+struct Pool : Header {
+  Axes kernel_size, stride, padding, dilation, output_size;
+  // Of means.
+  bool count_include_pad, has_divisor;
+  int64_t divisor_override;
+};
+static_assert(std::is_trivially_copyable_v<Convolution> && std::is_trivially_copyable_v<Pool>);
 
 const std::array<uint64_t, 2>& process_mark() {
   static const auto mark = [] {
@@ -101,37 +109,71 @@ Tensor prepare_convolution(const Tensor& weight, const std::optional<Tensor>& bi
   return kept;
 }
 
-Tensor prepare_max_pool(IntArrayRef kernel_size, IntArrayRef stride, IntArrayRef padding, IntArrayRef dilation,
-                        IntArrayRef output_size, bool relu) {
-  MaxPool record{
-      header_of(Kind::max_pool, relu, sizeof(MaxPool)), static_cast<int64_t>(kernel_size.size()), {}, {}, {}, {}, {}};
-  const auto put = [&](IntArrayRef from, int64_t (&to)[3]) {
-    TORCH_CHECK(from.size() == kernel_size.size() && from.size() >= 1 && from.size() <= 3,
-                "_prepare_max_pool: windows of 1 to 3 axes, with a number for each, got kernel_size ", kernel_size,
-                " and ", from);
-    std::copy(from.begin(), from.end(), to);
-  };
-  put(kernel_size, record.kernel_size), put(stride, record.stride), put(padding, record.padding);
-  put(dilation, record.dilation), put(output_size, record.output_size);
+// y [rows, K] = x [rows, C] · weightᵀ [C, K] + bias: a 1 x 1 convolution of `rows` images of one pixel.
+Tensor prepare_linear(const Tensor& weight, const std::optional<Tensor>& bias, int64_t rows, bool relu) {
+  TORCH_CHECK(weight.dim() == 2, "_prepare_linear: weight must be [K, C], got ", weight.sizes());
+  const int64_t outputs = weight.size(0), inputs = weight.size(1);
+  const Tensor filters =
+      weight.as_strided(IntArrayRef({outputs, inputs, 1, 1}), IntArrayRef({weight.stride(0), weight.stride(1), 1, 1}));
+  const int64_t input_size[] = {rows, inputs, 1, 1}, ones[] = {1, 1}, zeros[] = {0, 0, 0, 0};
+  const Tensor kept = prepare_convolution(filters, bias, input_size, ones, zeros, ones, 1, false, "auto", relu);
+  if (kept.size(0) > 0) {
+    const Kind linear = Kind::linear;
+    std::memcpy(mutable_data<char>(kept) + offsetof(Header, kind), &linear, sizeof linear);
+  }
+  return kept;
+}
+
+Axes axes_of(const char* name, IntArrayRef from) {
+  TORCH_CHECK(from.size() <= 3, name, ": windows of 1 to 3 axes, got ", from);
+  Axes axes{static_cast<int64_t>(from.size()), {}};
+  std::copy(from.begin(), from.end(), axes.value);
+  return axes;
+}
+
+template <class Record>
+Tensor kept_record(const Record& record) {
   const Tensor kept = empty({static_cast<int64_t>(sizeof record)}, ScalarType::Byte);
   std::memcpy(mutable_data<char>(kept), &record, sizeof record);
   return kept;
 }
 
+Tensor prepare_max_pool(IntArrayRef kernel_size, IntArrayRef stride, IntArrayRef padding, IntArrayRef dilation,
+                        IntArrayRef output_size, bool relu) {
+  const char* name = "_prepare_max_pool";
+  return kept_record(Pool{header_of(Kind::max_pool, relu, sizeof(Pool)), axes_of(name, kernel_size),
+                          axes_of(name, stride), axes_of(name, padding), axes_of(name, dilation),
+                          axes_of(name, output_size), false, false, 0});
+}
+
+Tensor prepare_avg_pool(IntArrayRef kernel_size, IntArrayRef stride, IntArrayRef padding, IntArrayRef output_size,
+                        bool count_include_pad, std::optional<int64_t> divisor_override) {
+  const char* name = "_prepare_avg_pool";
+  return kept_record(Pool{header_of(Kind::avg_pool, false, sizeof(Pool)), axes_of(name, kernel_size),
+                          axes_of(name, stride), axes_of(name, padding), axes_of(name, {}), axes_of(name, output_size),
+                          count_include_pad, divisor_override.has_value(), divisor_override.value_or(0)});
+}
+
 Tensor run(const Tensor& input, const Convolution& c, const char* memory) {
   const ConvParams& p = c.params;
-  TORCH_CHECK(input.sizes() == IntArrayRef(p.input_sizes()) && input.scalar_type() == p.dtype,
-              "_run_prepared: prepared for ", p.dtype, " inputs of shape ", IntArrayRef(p.input_sizes()), ", got ",
-              input.scalar_type(), " of shape ", input.sizes());
-  const Tensor y = empty(p.output_sizes(), p.dtype, p.memory_format());
-  c.algorithm->prepared->run(p, input.contiguous(p.memory_format()), memory + c.filters,
-                             c.bias ? memory + c.bias : nullptr, c.relu, y);
+  const bool linear = c.kind == Kind::linear;
+  const std::vector<int64_t> expected = p.input_sizes();
+  const bool fits = linear ? input.dim() >= 2 && input.size(0) == p.batch && input.numel() == p.batch * p.in_channels
+                           : input.sizes() == IntArrayRef(expected);
+  TORCH_CHECK(fits && input.scalar_type() == p.dtype, "_run_prepared: prepared for ", p.dtype, " inputs of shape ",
+              IntArrayRef(expected), ", got ", input.scalar_type(), " of shape ", input.sizes());
+  const MemoryFormat format = linear ? MemoryFormat::Contiguous : p.memory_format();
+  const Tensor y = linear ? empty({p.batch, p.out_channels}, p.dtype) : empty(p.output_sizes(), p.dtype, format);
+  c.algorithm->prepared->run(p, input.contiguous(format), memory + c.filters, c.bias ? memory + c.bias : nullptr,
+                             c.relu, y);
   return y;
 }
 
-Tensor run(const Tensor& input, const MaxPool& m) {
-  return run_max_pool(input, m.axes(m.kernel_size), m.axes(m.stride), m.axes(m.padding), m.axes(m.dilation),
-                      m.axes(m.output_size), m.relu);
+Tensor run(const Tensor& input, const Pool& m) {
+  if (m.kind == Kind::max_pool)
+    return run_max_pool(input, m.kernel_size, m.stride, m.padding, m.dilation, m.output_size, m.relu);
+  return run_avg_pool(input, m.kernel_size, m.stride, m.padding, m.output_size, m.count_include_pad,
+                      m.has_divisor ? std::optional(m.divisor_override) : std::nullopt);
 }
 
 template <class Record>
@@ -148,8 +190,8 @@ Tensor run_one(const Tensor& input, const Tensor& prepared) {
   const Header h = bytes ? read<Header>(memory) : Header{};
   TORCH_CHECK(std::equal(h.mark, h.mark + 2, process_mark().begin()) && prepared.size(0) == h.bytes,
               "_run_prepared: what was prepared is not of this process");
-  return h.kind == Kind::convolution ? run(input, read<Convolution>(memory), memory)
-                                     : run(input, read<MaxPool>(memory));
+  const bool convolution = h.kind == Kind::convolution || h.kind == Kind::linear;
+  return convolution ? run(input, read<Convolution>(memory), memory) : run(input, read<Pool>(memory));
 }
 
 Tensor run_prepared(const Tensor& input, const std::vector<Tensor>& prepared) {
@@ -163,11 +205,13 @@ Tensor run_prepared(const Tensor& input, const std::vector<Tensor>& prepared) {
 
 STABLE_TORCH_LIBRARY_IMPL(torchconv, CPU, m) {
   m.impl("_prepare_convolution", boxed<prepare_convolution>);
+  m.impl("_prepare_linear", boxed<prepare_linear>);
   m.impl("_run_prepared", boxed<run_prepared>);
 }
 
 STABLE_TORCH_LIBRARY_IMPL(torchconv, CompositeExplicitAutograd, m) {
   m.impl("_prepare_max_pool", boxed<prepare_max_pool>);
+  m.impl("_prepare_avg_pool", boxed<prepare_avg_pool>);
 }
 
 }  // namespace torchconv

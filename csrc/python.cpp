@@ -1,9 +1,6 @@
 // The module that Python imports; loading it registers the operators. Plain C, so that one build serves every Python.
-// Its two functions look at memory, for layers that keep what they made of tensors (torchconv/nn/_prepared.py).
-#include <algorithm>
+// Its function compares layers with what they were, for sequences that are run in one call (torchconv/fuse/tape.py).
 #include <cstdint>
-#include <cstring>
-#include <vector>
 
 extern "C" {
 #if defined(_WIN32)
@@ -16,55 +13,52 @@ extern "C" {
 
 namespace {
 
-// Four bytes, or fewer at the end, of the memory of a tensor, and what they held.
-struct Sample {
-  const char* at;
-  uint32_t size, bits;
-};
-
-uint32_t bits_at(const char* at, uint32_t size) {
-  uint32_t bits = 0;
-  std::memcpy(&bits, at, size);
-  return bits;
+// Whether a dictionary's keys and values are the next ones of `entries`, by identity; a weak reference there stands for
+// what it refers to, too.
+bool same_entries(PyObject* dictionary, PyObject* entries, Py_ssize_t& at) {
+  if (!PyDict_Check(dictionary)) return false;
+  const Py_ssize_t size = PyTuple_Size(entries);
+  PyObject *key = nullptr, *value = nullptr;
+  for (Py_ssize_t position = 0; PyDict_Next(dictionary, &position, &key, &value); at += 2) {
+    if (at + 2 > size || PyTuple_GetItem(entries, at) != key) return false;
+    PyObject* expected = PyTuple_GetItem(entries, at + 1);
+    if (expected != value && !(PyWeakref_CheckRef(expected) && PyWeakref_GetObject(expected) == value)) return false;
+  }
+  return true;
 }
 
-constexpr int64_t most_samples = 16;  // of a span
-
-// bytes of (address, size above 0) in int64 -> bytes of Samples, spread evenly over each span, its ends included.
-PyObject* sampled(PyObject*, PyObject* spans) {
-  char* bytes = nullptr;
-  Py_ssize_t length = 0;
-  if (PyBytes_AsStringAndSize(spans, &bytes, &length) < 0) return nullptr;
-  std::vector<Sample> samples;
-  for (Py_ssize_t i = 0; i + 16 <= length; i += 16) {
-    int64_t span[2];
-    std::memcpy(span, bytes + i, sizeof span);
-    const int64_t size = std::min<int64_t>(span[1], 4), count = std::clamp<int64_t>(span[1] / 4, 1, most_samples);
-    for (int64_t s = 0; s < count; ++s) {
-      const char* at = reinterpret_cast<const char*>(span[0]) + (span[1] - size) * s / std::max<int64_t>(count - 1, 1);
-      samples.push_back({at, static_cast<uint32_t>(size), bits_at(at, static_cast<uint32_t>(size))});
+// Whether the first layers are those of `given` as they were. given: functions, and weak references to modules;
+// classes: of the modules, None for a function; entries: keys and values, one after the other, of the modules' own
+// dictionaries and then of the dictionaries `inner`.
+PyObject* as_they_were(PyObject*, PyObject* arguments) {
+  PyObject *layers, *given, *classes, *inner, *entries;
+  if (!PyArg_ParseTuple(arguments, "O!O!O!O!O!", &PyTuple_Type, &layers, &PyTuple_Type, &given, &PyTuple_Type, &classes,
+                        &PyTuple_Type, &inner, &PyTuple_Type, &entries))
+    return nullptr;
+  const Py_ssize_t count = PyTuple_Size(given);
+  bool same = PyTuple_Size(layers) >= count && PyTuple_Size(classes) == count;
+  Py_ssize_t at = 0;
+  for (Py_ssize_t i = 0; i < count && same; ++i) {
+    PyObject *layer = PyTuple_GetItem(layers, i), *expected = PyTuple_GetItem(given, i);
+    PyObject* type = PyTuple_GetItem(classes, i);
+    if (type == Py_None) {
+      same = layer == expected;
+      continue;
     }
+    same = PyWeakref_CheckRef(expected) && PyWeakref_GetObject(expected) == layer &&
+           reinterpret_cast<PyObject*>(Py_TYPE(layer)) == type;
+    if (!same) break;
+    PyObject* dictionary = PyObject_GenericGetDict(layer, nullptr);
+    if (!dictionary) return nullptr;
+    same = same_entries(dictionary, entries, at);
+    Py_DECREF(dictionary);
   }
-  return PyBytes_FromStringAndSize(reinterpret_cast<const char*>(samples.data()),
-                                   static_cast<Py_ssize_t>(samples.size() * sizeof(Sample)));
+  for (Py_ssize_t i = 0; i < PyTuple_Size(inner) && same; ++i)
+    same = same_entries(PyTuple_GetItem(inner, i), entries, at);
+  return PyBool_FromLong(same && at == PyTuple_Size(entries));
 }
 
-// Whether memory holds what it held when the samples were taken. It has to be there still.
-PyObject* unchanged(PyObject*, PyObject* samples) {
-  char* bytes = nullptr;
-  Py_ssize_t length = 0;
-  if (PyBytes_AsStringAndSize(samples, &bytes, &length) < 0) return nullptr;
-  bool same = true;
-  for (Py_ssize_t i = 0; i + static_cast<Py_ssize_t>(sizeof(Sample)) <= length && same; i += sizeof(Sample)) {
-    Sample s;
-    std::memcpy(&s, bytes + i, sizeof s);
-    same = bits_at(s.at, s.size) == s.bits;
-  }
-  return PyBool_FromLong(same);
-}
-
-PyMethodDef functions[] = {
-    {"sampled", sampled, METH_O, nullptr}, {"unchanged", unchanged, METH_O, nullptr}, {nullptr, nullptr, 0, nullptr}};
+PyMethodDef functions[] = {{"as_they_were", as_they_were, METH_VARARGS, nullptr}, {nullptr, nullptr, 0, nullptr}};
 
 }  // namespace
 

@@ -301,7 +301,11 @@ Tensor from_blob(void* data, IntArrayRef sizes, ScalarType dtype) {
 }
 
 Tensor view_as_real(const Tensor& t) { return call("aten::view_as_real", "", t); }
-Tensor view_as_complex(const Tensor& t) { return call("aten::view_as_complex", "", t); }
+
+// torch 2.10 looks at the strides of axes of one element, too, which are anything where a tensor is contiguous.
+Tensor view_as_complex(const Tensor& t) {
+  return call("aten::view_as_complex", "", t.is_contiguous() ? t.view(t.sizes()) : t);
+}
 
 Tensor subtract(const Tensor& a, const Tensor& b, double times) {
   AtenTensorHandle made = nullptr;

@@ -14,7 +14,7 @@ from suite import first_quick, slow
 
 import torchconv.functional
 from benchmarks import __main__ as command
-from benchmarks import escnn, inference, inference_networks, measure, steps, summary
+from benchmarks import escnn, inference, inference_networks, loader, measure, steps, summary
 from benchmarks.measure import BOTH, Result
 from benchmarks.row import LAYOUTS, Row
 from benchmarks.rows import rows
@@ -116,6 +116,17 @@ def test_escnn_is_asked_for_in_one_sentence(monkeypatch, capsys):
     assert not out
     assert err.count("\n") == 1
     assert err.startswith("python -m benchmarks.escnn: needs escnn, which cannot be imported (")
+
+
+def test_loader_beside_the_fastest_network(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["loader", "--batches", "2"])
+    monkeypatch.setattr(loader, "keep_freed_memory", lambda: None)  # of this process
+    loader.main()
+    _, *lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [line[:2] for line in lines] == [[k, a] for k in ("grey", "colour") for a in ("default", "every")]
+    for _, _, found, network, ratio in lines:
+        loaded, trained = (float(text.replace(",", "")) for text in (found, network))
+        assert abs(float(ratio) - loaded / trained) < 0.06
 
 
 def test_a_wrong_result_stops_the_run(monkeypatch, capsys):

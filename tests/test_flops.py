@@ -85,6 +85,7 @@ def test_an_operator_has_a_formula_or_does_not_multiply():
         "precision",
         "batch_invariant",
         "_prepare",  # layers do not prepare while somebody counts
+        "_states",
         "capability",
     )
     for schema in torch._C._jit_get_all_schemas():

@@ -70,7 +70,7 @@ def test_what_is_planted_is_found() -> None:
 def test_every_operator_is_drawn() -> None:
     asked = {f"{verb}_{what}" for verb in ("get", "set") for what in ("conv_precision", "batch_invariant")}
     asked |= {"cpu_capability", "_swap_thread_precision"}
-    second = {"_run_prepared", "_prepare_max_pool"}  # of _prepare_convolution's calls; of numbers alone
+    second = {"_run_prepared", "_prepare_max_pool", "_prepare_avg_pool", "_prepare_linear", "_states", "_same_states"}
     tables = {"_algorithms", "_error_bounds"}
     names = [name for name in torch._C._dispatch_get_all_op_names() if name.startswith("torchconv::")]
     drawn = run("-c", "from tests.fuzz.registry import OPERATORS; print(*OPERATORS)").stdout.split()

@@ -23,8 +23,12 @@ TYPES = {
 
 PREPARED = [
     "_prepare_convolution",
+    "_prepare_avg_pool",
+    "_prepare_linear",
     "_prepare_max_pool",
     "_run_prepared",
+    "_same_states",
+    "_states",
 ]  # what they pass is of this process: no program has them
 
 

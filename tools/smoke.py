@@ -54,10 +54,10 @@ def convolutions() -> None:
     for n, f, g in ((1, T.conv_transpose1d, F.conv_transpose1d), (2, T.conv_transpose2d, F.conv_transpose2d)):
         x, w = draw(2, 16, *[9] * n), draw(16, 8, *[3] * n)
         agree(f"conv_transpose{n}d", partial(f, stride=2), partial(g, stride=2), x, w)
-    x, w = draw(2, 16, 12, 12), draw(16, 16, 3, 3)
-    for algorithm in ("reference", "direct", "winograd", "fft"):
-        ours = partial(T.conv2d, padding=1, algorithm=algorithm)
-        agree(algorithm, ours, partial(F.conv2d, padding=1), x, w, dtypes=(torch.float32,))
+    for x, w in ((draw(2, 16, 12, 12), draw(16, 16, 3, 3)), (draw(1, 1, 12, 12), draw(1, 1, 3, 3))):
+        for algorithm in ("reference", "direct", "winograd", "fft"):
+            ours = partial(T.conv2d, padding=1, algorithm=algorithm)
+            agree(algorithm, ours, partial(F.conv2d, padding=1), x, w, dtypes=(torch.float32,))
 
 
 def poolings() -> None:
@@ -91,6 +91,11 @@ def others() -> None:
     agree("batch_norm", ours, theirs, x, w, b)
 
 
+def expected_now(model: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
+    with torchconv.disabled():
+        return model(x)
+
+
 def network() -> None:
     torch.manual_seed(0)
     model = torch.nn.Sequential(
@@ -110,6 +115,11 @@ def network() -> None:
     close("converted", [converted(x)], [expected], torch.float32)
     compiled = torch.compile(converted, backend="aot_eager", fullgraph=True)
     close("compiled", [compiled(x)], [expected], torch.float32)
+    model.eval(), converted.eval()
+    with torch.no_grad():
+        for _ in range(3):  # the later ones by what the first one kept
+            close("in evaluation", [converted(x)], [expected_now(model, x)], torch.float32)
+    model.train(), converted.train()
     compiled(x).sum().backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
     weight = draw(4, 3, 3, 3).requires_grad_()

@@ -38,7 +38,7 @@ def load(package: str, directory: Path) -> ModuleType:
         raise ImportError(f"torchconv has no compiled library in {directory}: {BUILD}")
     try:
         library = importlib.import_module(f"{package}._C")
-        if not hasattr(library, "sampled"):
+        if not hasattr(library, "as_they_were"):
             raise ImportError("it is of another version of these sources")
     except ImportError as error:
         message = f"torchconv's compiled library does not load ({error}): to build it again, {BUILD}"
@@ -47,5 +47,4 @@ def load(package: str, directory: Path) -> ModuleType:
 
 
 _library = load(__package__, Path(__file__).parent)
-sampled: Callable[[bytes], bytes] = _library.sampled
-unchanged: Callable[[bytes], bool] = _library.unchanged
+as_they_were: Callable[..., bool] = _library.as_they_were

@@ -1,4 +1,4 @@
-"""``python -m train fit|validate|test|predict|report``: trains a network; ends with its accuracy, speed and report.
+"""``python -m train fit|validate|test|predict|ensemble|report``: trains a network, ends with accuracy, speed, report.
 
 Every option has a default (LeNet-5 on digits); ``--config train/recipes/NAME.yaml`` gives those of another run, and
 ``--print_config`` writes them all. What the user must mend is one sentence on stderr and exit status 2.
@@ -6,6 +6,7 @@ Every option has a default (LeNet-5 on digits); ``--config train/recipes/NAME.ya
 
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -17,17 +18,18 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException, SI
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from train.checkpoints import WholeFiles, check_writable
-from train.data import SOURCES, Data
+from train.data import FOLDER, SIDE, SOURCES, Data
 from train.ending import Ending
+from train.ensemble import ensemble
 from train.errors import Diverged, InputError, one_line
 from train.help import short_help, suggested
 from train.memory import keep_freed_memory
 from train.module import Classifier
-from train.networks import check_size
+from train.networks import SIDES, check_size
 from train.predict import predict
 from train.progress import Bar, Lines
 from train.quiet import silence_irrelevant
-from train.report import earlier_rows, learning_curve, summary
+from train.report import draw_confusion, earlier_rows, learning_curve, summary
 from train.saved import DEFAULT_DATA, DEFAULT_NETWORK, check_resumed, find_checkpoint, read_checkpoint
 from train.throughput import Throughput
 
@@ -101,6 +103,9 @@ class TrainCLI(LightningCLI):
             model.name = network["name"]
             model.activation = model.activation or network.get("activation")
         data.name = data.name or (self.saved or {}).get("data", DEFAULT_DATA)
+        if data.name == FOLDER and data.side is None:
+            kept = (self.saved or {}).get("kept")
+            data.side = kept["side"] if kept else SIDES.get(model.name, SIDE)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer, with a CSV and a TensorBoard log in one directory, unless another logger was asked for."""
@@ -134,6 +139,8 @@ class TrainCLI(LightningCLI):
     def after_instantiate_classes(self) -> None:
         """Checks what was given before the trainer starts further processes, so that it is said once."""
         if self.saved is not None:
+            if self.saved.get("kept") and self.datamodule.name == FOLDER:
+                self.datamodule.take(self.saved["kept"], self.ckpt_path)
             self.model.check_network(self.saved["network"], self.ckpt_path)
             if self.subcommand == "fit" and self.ckpt_path is not None:
                 check_resumed(self.saved, self.ckpt_path, self.model.options, self.trainer.max_epochs)
@@ -166,6 +173,20 @@ class TrainCLI(LightningCLI):
             page = self._report(curve.parent) if curve is not None else None
             print(summary(accuracy, self.throughput, checkpoint, curve, self.model.target, page))
 
+    def after_test(self) -> None:
+        """Prints the errors, and where the confusion matrix was drawn."""
+        if self.trainer.is_global_zero:
+            metrics, log = self.trainer.callback_metrics, self._log_dir()
+            matrix = draw_confusion(log, self.model.confused, self.datamodule.source.classes) if log else None
+            print(f"top-1 error       {1 - metrics['test/accuracy']:.2%}")
+            print(f"top-5 error       {1 - metrics['test/top5_accuracy']:.2%}")
+            print(f"confusion matrix  {matrix or 'none'}")
+
+    def _log_dir(self) -> Path | None:
+        """The folder of the run, where it is logged as a table."""
+        folders = [Path(logger.log_dir) for logger in self.trainer.loggers if isinstance(logger, CSVLogger)]
+        return folders[0] if folders else None
+
     def _report(self, folder: Path) -> Path | None:
         """The run's page, which is made with torchconv; where it was put. A run on torch's layers may have none."""
         try:
@@ -176,10 +197,10 @@ class TrainCLI(LightningCLI):
 
     def _draw(self) -> Path | None:
         """The learning curve of the run, if there is anything to draw; where it was put."""
-        tables = [logger.log_dir for logger in self.trainer.loggers if isinstance(logger, CSVLogger)]
-        if not self.trainer.is_global_zero or not tables or not Path(tables[0], "metrics.csv").exists():
+        folder = self._log_dir()
+        if not self.trainer.is_global_zero or folder is None or not (folder / "metrics.csv").exists():
             return None
-        return learning_curve(Path(tables[0]))
+        return learning_curve(folder)
 
 
 @rank_zero_only
@@ -187,18 +208,27 @@ def _complain(sentence: str) -> None:
     print(f"error: {sentence}", file=sys.stderr)
 
 
+def _report_runs(arguments: list[str]) -> None:
+    """Its page is made with torchconv, which the other commands can do without."""
+    from train.run_report import report_runs
+
+    report_runs(arguments)
+
+
+OWN_COMMANDS: dict[str, Callable[[list[str]], None]] = {
+    "predict": predict,
+    "ensemble": ensemble,
+    "report": _report_runs,
+}
+
+
 def main() -> int:
     """Runs the command line of this process; its exit status."""
     silence_irrelevant()
     keep_freed_memory()
     try:
-        if sys.argv[1:2] == ["predict"]:
-            predict(sys.argv[2:])
-            return 0
-        if sys.argv[1:2] == ["report"]:
-            from train.run_report import report_runs
-
-            report_runs(sys.argv[2:])
+        if sys.argv[1:2] and sys.argv[1] in OWN_COMMANDS:
+            OWN_COMMANDS[sys.argv[1]](sys.argv[2:])
             return 0
         TrainCLI(
             Classifier,

@@ -3,11 +3,11 @@
 No worker processes and no Python per sample: an epoch is a permutation, a batch is one indexing of a tensor.
 """
 
-import hashlib
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,11 +19,15 @@ from torch import Generator, Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from train.augment import BORDERS, FLIPS, Augmentation
-from train.errors import InputError, one_line
+from train.errors import InputError
+from train.pictures import find_pictures, mean_and_std, read_pictures
 from train.saved import DEFAULT_DATA
 from train.spoken import FRAMES, MELS, read_welcome
+from train.torchvision_sets import read_torchvision
 
-SIDE = 32  # pixels of each image along each axis
+SIDE = 32  # pixels of each image along each axis, but of a folder's
+FOLDER = "folder"  # the data set of any pictures
+TEST_SHARE = 5  # one of so many is for the test where a folder is not divided
 SPLIT_SEED = 0  # Not the run's seed: runs with other seeds are to be compared on the same images.
 
 Images = tuple[Tensor, Tensor]  # uint8 images [N, C, 32, 32] and int64 labels [N]
@@ -34,8 +38,9 @@ class Source:
     """What there is to know of a data set before it is read.
 
     ``read(root, download)`` gives all images outside the test set, then the test set; ``validation`` of the former are
-    put aside. ``mean`` and ``std`` are per channel, of pixels in 0..1. Unless asked for otherwise, augmentation moves
-    an image by up to ``shift`` pixels along each axis and, where ``flip``, mirrors every other one.
+    put aside. ``mean`` and ``std`` are per channel, of pixels in 0..1, and empty where they are still to be measured.
+    Unless asked for otherwise, augmentation moves an image by up to ``shift`` pixels along each axis and, where
+    ``flip``, mirrors every other one.
     """
 
     read: Callable[[str, bool], tuple[Images, Images]]
@@ -65,7 +70,7 @@ def read_digits(root: str, download: bool) -> tuple[Images, Images]:
 
 def read_mnist(root: str, download: bool) -> tuple[Images, Images]:
     """MNIST's 60,000 and 10,000 digits of 28x28 pixels with a black margin of 2."""
-    train, test = _read_torchvision("MNIST", "MNIST/raw", root, download)
+    train, test = read_torchvision("MNIST", "MNIST/raw", root, download)
     return (F.pad(train[0][:, None], [2] * 4), train[1]), (F.pad(test[0][:, None], [2] * 4), test[1])
 
 
@@ -94,12 +99,12 @@ def rotate(images: Tensor, angles: Tensor) -> Tensor:
 
 def read_cifar10(root: str, download: bool) -> tuple[Images, Images]:
     """CIFAR-10's 50,000 and 10,000 colour images of 32x32 pixels."""
-    return _channels_first(*_read_torchvision("CIFAR10", "cifar-10-batches-py", root, download))
+    return _channels_first(*read_torchvision("CIFAR10", "cifar-10-batches-py", root, download))
 
 
 def read_cifar100(root: str, download: bool) -> tuple[Images, Images]:
     """CIFAR-100's: as many images as CIFAR-10's, of a hundred classes."""
-    return _channels_first(*_read_torchvision("CIFAR100", "cifar-100-python", root, download))
+    return _channels_first(*read_torchvision("CIFAR100", "cifar-100-python", root, download))
 
 
 def _channels_first(train: Images, test: Images) -> tuple[Images, Images]:
@@ -107,61 +112,13 @@ def _channels_first(train: Images, test: Images) -> tuple[Images, Images]:
     return (train[0].permute(0, 3, 1, 2).contiguous(), train[1]), (test[0].permute(0, 3, 1, 2).contiguous(), test[1])
 
 
-# What torchvision does not check itself: MD5 of the files that it reads, as its own are of what they are unpacked from.
-MNIST_FILES = {
-    "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
-    "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
-    "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
-    "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
-}
-
-
-def _check_mnist(folder: Path) -> None:
-    """Raises an `InputError` unless the files of MNIST are those."""
-    packed = [name for name in MNIST_FILES if not (folder / name).exists() and (folder / f"{name}.gz").exists()]
-    if packed:
-        raise InputError(f"the MNIST data in '{folder}' is still compressed: unpack it by gunzip -k {folder}/*.gz")
-    for name, digest in MNIST_FILES.items():
-        if not (folder / name).exists():
-            raise InputError(f"the MNIST data is incomplete: there is no '{folder / name}'")
-        found = hashlib.md5((folder / name).read_bytes(), usedforsecurity=False).hexdigest()
-        if found != digest:
-            raise InputError(f"the MNIST data is damaged: '{folder / name}' has the checksum {found}, not {digest}")
-
-
-def _read_torchvision(dataset: str, folder: str, root: str, download: bool) -> tuple[Images, Images]:
-    """Both halves of a torchvision data set, in its own shape, or an `InputError` that says what is wrong."""
-    try:
-        from train._torchvision import torchvision
-    except ModuleNotFoundError as error:
-        raise InputError(f"the data set {dataset} is read by torchvision, which is not installed") from error
-    read = getattr(torchvision.datasets, dataset)
-    if download:
-        try:
-            read(root, download=True)
-        except Exception as error:  # Of networks and of disks.
-            raise InputError(f"the {dataset} data could not be fetched into '{root}': {one_line(error)}") from error
-    try:
-        if not Path(root, folder).is_dir():
-            raise InputError(
-                f"no {dataset} data in '{root}' (looked for '{folder}' there): "
-                "name its directory with --data.root, or fetch it with --data.download true"
-            )
-        if dataset == "MNIST":
-            _check_mnist(Path(root, folder))
-        halves = [read(root, train=train) for train in (True, False)]
-        images = [torch.as_tensor(half.data) for half in halves]
-        labels = [torch.as_tensor(half.targets) for half in halves]
-    except InputError:
-        raise
-    except PermissionError as error:
-        raise InputError(f"the {dataset} data cannot be read: no permission to open '{error.filename}'") from error
-    except Exception as error:  # What a reader raises on bytes that are not what it expects could be anything.
-        raise InputError(f"the {dataset} data in '{root}' is incomplete or damaged: {one_line(error)}") from error
-    for some, their in zip(images, labels, strict=True):
-        if len(some) != len(their):
-            raise InputError(f"the {dataset} data in '{root}' is damaged: {len(some)} images but {len(their)} labels")
-    return (images[0], labels[0]), (images[1], labels[1])
+def read_folder(root: str, download: bool, side: int = SIDE) -> tuple[Images, Images]:
+    """The pictures in ``root``, as `find_pictures` has them; one in five is for the test where they are not divided."""
+    found = find_pictures(root)
+    images = read_pictures(found.train, 3, side)
+    if found.test is None:
+        return split(images, len(found.train) // TEST_SHARE)
+    return images, read_pictures(found.test, 3, side)
 
 
 CIFAR100 = """apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can
@@ -209,7 +166,27 @@ SOURCES = {
         size=(MELS, FRAMES),
         recordings=True,
     ),
+    # Its classes are those of its directory, and the other figures too: see `of_folder`.
+    FOLDER: Source(read_folder, 3, (), (), validation=0, shift=4, flip=True, classes=()),
 }
+
+
+def of_folder(source: Source, root: str, side: int) -> Source:
+    """The ``source`` of the pictures in ``root``, resized to ``side``; what is measured of them is still to come.
+
+    Of each ten that are not for the test one is put aside for validation, unless a class has fewer.
+    """
+    found = find_pictures(root)
+    rest = len(found.train) - (len(found.train) // TEST_SHARE if found.test is None else 0)
+    validation = rest // 10 if found.fewest * rest >= 10 * len(found.train) else 0
+    read = partial(read_folder, side=side)
+    return replace(source, read=read, validation=validation, shift=side // 8, classes=found.classes)
+
+
+def as_kept(source: Source, kept: dict[str, Any]) -> Source:
+    """The ``source`` of a folder's pictures with what a checkpoint says of them."""
+    mean, std, classes = (tuple(kept[name]) for name in ("mean", "std", "classes"))
+    return replace(source, mean=mean, std=std, classes=classes)
 
 
 def split(images: Images, held_out: int) -> tuple[Images, Images]:
@@ -217,9 +194,15 @@ def split(images: Images, held_out: int) -> tuple[Images, Images]:
     pixels, labels = images
     if not held_out:
         return images, (pixels[:0], labels[:0])
-    rest, aside = train_test_split(
-        torch.arange(len(labels)).numpy(), test_size=held_out, random_state=SPLIT_SEED, stratify=labels.numpy()
-    )
+    try:
+        rest, aside = train_test_split(
+            torch.arange(len(labels)).numpy(), test_size=held_out, random_state=SPLIT_SEED, stratify=labels.numpy()
+        )
+    except ValueError as error:
+        classes = len(labels.unique())
+        raise InputError(
+            f"{held_out} of {len(labels)} images cannot be put aside with each of {classes} classes in proportion"
+        ) from error
     return (pixels[rest], labels[rest]), (pixels[aside], labels[aside])
 
 
@@ -284,7 +267,7 @@ class ImageBatches(Dataset[Images]):
         return len(self.labels)
 
     def __getitem__(self, indices: Tensor) -> Images:
-        images = self.images[indices]
+        images = self.images.index_select(0, indices)  # whole rows at once; by [indices] it is byte by byte
         if self.augmentation is not None:
             assert self.sampler is not None
             images = self.augmentation(images, indices, self.sampler.epoch, self.coins, self.sampler.draws)
@@ -296,11 +279,12 @@ class ImageBatches(Dataset[Images]):
 
 
 class Data(LightningDataModule):
-    """Images, of 32x32 pixels but where the source says another size, split into training, validation and test set.
+    """Images of 32x32 pixels, or of a source's or folder's own size, split into training, validation and test set.
 
     Args:
-        name: The data set, one of ``SOURCES``; by default a checkpoint's, or digits.
-        root: Where MNIST, CIFAR (torchvision's layout) and recordings lie.
+        name: The data set, or folder: pictures in a folder for each class; by default a checkpoint's, or digits.
+        root: Where MNIST, CIFAR (torchvision's layout) and recordings lie, or a folder's train/CLASS/* and
+            test/CLASS/*, or CLASS/*.
         download: Fetch them into ``root`` where it is not there.
         batch_size: The most images in a batch, in each process.
         augment: Vary the training images at random.
@@ -310,11 +294,12 @@ class Data(LightningDataModule):
         border: What moves in: black or reflect.
         flip: Mirror images: none, random (every other one) or alternate (each in every other epoch); by default random
             where the data set's images may be mirrored.
-        rotate: The largest angle in degrees that an image is turned by, either way; 180: any.
-        scale: The largest factor that an image is enlarged or reduced by, for instance 1.6.
-        shear: The largest angle in degrees that an image is slanted by, either way.
-        stretch: The largest factor that an image is stretched by, along either axis.
+        rotate: Largest angle in degrees that an image is turned by, either way; 180: any.
+        scale: Largest factor that an image is enlarged or reduced by, say 1.6.
+        shear: Largest angle in degrees that an image is slanted by, either way.
+        stretch: Largest factor that an image is stretched by, along either axis.
         cutout: The side in pixels of the square that covers a part of an image.
+        side: Pixels that a folder's pictures are resized to along each axis; by default the network's.
     """
 
     def __init__(
@@ -334,17 +319,22 @@ class Data(LightningDataModule):
         shear: NonNegativeFloat = 0.0,
         stretch: PositiveFloat = 1.0,
         cutout: NonNegativeInt = 0,
+        side: PositiveInt | None = None,
     ) -> None:
         super().__init__()
         name = name or DEFAULT_DATA
         if name not in SOURCES:
             raise InputError(f"unknown data set '{name}': there are {', '.join(SOURCES)}")
+        if side is not None and name != FOLDER:
+            raise InputError(f"--data.side is of a folder's pictures, but the data set is '{name}'")
         for option, value, known in (("border", border, BORDERS), ("flip", flip or "none", FLIPS)):
             if value not in known:
                 raise InputError(f"unknown {option} '{value}': there are {', '.join(known)}")
         self.name, self.root, self.download = name, root, download
         self.batch_size, self.augment, self.seed = batch_size, augment, seed
-        self.source = source = SOURCES[name]
+        self.side = int(side or SIDE)
+        source = of_folder(SOURCES[name], root, self.side) if name == FOLDER else SOURCES[name]
+        self.source = source
         self.validation = source.validation if validation is None else validation
         shift, flip = source.shift if shift is None else shift, flip or ("random" if source.flip else "none")
         for option, factor in (("scale", scale), ("stretch", stretch)):
@@ -365,12 +355,27 @@ class Data(LightningDataModule):
     @property
     def size(self) -> tuple[int, int]:
         """Height and width of the images."""
-        return self.source.size
+        return (self.side, self.side) if self.name == FOLDER else self.source.size
 
     @property
     def num_classes(self) -> int:
         """The number of different labels, counted from 0."""
         return self.source.num_classes
+
+    @property
+    def kept(self) -> dict[str, Any] | None:
+        """What a checkpoint has to say of a folder's pictures; of the other data sets it is known."""
+        if self.name != FOLDER:
+            return None
+        mean, std, classes = map(list, (self.source.mean, self.source.std, self.source.classes))
+        return {"mean": mean, "std": std, "classes": classes, "side": self.side}
+
+    def take(self, kept: dict[str, Any], path: str) -> None:
+        """Normalises as the network of the checkpoint at ``path`` was trained; refuses other classes than it knows."""
+        if list(self.source.classes) != kept["classes"]:
+            ours, theirs = (", ".join(names) for names in (self.source.classes, kept["classes"]))
+            raise InputError(f"the classes in '{self.root}' are {ours}, but those of checkpoint '{path}' are {theirs}")
+        self.source = as_kept(self.source, kept)
 
     def prepare_data(self) -> None:
         """Downloads what is to be downloaded; Lightning calls it in one process only."""
@@ -381,6 +386,9 @@ class Data(LightningDataModule):
         """Reads all three splits into memory, once."""
         if not self.splits:
             train, test = self.source.read(self.root, False)
+            if not self.source.mean:
+                mean, std = mean_and_std(train[0])
+                self.source = replace(self.source, mean=mean, std=std)
             for part, (_, labels) in (("training", train), ("test", test)):
                 if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < self.num_classes:
                     raise InputError(

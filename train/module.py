@@ -36,23 +36,22 @@ class Classifier(LightningModule):
         backend: Where its convolutions and poolings come from: torchconv or torch.
         in_channels: Channels of the images; the data set's.
         num_classes: Classes to tell apart; the data set's.
-        optimizer: sgd, adam or rmsprop.
+        optimizer: sgd, adam, rmsprop or muon (hidden weights' steps orthogonal).
         lr: Learning rate, the schedule's largest.
-        momentum: Of sgd and rmsprop.
+        momentum: Of sgd, rmsprop and muon.
         nesterov: Let sgd look ahead along its momentum.
         weight_decay: Of weights, not of biases and batch norms.
-        decay_all: Let biases and batch norms decay too, by the same share a step.
+        decay_all: Let biases and batch norms decay by the same share a step.
         norm_lr: Learning rate of batch norms, as a multiple of the others'.
         schedule: Of the learning rate: constant, plateau (a tenth when validation accuracy stops improving), cosine
             (to zero over the whole training), onecycle (up, then down to zero) or triangle (straight up, then down).
-        patience: Epochs without a better validation accuracy that plateau waits for.
+        patience: Epochs without better validation accuracy that plateau waits for.
         label_smoothing: Share of the target probability spread evenly over all classes.
         mixup: Mix pairs of training images and their labels, in shares drawn from Beta(mixup, mixup); 0: do not.
         channels_last: Keep images and weights with channels innermost in memory.
         fuse: Let torchconv's convolutions do the ReLUs that follow them, and batch norms in evaluation.
         init: How weights are drawn: he, torch (its own way) or dirac (torch's, but the first filters are identities).
-        whiten: Make the first convolution whiten patches of the training images, fixed; its bias learns for as many
-            epochs as are given here.
+        whiten: Let the first convolution whiten patches of the images, fixed; its bias learns for so many epochs.
         lookahead: Steps after which the network is drawn back to its slow average; 0: never.
         activation: Takes the place of the network's own: relu, leaky_relu, gelu, silu, sigmoid or tanh.
         slope: Of leaky_relu, left of zero.
@@ -205,6 +204,8 @@ class Classifier(LightningModule):
 
     def on_test_epoch_end(self) -> None:
         self._log_epoch("test")
+        self.confused = self.confusion.compute().cpu()  # [class, taken for]
+        self.confusion.reset()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimiser with its schedule."""
@@ -226,7 +227,8 @@ class Classifier(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Says in the checkpoint which network its parameters are of, and where the random numbers stand."""
         checkpoint["network"] = self.network_args
-        checkpoint["data"] = cast(Any, self.trainer).datamodule.name
+        data = cast(Any, self.trainer).datamodule
+        checkpoint["data"], checkpoint["kept"] = data.name, data.kept
         checkpoint["options"] = self.options
         checkpoint["generators"] = generator_states()
 

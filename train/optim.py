@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import SGD, Adam, Optimizer, RMSprop
 
-OPTIMIZERS = ("sgd", "adam", "rmsprop")
+from train.muon import Muon
+
+OPTIMIZERS = ("sgd", "adam", "rmsprop", "muon")
 
 
 def cosine(progress: float) -> float:
@@ -58,11 +60,18 @@ def parameter_groups(
 
 
 def make_optimizer(name: str, groups: list[dict[str, Any]], momentum: float, nesterov: bool) -> Optimizer:
-    """The named optimiser; ``momentum`` is of sgd and rmsprop, ``nesterov`` of sgd."""
+    """The named optimiser; ``momentum`` is of all but adam, ``nesterov`` of sgd.
+
+    Of the first group's weights muon leaves the last, the last layer's, to its SGD.
+    """
     if name == "sgd":
         return SGD(groups, momentum=momentum, nesterov=nesterov)
     if name == "rmsprop":
         return RMSprop(groups, momentum=momentum)
+    if name == "muon":
+        weights, *others = groups
+        *hidden, last = weights["params"]
+        return Muon({**weights, "params": hidden}, [{**weights, "params": [last]}, *others], momentum)
     return Adam(groups)
 
 

@@ -2,16 +2,15 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
-from train.data import SIDE, SOURCES, Source
-from train.errors import InputError, one_line
+from train.data import SIDE, SOURCES, Source, as_kept
+from train.errors import InputError
 from train.networks import SIDES, build
+from train.pictures import read_picture
 from train.saved import data_of, read_checkpoint
 from train.spoken import read_recording
 
@@ -21,19 +20,6 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> Any:
         raise InputError(message)
-
-
-def read_picture(path: str, source: Source, side: int) -> Tensor:
-    """The picture at ``path``, grey or in colour as the data set is, resized to ``side`` pixels: bytes [C, H, W]."""
-    try:
-        with Image.open(path) as image:
-            resized = image.convert("L" if source.channels == 1 else "RGB").resize(
-                (side, side), Image.Resampling.BILINEAR
-            )
-    except OSError as error:
-        raise InputError(f"cannot read picture '{path}': {error.strerror or one_line(error)}") from error
-    pixels = torch.from_numpy(numpy.array(resized))  # [H, W] or [H, W, 3]
-    return pixels.view(side, side, -1).permute(2, 0, 1).contiguous()
 
 
 @torch.no_grad()
@@ -48,10 +34,31 @@ def likeliest(network: nn.Module, images: Tensor, source: Source, most: int) -> 
     ]
 
 
-def load_network(path: str, backend: str) -> tuple[nn.Module, Source, int]:
-    """The network in the checkpoint at ``path``, what it was trained on, and the side of the pictures it takes."""
+class Trained(NamedTuple):
+    """The network of a checkpoint and the data that it was trained on; of a folder's pictures what is kept of them."""
+
+    network: nn.Module
+    data: str
+    kept: dict[str, Any] | None
+    side: int  # of the pictures it takes
+
+    @property
+    def source(self) -> Source:
+        """The data's classes, mean and deviation."""
+        return as_kept(SOURCES[self.data], self.kept) if self.kept else SOURCES[self.data]
+
+    def told_data(self) -> str:
+        """The data in a few words."""
+        if not self.kept:
+            return self.data
+        mean = ", ".join(f"{value:.4f}" for value in self.kept["mean"])
+        return f"a folder of {', '.join(self.kept['classes'])} ({self.side}x{self.side} pixels of mean {mean})"
+
+
+def load_network(path: str, backend: str) -> Trained:
+    """The network in the checkpoint at ``path``, its convolutions from ``backend``."""
     checkpoint = read_checkpoint(path)
-    arguments, data = checkpoint["network"], data_of(checkpoint, path)
+    arguments, data, kept = checkpoint["network"], data_of(checkpoint, path), checkpoint.get("kept")
     network = build(backend=backend, **arguments)
     network.load_state_dict(
         {
@@ -60,7 +67,7 @@ def load_network(path: str, backend: str) -> tuple[nn.Module, Source, int]:
             if key.startswith("network.")
         }
     )
-    return network, SOURCES[data], SIDES.get(arguments["name"], SIDE)
+    return Trained(network, data, kept, kept["side"] if kept else SIDES.get(arguments["name"], SIDE))
 
 
 def predict(arguments: list[str]) -> None:
@@ -78,9 +85,13 @@ def predict(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     if options.most < 1:
         raise InputError(f"--most must be at least 1, got {options.most}")
-    network, source, side = load_network(options.ckpt_path, options.backend)
+    trained = load_network(options.ckpt_path, options.backend)
+    source = trained.source
     # Recordings may be of different lengths, and so are no batch.
-    images = [read_recording(path) if source.recordings else read_picture(path, source, side) for path in options.files]
-    answers = [likeliest(network, image[None], source, options.most)[0] for image in images]
+    images = [
+        read_recording(path) if source.recordings else read_picture(path, source.channels, trained.side)
+        for path in options.files
+    ]
+    answers = [likeliest(trained.network, image[None], source, options.most)[0] for image in images]
     for path, classes in zip(options.files, answers, strict=True):
         print(f"{Path(path).name}: " + ", ".join(f"{name} {share:.1%}" for name, share in classes))

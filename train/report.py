@@ -86,6 +86,13 @@ def confusion_figure(matrix: Tensor, classes: Sequence[str]) -> Figure:
     return figure
 
 
+def draw_confusion(log_dir: Path, matrix: Tensor, classes: Sequence[str]) -> Path:
+    """Draws the confusion ``matrix`` into ``log_dir``; where it put the PNG."""
+    path = log_dir / "confusion_matrix.png"
+    confusion_figure(matrix, classes).savefig(path, dpi=120)
+    return path
+
+
 def summary(
     accuracy: float,
     throughput: Throughput,

@@ -70,7 +70,10 @@ def report_runs(arguments: list[str]) -> None:
     module = Classifier(**checkpoint["network"])
     weights = {key: value for key, value in checkpoint["state_dict"].items() if key.startswith("network.")}
     module.load_state_dict(weights, strict=False)
-    data = Data(name, options.root or config["data"]["root"], validation=config["data"]["validation"])
+    kept, validation = checkpoint.get("kept"), config["data"]["validation"]
+    data = Data(name, options.root or config["data"]["root"], validation=validation, side=kept and kept["side"])
+    if kept:
+        data.take(kept, path)
     data.setup()
     print(report(folders, module, data))
 

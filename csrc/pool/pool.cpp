@@ -181,6 +181,11 @@ Tensor run_max_pool(const Tensor& input, IntArrayRef kernel_size, IntArrayRef st
   return std::get<0>(pool(input, kernel_size, stride, padding, dilation, output_size));
 }
 
+Tensor run_avg_pool(const Tensor& input, IntArrayRef kernel_size, IntArrayRef stride, IntArrayRef padding,
+                    IntArrayRef output_size, bool count_include_pad, std::optional<int64_t> divisor_override) {
+  return avg_pool(input, kernel_size, stride, padding, output_size, count_include_pad, divisor_override);
+}
+
 STABLE_TORCH_LIBRARY_IMPL(torchconv, CPU, m) {
   m.impl("max_pool", boxed<max_pool>);
   m.impl("max_pool_relu", boxed<max_pool_relu>);

@@ -26,6 +26,15 @@ def pools() -> nn.Sequential:
     return torchconv.convert(nn.Sequential(*layers).eval())
 
 
+def head() -> nn.Sequential:
+    """What networks end with: means, one axis of all others, linear layers and what is nothing in evaluation."""
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Dropout2d(), nn.AvgPool2d(3, 2, 1, ceil_mode=True)]
+    layers += [nn.AdaptiveAvgPool2d((4, 3)), nn.Flatten(), nn.Linear(96, 16), nn.ReLU(inplace=True), nn.Dropout()]
+    layers += [nn.Linear(16, 7, bias=False), nn.Tanh()]
+    return torchconv.convert(nn.Sequential(*layers).eval())
+
+
 def taped(model: nn.Sequential) -> int:
     """How many layers are played in one call."""
     kept = vars(model[0]).get("_kept")
@@ -48,12 +57,51 @@ SEQUENCE_CHANGES = {
         nn.modules.module.register_module_forward_hook(lambda layer, args, y: y + 1 if type(y) is torch.Tensor else y)
     ),
 }  # fmt: skip
+HEAD_CHANGES = {
+    "a mean's window": lambda m: setattr(m[3], "count_include_pad", False),
+    "a mean's size": lambda m: setattr(m[4], "output_size", (3, 4)),
+    "a list of sizes": lambda m: (setattr(m[4], "output_size", [3, 4]), m(X_LARGE), m[4].output_size.reverse()),
+    "a weight in place": lambda m: m[6].weight.detach().mul_(3),
+    "a weight's data": lambda m: setattr(m[6].weight, "data", m[6].weight.data.flip(0)),
+    "a weight's view": lambda m: setattr(m[9].weight, "data", m[9].weight.data.t().contiguous().t()),
+    "a weight replaced": lambda m: setattr(m[6], "weight", nn.Parameter(torch.ones(16, 96))),
+    "another linear layer": lambda m: m.__setitem__(9, nn.Linear(16, 3)),
+    "no bias": lambda m: setattr(m[6], "bias", None),
+    "a bias": lambda m: setattr(m[9], "bias", nn.Parameter(torch.ones(7))),
+    "axes": lambda m: setattr(m[5], "start_dim", 2) or m.__setitem__(6, nn.Linear(12, 16)),
+    "a hook": lambda m: m[9].register_forward_hook(lambda layer, args, y: -y),
+    "a parametrization": lambda m: nn.utils.parametrize.register_parametrization(m[9], "weight", nn.Tanh()),
+    "another activation": lambda m: m.__setitem__(7, nn.GELU()),
+    "one layer less": lambda m: m.__delitem__(7),
+}  # fmt: skip
 HANDLES: list = []
+X_LARGE = torch.linspace(-1, 1, 2 * 3 * 17 * 17).view(2, 3, 17, 17)
+
+
+@pytest.mark.parametrize("change", HEAD_CHANGES)
+def test_a_sequence_s_end_sees_every_change(change: str) -> None:
+    model = head()
+    check(model, X_LARGE)
+    assert taped(model) == 10
+    with torch.no_grad():
+        HEAD_CHANGES[change](model)
+    check(model, X_LARGE)
+
+
+def test_what_is_nothing_in_evaluation_is_something_in_training() -> None:
+    model = head()
+    check(model, X_LARGE)
+    with torch.no_grad():
+        before = model(X_LARGE)
+        model[8].train()
+        assert not torch.equal(model(X_LARGE), model(X_LARGE))
+        model[8].eval()
+        assert torch.equal(model(X_LARGE), before)
 
 
 @pytest.mark.parametrize("change", SEQUENCE_CHANGES)
 def test_a_sequence_sees_every_change(change: str) -> None:
-    model, x = pools(), torch.linspace(-1, 1, 2 * 3 * 17 * 17).view(2, 3, 17, 17)
+    model, x = pools(), X_LARGE
     check(model, x)
     assert taped(model) == 9
     try:
@@ -65,7 +113,7 @@ def test_a_sequence_sees_every_change(change: str) -> None:
 
 
 def test_a_sequence_is_played_for_what_it_was_made_for() -> None:
-    model, x = pools(), torch.linspace(-1, 1, 2 * 3 * 17 * 17).view(2, 3, 17, 17)
+    model, x = pools(), X_LARGE
     check(model, x)
     for other in (x[:1], x[..., :12], x.contiguous(memory_format=torch.channels_last), x.transpose(2, 3)):
         check(model, other)
@@ -117,16 +165,30 @@ def test_what_inference_mode_prepared_serves_other_modes() -> None:
 TOLERANCES = {torch.float32: 1e-5, torch.float64: 1e-12, torch.bfloat16: 4e-2}  # of three convolutions' rounding
 
 
+def steps(y: torch.Tensor) -> list[int]:
+    """The strides that say something: of axes of more than one element."""
+    return [step for side, step in zip(y.shape, y.stride(), strict=True) if side > 1]
+
+
+@pytest.mark.parametrize("end", ["maxima", "linear"])
 @pytest.mark.parametrize("dims", [1, 2, 3])
 @pytest.mark.parametrize("dtype", TOLERANCES)
 @pytest.mark.parametrize("batch", [(), (0,), (1,), (3,)], ids=["unbatched", "empty", "one", "three"])
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
-def test_a_sequence_answers_as_torch_s(dims: int, dtype: torch.dtype, batch: tuple[int, ...], mode, threads) -> None:
-    conv, norm, pool = (getattr(nn, f"{name}{dims}d") for name in ("Conv", "BatchNorm", "MaxPool"))
+def test_a_sequence_answers_as_torch_s(end: str, dims: int, dtype: torch.dtype, batch: tuple[int, ...], mode, threads):
+    names = "Conv", "BatchNorm", "MaxPool", "AvgPool", "AdaptiveAvgPool"
+    conv, norm, pool, mean, adaptive = (getattr(nn, f"{name}{dims}d") for name in names)
     layers = [conv(3, 16, 3, padding=1), norm(16), nn.ReLU(), pool(2), conv(16, 16, 3, groups=16), norm(16), nn.ReLU()]
-    stock = nn.Sequential(*layers, conv(16, 8, 1), nn.ReLU(), pool(3, 2, 1)).to(dtype).eval()
+    means = [] if (dims, dtype) == (3, torch.bfloat16) else [mean(2, 1, 1)]  # torch's has no such
+    ends = {
+        "maxima": [conv(16, 8, 1), nn.ReLU(), pool(3, 2, 1)],
+        "linear": [*means, adaptive(2), nn.Flatten(), nn.Linear(16 * 2**dims, 33), nn.ReLU(), nn.Linear(33, 5)],
+    }
+    stock = nn.Sequential(*layers, *ends[end]).to(dtype).eval()
     ours = torchconv.convert(copy.deepcopy(stock))
     x = torch.randn(*batch, 3, *(9,) * dims).to(dtype)
+    if dims > 1 and batch == (3,):
+        x = x.contiguous(memory_format={2: torch.channels_last, 3: torch.channels_last_3d}[dims])
 
     def answer(model: nn.Module) -> torch.Tensor | type[Exception]:
         try:
@@ -143,5 +205,5 @@ def test_a_sequence_answers_as_torch_s(dims: int, dtype: torch.dtype, batch: tup
                 if not isinstance(expected, torch.Tensor):
                     assert y is expected
                     continue
-                assert (y.shape, y.stride(), y.dtype) == (expected.shape, expected.stride(), expected.dtype)
+                assert (y.shape, steps(y), y.dtype) == (expected.shape, steps(expected), expected.dtype)
                 torch.testing.assert_close(y, expected, rtol=TOLERANCES[dtype], atol=TOLERANCES[dtype])

@@ -28,9 +28,9 @@ HANG = 10  # seconds of a processor that a call may take
 STALL = 120  # seconds without a new call, at no processor's cost: a deadlock
 MEMORY = 1 << 30  # bytes a call may add to the address space
 PAGE = os.sysconf("SC_PAGE_SIZE")
-# How a build that checks addresses ends where memory is refused to `new`, which elsewhere raises. That is no finding.
+# How a build with a sanitizer ends where memory is refused to `new`, which elsewhere raises. That is no finding.
 REFUSED = re.compile(
-    "AddressSanitizer.*(out of memory|out-of-memory|failed to allocate|exceeds maximum)|Failed to mmap"
+    "(Address|Thread)Sanitizer.*(out of memory|out-of-memory|failed to allocate|exceeds maximum)|Failed to mmap"
 )
 
 Check = Callable[[Case], str | None]
@@ -74,7 +74,7 @@ class Batches:
         """All cases, in as many children as it takes."""
         begin = 0
         while begin < len(cases):
-            status, wrong, times = self._child(cases[begin:])
+            status, wrong, times, said = self._fork(cases[begin:])
             self.tally.findings += [Finding(cases[begin + i], what) for i, what in wrong]
             ran = len(cases) - begin if status == 0 else self._index() + 1
             self.tally.calls.update(case.operator for case in cases[begin : begin + ran])
@@ -82,28 +82,25 @@ class Batches:
             self.tally.slowest = sorted([*self.tally.slowest, *slow], key=lambda s: -s[0])[:5]
             if status != 0:
                 last = begin + ran - 1
-                found = self._culprit(cases[max(last - 64, begin) : last + 1], status)
+                found = self._culprit(cases[max(last - 64, begin) : last + 1], status, said)
                 self.tally.findings += [] if REFUSED.search(found.what) else [found]
             begin += ran
 
     def _index(self) -> int:
         return int.from_bytes(self._at[:8], "little")
 
-    def _culprit(self, cases: list[Case], status: int) -> Finding:
-        """What the last of `cases` did: alone, or after as few of those before it as it takes."""
+    def _culprit(self, cases: list[Case], status: int, said: str) -> Finding:
+        """What the last of `cases` did: alone, or after as few of those before it as it takes; or what it did once."""
         for before in (0, 1, 2, 4, 8, 16, 32, 64):
             tried = cases[max(len(cases) - 1 - before, 0) :]
-            again, _, _, said = self._fork(tried)
+            again, _, _, says = self._fork(tried)
             if again == 0:
                 continue
             what = _named(again) + (
                 f" after {len(tried) - 1} other calls: {text(tried[:-1])}" if len(tried) > 1 else ""
             )
-            return Finding(tried[-1], what + (f"\n{said}" if said else ""))
-        return Finding(cases[-1], f"{_named(status)}, once; not when run again")
-
-    def _child(self, cases: list[Case]) -> tuple[int, list[tuple[int, str]], list[tuple[int, float]]]:
-        return self._fork(cases)[:3]
+            return Finding(tried[-1], what + (f"\n{says}" if says else ""))
+        return Finding(cases[-1], f"{_named(status)}, once; not when run again" + (f"\n{said}" if said else ""))
 
     def _fork(self, cases: list[Case]) -> tuple[int, list[tuple[int, str]], list[tuple[int, float]], str]:
         """Runs cases in a child: its wait status, findings and slow calls by index, and the end of what it said."""

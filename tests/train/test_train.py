@@ -169,9 +169,11 @@ def test_default_run(train: Callable[..., int], capsys: pytest.CaptureFixture[st
     assert list(run.glob("events.out.tfevents.*"))
 
 
-def test_resumed_is_as_uninterrupted(train: Callable[..., int], tmp_path: Path) -> None:
+@pytest.mark.parametrize("optimizer", ["sgd", "muon"])
+def test_resumed_is_as_uninterrupted(optimizer: str, train: Callable[..., int], tmp_path: Path) -> None:
     # Options given as text, since the types that the command line makes of them must not get into a checkpoint.
     options = [*SHORT, "--model.schedule", "constant", "--model.lr", "0.02", "--model.momentum", "0.8"]
+    options += ["--model.optimizer", optimizer]
     runs = tmp_path / "runs" / "lenet5-digits"
     assert train("fit", *options, "--trainer.max_epochs", 2) == 0
     assert train("fit", *options) == 0
@@ -243,7 +245,7 @@ REFUSED = {
     ),
     "data": (
         ["fit", "--data.name", "digit"],
-        "unknown data set 'digit': there are digits, mnist, rotmnist, cifar10, cifar100",
+        "unknown data set 'digit': there are digits, mnist, rotmnist, cifar10, cifar100, welcome, folder",
     ),
     "fuse": (
         ["fit", "--model.backend", "torch", "--model.fuse", "true"],

@@ -15,15 +15,15 @@ from ._route import overridden
 Sizes: TypeAlias = int | Sequence[int | None]
 
 
-def _adaptive_size(output_size: Sizes, input: Tensor, dims: int, name: str) -> list[int]:
-    """`output_size` with None replaced by the input's size."""
+def adaptive_size(output_size: Sizes, shape: Sequence[int], dims: int, name: str) -> list[int]:
+    """`output_size` with None replaced by the size in the input's shape."""
     if isinstance(output_size, (tuple, list)):
         if len(output_size) != dims:
             raise wrong_length(name, "output_size", dims, output_size)
         if dims > 1:  # as the built-in, which in one dimension has no None
-            if input.dim() <= dims:
-                raise ValueError(f"{name}: Input dimension should be at least {dims + 1}, got {input.dim()}")
-            spatial = input.shape[-dims:]
+            if len(shape) <= dims:
+                raise ValueError(f"{name}: Input dimension should be at least {dims + 1}, got {len(shape)}")
+            spatial = shape[-dims:]
             output_size = [n if o is None else o for o, n in zip(output_size, spatial, strict=True)]
     return per_axis(output_size, dims, "output_size", name, 0)  # type: ignore[arg-type]
 
@@ -34,7 +34,7 @@ def _adaptive_max_pool(dims: int, input: Tensor, output_size: Sizes, return_indi
         return overridden(name, (input,), input, output_size, return_indices)
     if not runs_here(input, dims):
         return built_in(name, input, output_size, return_indices)
-    size = _adaptive_size(output_size, input, dims, name)
+    size = adaptive_size(output_size, input.shape, dims, name)
     x, has_batch = prepare(input, dims, name, any_format=False)
     zeros = [0] * dims
     return max_result(x, has_batch, (zeros, zeros, zeros, zeros), size, return_indices)
@@ -46,7 +46,7 @@ def _adaptive_avg_pool(dims: int, input: Tensor, output_size: Sizes) -> Tensor:
         return overridden(name, (input,), input, output_size)
     if not runs_here(input, dims):
         return built_in(name, input, output_size)
-    size = _adaptive_size(output_size, input, dims, name)
+    size = adaptive_size(output_size, input.shape, dims, name)
     x, has_batch = prepare(input, dims, name, any_format=False)
     zeros = [0] * dims
     out = avg_pool(x, zeros, zeros, zeros, size, True, None)

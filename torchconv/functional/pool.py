@@ -68,6 +68,13 @@ def max_pool_window(layer: Any, shape: Sequence[int]) -> tuple[Window, list[int]
     return window, _output_size(shape, *window, layer.ceil_mode, name)
 
 
+def avg_pool_window(layer: Any, shape: Sequence[int]) -> tuple[tuple[list[int], list[int], list[int]], list[int]]:
+    """The same of a mean pooling layer, whose windows are not dilated."""
+    dims, name = len(shape) - 2, f"avg_pool{len(shape) - 2}d"
+    window = _window(layer.kernel_size, layer.stride, layer.padding, 1, dims, name)
+    return window[:3], _output_size(shape, *window, layer.ceil_mode, name)
+
+
 def _max_pool(
     dims: int,
     input: Tensor,

@@ -50,7 +50,7 @@ def join(model: Module) -> Iterator[tuple[str, Module, str]]:
         try:
             cls = fused(own_class(module))
         except Unreadable as error:
-            if sum(plan.kind_of(layer) not in (None, "identity") for layer in module.children()) > 1:
+            if sum(map(plan.fusible, module.children())) > 1:
                 yield name, module, f"its forward runs its layers one by one: {error}"
             continue
         if cls is None:
@@ -83,7 +83,7 @@ def _has_layers(module: Module) -> bool:
     """Whether a module has layers that fuse with others, itself or in its lists."""
     held = [*module.children()]
     held += [layer for some in held if isinstance(some, torch.nn.ModuleList) for layer in some]
-    return any((plan.kind_of(layer) or "")[:4] in ("conv", "norm", "pool") for layer in held)
+    return any(plan.fusible(layer) and plan.kind_of(layer) != "relu" for layer in held)
 
 
 def _fused(cls: Any) -> type | None:

@@ -30,11 +30,19 @@ def relu_in_place(x: Tensor) -> Tensor:
     return torch.nn.functional.relu(x, inplace=True)
 
 
-KINDS: dict[type, str] = {torch.nn.ReLU: "relu", torch.nn.Identity: "identity"}
+KINDS: dict[type, str] = {
+    torch.nn.ReLU: "relu",
+    torch.nn.Identity: "identity",
+    torch.nn.Linear: "linear",
+    torch.nn.Flatten: "flatten",
+}
 for _n in (1, 2, 3):
     KINDS[getattr(nn, f"Conv{_n}d")] = f"conv{_n}"
     KINDS[getattr(nn, f"MaxPool{_n}d")] = f"pool{_n}"
+    KINDS[getattr(nn, f"AvgPool{_n}d")] = KINDS[getattr(nn, f"AdaptiveAvgPool{_n}d")] = f"mean{_n}"
     KINDS[getattr(torch.nn, f"BatchNorm{_n}d")] = f"norm{_n}"
+for _name in ("Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "AlphaDropout", "FeatureAlphaDropout"):
+    KINDS[getattr(torch.nn, _name)] = "dropout"
 FUNCTIONS = (
     (torch.nn.functional.relu, "relu"), (torch.relu, "relu"), (relu_in_place, "relu_"), (torch.relu_, "relu_")
 )  # fmt: skip
@@ -49,16 +57,16 @@ class Step(NamedTuple):
 
     runner: Runner | None
     places: tuple[int, ...]
+    kind: str  # of the layer that is run, or of the last one of two: "conv", "pool", "mean", "linear", ...
     # Of a convolution: its place, that of the norm after it, if any, and whether a ReLU follows.
     convolution: tuple[int, int | None, bool] | None
-    pool: int | None  # the place of a max pooling
 
 
 def _step(runner: Runner | None, places: tuple[int, ...], kinds: Sequence[str | None]) -> Step:
-    first, *rest = some = [(kinds[i] or "")[:4] for i in places]
+    first, *rest = some = [(kinds[i] or "").rstrip("123_") for i in places]
     if first == "conv":
-        return Step(runner, places, (places[0], places[1] if "norm" in rest else None, "relu" in rest), None)
-    return Step(runner, places, None, places[-1] if some[-1] == "pool" else None)
+        return Step(runner, places, first, (places[0], places[1] if "norm" in rest else None, "relu" in rest))
+    return Step(runner, places, some[-1], None)
 
 
 def _patterns() -> Iterator[tuple[tuple[str, ...], tuple[tuple[Runner | None, int], ...]]]:
@@ -141,7 +149,7 @@ def kind_of(layer: Any) -> str | None:
     return _as_set(layer, kind) if kind in _SETTABLE else kind
 
 
-_SETTABLE = frozenset({"relu", "pool1", "pool2", "pool3"})
+_SETTABLE = frozenset({"relu", "pool1", "pool2", "pool3", "dropout"})
 
 
 def _traced_kind(layer: Any) -> str | None:
@@ -156,6 +164,8 @@ def _as_set(layer: Any, kind: str) -> str | None:
     """The kind, where it depends on how a layer is set."""
     if kind == "relu" and layer.inplace:
         return "relu_"
+    if kind == "dropout":  # which in evaluation gives what it is given
+        return None if layer.training else "identity"
     if kind[:4] == "pool" and layer.return_indices:  # of windows without a positive element they would be others
         return None
     return kind
@@ -203,7 +213,7 @@ _PLAIN = (Tensor, torch.nn.Parameter)
 # ---- running ----
 
 
-def run(layers: Sequence[Any], x: Any, where: Where = ()) -> Any:
+def run(layers: tuple[Any, ...], x: Any, where: Where = ()) -> Any:
     """What the last of `layers` gives for what the one before it gives, and so on, for `x`.
 
     `where` says where the calling method names them: an error points there.
@@ -212,10 +222,16 @@ def run(layers: Sequence[Any], x: Any, where: Where = ()) -> Any:
         steps = plan(tuple([_traced_kind(x) if isinstance(x, Module) else _uncommon_kind(x) for x in layers]))
         return _run(layers, steps, x)
     watched = _watched()
+    known = None
     if not watched and observer is None and layers and not torch.is_grad_enabled():
-        x, played = tape.play(layers, x)
-        layers, where = layers[played:], where[played:]
-    steps = _known_plan((None,) * len(layers) if watched else tuple([kind_of(layer) for layer in layers]))
+        known = tape.find_tape(layers, x)
+    ran = 0 if known is None else len(known.layers)
+    steps = _steps(layers[ran:], watched)
+    if known is not None:
+        if known.next_kind == tape.kind_after(steps):
+            x, layers, where = known.play(x), layers[ran:], where[ran:]
+        else:  # a longer one can be made
+            steps = _steps(layers, watched)
     if not where:
         return _run(layers, steps, x)
     try:
@@ -226,7 +242,11 @@ def run(layers: Sequence[Any], x: Any, where: Where = ()) -> Any:
         raise error.with_traceback(pointed(raised, _run_step, layers, where, caller))  # noqa: B904  it is the same error
 
 
-def _run(layers: Sequence[Any], steps: Sequence[Step], x: Any) -> Any:
+def _steps(layers: tuple[Any, ...], watched: bool) -> tuple[Step, ...]:
+    return _known_plan((None,) * len(layers) if watched else tuple([kind_of(layer) for layer in layers]))
+
+
+def _run(layers: tuple[Any, ...], steps: Sequence[Step], x: Any) -> Any:
     if observer is None and not torch.is_grad_enabled():
         return _run_prepared(layers, steps, x)
     for step in steps:
@@ -245,7 +265,7 @@ def _run_step(layers: Sequence[Any], step: Step, x: Any) -> Any:
     return runner(x, *some) if observer is None else observer.ran(some, partial(runner, x, *some), x)
 
 
-def _run_prepared(layers: Sequence[Any], steps: Sequence[Step], x: Any) -> Any:
+def _run_prepared(layers: tuple[Any, ...], steps: Sequence[Step], x: Any) -> Any:
     """All steps, convolutions that follow each other in one call where they have prepared their filters."""
     given, at = x, 0
     while at < len(steps):
@@ -255,8 +275,12 @@ def _run_prepared(layers: Sequence[Any], steps: Sequence[Step], x: Any) -> Any:
         if done == 0:
             x, done = _run_step(layers, steps[at], x), 1
         at += done
-    if steps and steps[0].convolution is not None:
-        tape.record(layers, steps, given)
+    if steps and steps[0].kind == "conv":
+        answer, ran = tape.record(layers, steps, given)
+        if ran:
+            x = answer
+            for step in steps[ran:]:
+                x = _run_step(layers, step, x)
     return x
 
 
@@ -282,6 +306,11 @@ def given(function: Callable[..., Any], *args: bool, **keywords: bool) -> Callab
 def name_of(layer: Any) -> str:
     """The class of a layer, or the name of a function."""
     return type(layer).__name__ if isinstance(layer, Module) else getattr(layer, "__name__", repr(layer))
+
+
+def fusible(layer: Any) -> bool:
+    """Whether there are patterns with a layer of this kind."""
+    return (kind_of(layer) or "").rstrip("123_") in ("conv", "norm", "pool", "relu")
 
 
 def fuses(layers: Iterable[Any]) -> bool:

@@ -4,31 +4,26 @@ A call packs or transforms its filters, and folds the batch norm that follows in
 its work. A layer in evaluation, no gradient being asked for, keeps what comes of that for inputs of the last two
 shapes, and starts from there at the next calls.
 
-What is kept is true of the tensors that it was made of. Each is compared at each call: the memory that it is in, shape,
-strides and dtype, its version, which operations in place move on, and some of its elements, for there are writers that
-move no version (``.data``, collectives, batch norm's statistics, numpy): who writes a few elements only in such a way
-has to call `prepare`. It belongs to its layer, is no part of a state_dict, and is gone after `train()`, after a move or
-cast, and from copies and pickles.
+What is kept is true of the tensors that it was made of, which are compared at each call (_states.py): who writes a few
+elements only, in a way that moves no version, has to call `prepare`. It belongs to its layer, is no part of a
+state_dict, and is gone after `train()`, after a move or cast, and from copies and pickles.
 """
 
-from array import array
 from collections.abc import Iterable, Sequence
-from operator import attrgetter
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn import Parameter
-from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from .. import settings
-from .._library import sampled, unchanged
 from ..functional._arguments import asked, per_axis
 from ..functional._route import KERNEL_DTYPES, built_in_wanted, has_kernel
 from ..functional._window import both_sides
 from ..ops import CHANNELS_LAST, activation_format
 from ._fold import can_fold, folded
+from ._states import States
 
 _Model = TypeVar("_Model", bound=torch.nn.Module)
 
@@ -40,52 +35,15 @@ UNUSED = 8  # entries made in a row and never used, after which a layer makes no
 Form: TypeAlias = tuple[torch.Size, tuple[int, ...], torch.dtype]
 
 
-# What decides, of a tensor, what is in it: version, shape and dtype, strides, address.
-State: TypeAlias = tuple[tuple[int, torch.Size, torch.dtype], tuple[int, ...], int]
-_metadata = attrgetter("_version", "shape", "dtype")
-
-
-def states_of(tensors: Iterable[Tensor | None]) -> tuple[State | None, ...] | None:
-    """The state of each; None where one has none, since it was made under inference_mode."""
-    try:
-        return tuple(None if t is None else (_metadata(t), t.stride(), t.data_ptr()) for t in tensors)
-    except RuntimeError:
-        return None
-
-
-def samples_of(tensors: Iterable[Tensor | None]) -> bytes:
-    """Some elements of each, for `unchanged`, which reads them where they are: the memory has to be held."""
-    spans = array("q")
-    for t in tensors:
-        if t is not None and t.is_cpu and t.numel() > 0 and t.data_ptr():
-            last = sum((side - 1) * step for side, step in zip(t.shape, t.stride(), strict=True))
-            spans.extend((t.data_ptr(), (last + 1) * t.element_size()))
-    return sampled(spans.tobytes())
-
-
-def _stepped(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-    """A fused optimizer moves no version of what it writes."""
-    for group in optimizer.param_groups:
-        if group.get("fused"):
-            torch.autograd.graph.increment_version(group["params"])
-
-
-register_optimizer_step_post_hook(_stepped)
-
-
 class _Entry(NamedTuple):
     key: tuple[Any, ...]  # how the layers are set
     form: Form  # of the input
-    sources: tuple[Tensor | None, ...]  # aliases of what it was made of: they hold the memory, so that none is mistaken
-    states: tuple[State | None, ...]
-    samples: bytes  # of their memory
+    sources: States  # what it was made of
     prepared: Tensor  # empty: the layers are run as they are
     gives: Form | None  # of the output
 
     def holds(self, form: Form, key: tuple[Any, ...], tensors: Sequence[Tensor | None]) -> bool:
-        if self.form != form or self.key != key:
-            return False
-        return states_of(tensors) == self.states and unchanged(self.samples)
+        return self.form == form and self.key == key and self.sources.hold(tensors)
 
 
 class Kept:
@@ -102,7 +60,8 @@ class Kept:
 
     def bytes(self) -> int:
         """Of what was prepared."""
-        return sum(e.prepared.numel() for e in self.entries)
+        prepared = [e.prepared for e in self.entries] + ([] if self.tape is None else self.tape.own)
+        return sum(t.numel() for t in prepared)
 
 
 _any_requires_grad = torch._C._any_requires_grad
@@ -176,11 +135,10 @@ def convolve(x: Any, conv: Any, norm: Any, relu: bool) -> Tensor | None:
     kept.unused += 1
     prepared = _made(x, conv, norm, tensors, relu)
     y = run_prepared(x, [prepared]) if prepared.numel() else None
-    aliases = tuple(None if t is None else t.detach() for t in tensors)
-    states = states_of(tensors)
-    assert states is not None  # of those that _can admits
+    sources = States.of(tensors)
+    assert sources is not None  # of those that _can admits
     gives = None if y is None else form_of(y)
-    made = _Entry(key, form, aliases, states, samples_of(tensors), prepared, gives)
+    made = _Entry(key, form, sources, prepared, gives)
     kept.entries = (made, *[e for e in kept.entries if e.form != form][: MOST - 1])
     return y
 

@@ -50,7 +50,8 @@ void share(int64_t count, Body body) {
 }
 
 // Blocks of tiles, about equal: whole rows of tiles, or parts of one row where a row has more than `most`. Their number
-// is a multiple of `parts` where that can be.
+// is a multiple of `parts` where that can be. Where there are few of them they have up to twice as many rows, if
+// `parts` are busier so: a block also costs as much as half of its usual rows, for its filters.
 struct Blocking {
   int64_t tiles_y, tiles_x, rows, block_rows, segments;
 
@@ -60,8 +61,17 @@ struct Blocking {
         rows(w.g.batch * w.g.count[0] * tiles_y),
         block_rows(std::max<int64_t>(1, most / tiles_x)),
         segments(blocks_of(tiles_x, most)) {
-    block_rows =
-        std::max<int64_t>(1, blocks_of(rows, std::max<int64_t>(1, rounded(blocks_of(rows, block_rows), parts))));
+    const int64_t usual = block_rows, blocks = blocks_of(rows, usual);
+    block_rows = std::max<int64_t>(1, blocks_of(rows, std::max<int64_t>(1, rounded(blocks, parts))));
+    if (parts == 1 || blocks > 2 * parts) return;
+    const auto cost = [&](int64_t r) { return blocks_of(blocks_of(rows, r), parts) * (2 * r + usual); };
+    for (int64_t r = 1; r <= std::min(2 * usual, rows); ++r)
+      if (cost(r) < cost(block_rows)) block_rows = r;
+  }
+  // Of all rows, the share of the busiest of `parts`.
+  double share(int64_t parts) const {
+    return static_cast<double>(std::min(rows, blocks_of(blocks_of(rows, block_rows), parts) * block_rows)) /
+           static_cast<double>(std::max<int64_t>(1, rows));
   }
   int64_t count() const { return blocks_of(rows, block_rows) * segments; }
   int64_t most_tiles() const { return block_rows * blocks_of(tiles_x, segments); }

@@ -175,15 +175,19 @@ template <class T, class Multiply>
 void over_chunks(const Winograd& w, const PanelPlan<T>& plan, const T* source, Multiply multiply_panels) {
   using A = accumulator_t<T>;
   const auto& k = winograd<T>();
-  const int64_t slab = plan.slab, slabs = blocks_of(w.g.c, slab), part = 16;
+  const int64_t slab = plan.slab, slabs = blocks_of(w.g.c, slab), most = 16, threads = get_num_threads();
   Buffer<A> shared(plan.source_size);
   const auto sources = planes_at(shared.get(), plan.blocking.most_tiles(), plan.depth);
   std::vector<WinogradTile> tiles;
   for (int64_t chunk = 0; chunk < w.g.groups * plan.blocking.count(); ++chunk) {
     const int64_t group = chunk / plan.blocking.count();
     const WinogradBlock block = block_of(w, plan.blocking, chunk % plan.blocking.count(), tiles);
-    const int64_t scratch_size = k.scratch(w, block), parts = blocks_of(block.count, part);
-    parallel_for(0, parts * w.slice_taps() * slabs, 1, [&](int64_t begin, int64_t end) {
+    const int64_t scratch_size = k.scratch(w, block), others = w.slice_taps() * slabs;
+    int64_t parts = blocks_of(block.count, most);
+    while (parts < block.count && parts * others % threads != 0) ++parts;  // so that all threads have as much to do
+    const int64_t part = blocks_of(block.count, parts);
+    parts = blocks_of(block.count, part);
+    parallel_for(0, parts * others, 1, [&](int64_t begin, int64_t end) {
       Buffer<A> scratch(scratch_size);
       for (int64_t i = begin; i < end; ++i) {
         const int64_t t = i / slabs / w.slice_taps() * part, s = i / slabs % w.slice_taps(), c = i % slabs * slab;
@@ -278,14 +282,17 @@ void prepare_winograd(const Gather& g, bool channels_last, const T* weight, accu
   transform_filters(w, FilterPlan<T>(w), weight, filters);
 }
 
-// By panels too where there are fewer blocks than would keep the threads busy: a sum is the same either way.
+// By panels too where there are few blocks and panels keep the threads as busy, each of which then reads its own
+// filters only: a sum is the same either way.
 template <class T>
 void run_prepared_winograd(const Gather& g, bool channels_last, const T* source, const accumulator_t<T>* filters,
                            const T* bias, T* target) {
   const Winograd w = problem_of(g, channels_last);
-  if (takes_panels(g)) return by_prepared_panel(w, source, filters, bias, target);
-  const BlockPlan<T> plan(w, get_num_threads());
-  if (plan.blocking.count() * g.groups % get_num_threads() != 0 && plan.blocking.count() * g.groups < 8)
+  const int64_t threads = get_num_threads();
+  const BlockPlan<T> plan(w, threads);
+  const auto panels = static_cast<double>(plan.filters.panels);
+  const bool few = threads > 1 && plan.blocking.count() * g.groups < 4 * threads;
+  if (takes_panels(g) || (few && blocks_of(plan.filters.panels, threads) <= panels * plan.blocking.share(threads)))
     return by_prepared_panel(w, source, filters, bias, target);
   by_block(w, plan, source, filters, bias, target);
 }
