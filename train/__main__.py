@@ -22,13 +22,13 @@ from train.ending import Ending
 from train.errors import Diverged, InputError, one_line
 from train.help import short_help, suggested
 from train.memory import keep_freed_memory
-from train.module import Classifier
-from train.networks import SIDES
+from train.module import Learner
 from train.predict import predict
 from train.progress import Bar, Lines
 from train.quiet import silence_irrelevant
-from train.report import earlier_rows, learning_curve, summary
-from train.saved import DEFAULT_DATA, DEFAULT_NETWORK, check_resumed, find_checkpoint, read_checkpoint
+from train.report import earlier_rows, learning_curve, summary, tested
+from train.saved import DEFAULT_TASK, check_resumed, find_checkpoint, read_checkpoint
+from train.tasks import find_task
 from train.throughput import Throughput
 
 TRAINER_DEFAULTS = {
@@ -68,13 +68,7 @@ class TrainCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
-        parser.set_defaults(
-            {
-                "checkpoint.monitor": "val/accuracy",
-                "checkpoint.mode": "max",
-                "checkpoint.filename": "best-{epoch:03d}",
-            }
-        )
+        parser.set_defaults({"checkpoint.mode": "max", "checkpoint.filename": "best-{epoch:03d}"})
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
         parser.link_arguments("data.in_channels", "model.in_channels", apply_on="instantiate")
         parser.link_arguments("data.num_classes", "model.num_classes", apply_on="instantiate")
@@ -96,11 +90,14 @@ class TrainCLI(LightningCLI):
         if self.ckpt_path is None and subcommand != "fit":
             raise InputError(f"{subcommand} needs a trained network: give its checkpoint with --ckpt_path")
         self.saved = read_checkpoint(self.ckpt_path) if self.ckpt_path else None
-        network = self.saved["network"] if self.saved else {"name": DEFAULT_NETWORK}
+        network = self.saved["network"] if self.saved else {}
+        model.task = model.task or network.get("task", DEFAULT_TASK)
+        task = find_task(model.task)
         if model.name is None:
-            model.name = network["name"]
+            model.name = network.get("name", task.network)
             model.activation = model.activation or network.get("activation")
-        data.name = data.name or (self.saved or {}).get("data", DEFAULT_DATA)
+        data.name = data.name or (self.saved or {}).get("data", task.data)
+        config.checkpoint.monitor = config.checkpoint.monitor or f"val/{task.watched}"
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer, with a CSV and a TensorBoard log in one directory, unless another logger was asked for."""
@@ -137,12 +134,10 @@ class TrainCLI(LightningCLI):
             self.model.check_network(self.saved["network"], self.ckpt_path)
             if self.subcommand == "fit" and self.ckpt_path is not None:
                 check_resumed(self.saved, self.ckpt_path, self.model.options, self.trainer.max_epochs)
-        name, side = self.model.network_args["name"], self.datamodule.side
-        if name in SIDES and SIDES[name] != side:
-            needed = f"{SIDES[name]}x{SIDES[name]}"
-            raise InputError(f"model '{name}' takes images of {needed} pixels, but the data's are {side}x{side}")
+        data = self.datamodule
+        self.model.check_data(data.name, data.side, data.source.scene is not None)
         if self.model.schedule == "plateau" and not self.datamodule.validation:
-            raise InputError("schedule 'plateau' watches the validation accuracy, but --data.validation is 0")
+            raise InputError("schedule 'plateau' watches the validation, but --data.validation is 0")
         self.datamodule.prepare_data()
         self.datamodule.setup()
         for folder in self.folders:  # Last, so that a run that is refused leaves none.
@@ -165,9 +160,9 @@ class TrainCLI(LightningCLI):
         (metrics,) = self.trainer.test(self.model, self.datamodule, verbose=False)
         if self.trainer.is_global_zero:
             curve = self._draw()
-            accuracy, checkpoint = metrics["test/accuracy"], self.last.best_model_path
             page = self._report(curve.parent) if curve is not None else None
-            print(summary(accuracy, self.throughput, checkpoint, curve, self.model.target, page))
+            reached = metrics[f"test/{self.model.task.watched}"], self.model.target
+            print(summary(tested(metrics), reached, self.throughput, self.last.best_model_path, curve, page))
 
     def _report(self, folder: Path) -> Path | None:
         """The run's page, which is made with torchconv; where it was put. A run on torch's layers may have none."""
@@ -204,7 +199,7 @@ def main() -> int:
             report_runs(sys.argv[2:])
             return 0
         TrainCLI(
-            Classifier,
+            Learner,
             Data,
             trainer_defaults=TRAINER_DEFAULTS,
             seed_everything_default=0,

@@ -34,7 +34,7 @@ class Augmentation:
     def __call__(self, images: Tensor, indices: Tensor, epoch: int, coins: Tensor, generator: Generator) -> Tensor:
         """``images`` [B, C, H, W] are numbers ``indices`` of the set, whose coins are ``coins``, all of them."""
         if self.rotate or self.shear or self.scale != 1 or self.stretch != 1:
-            images = warp(images, self._maps(len(images), generator), self.border)
+            images = warp(images, self.maps(len(images), generator), self.border)
         if self.shift:
             images = random_shift(images, self.shift, generator, self.border)
         if self.flip == "random":
@@ -43,7 +43,7 @@ class Augmentation:
             images = flip(images, coins[indices] ^ bool(epoch % 2))
         return random_cutout(images, self.cutout, generator) if self.cutout else images
 
-    def _maps(self, n: int, generator: Generator) -> Tensor:
+    def maps(self, n: int, generator: Generator) -> Tensor:
         """Of n images the linear maps [n, 2, 2], of x and y, that turn · size · slant · stretch them."""
 
         def drawn(most: float) -> Tensor:
@@ -73,14 +73,23 @@ def margin(images: Tensor, most: int, border: str) -> Tensor:
     return images
 
 
-def warp(images: Tensor, maps: Tensor, border: str = "black") -> Tensor:
-    """Each image of [N, C, H, W], bytes, under its linear map of [N, 2, 2] about the centre, bilinearly."""
-    n, _, height, width = images.shape
+def warp(
+    images: Tensor, maps: Tensor, border: str = "black", shifts: Tensor | None = None, side: int | None = None
+) -> Tensor:
+    """Each image of [N, C, H, W], bytes, under its linear map of [N, 2, 2] about the centre, bilinearly.
+
+    Then it is moved by its shift of [N, 2], pixels to the right and down. With a ``side`` the results are [N, C, side,
+    side], the image's centre at theirs.
+    """
+    n, channels, height, width = images.shape
+    size = (n, channels, height, width) if side is None else (n, channels, side, side)
+    own, result = (torch.tensor([shape[3], shape[2]], dtype=torch.float32) for shape in (images.shape, size))
     # A result's pixel looks where the inverse map leads, in coordinates from -1 to 1 along each axis.
-    sides = torch.tensor([width, height], dtype=torch.float32)
-    theta = torch.zeros(n, 2, 3)
-    theta[:, :, :2] = torch.linalg.inv(maps) * sides[None, None] / sides[None, :, None]
-    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    inverse, theta = torch.linalg.inv(maps), torch.zeros(n, 2, 3)
+    theta[:, :, :2] = inverse * result[None, None] / own[None, :, None]
+    if shifts is not None:
+        theta[:, :, 2] = -2 * (inverse @ shifts[:, :, None])[:, :, 0] / own
+    grid = F.affine_grid(theta, list(size), align_corners=False)
     mode = "zeros" if border == "black" else "reflection"
     return F.grid_sample(images.float(), grid, padding_mode=mode, align_corners=False).round_().byte()
 

@@ -1,4 +1,4 @@
-"""The data sets: read once into memory as bytes, split, cut into batches, augmented batch by batch.
+"""The data sets: read once into memory as bytes, split, cut into batches, augmented or pasted batch by batch.
 
 No worker processes and no Python per sample: an epoch is a permutation, a batch is one indexing of a tensor.
 """
@@ -6,8 +6,9 @@ No worker processes and no Python per sample: an epoch is a permutation, a batch
 import hashlib
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -21,11 +22,13 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from train.augment import BORDERS, FLIPS, Augmentation
 from train.errors import InputError, one_line
 from train.saved import DEFAULT_DATA
+from train.scenes import Scene, Targets, chosen
 
 SIDE = 32  # pixels of each image along each axis
 SPLIT_SEED = 0  # Not the run's seed: runs with other seeds are to be compared on the same images.
 
 Images = tuple[Tensor, Tensor]  # uint8 images [N, C, 32, 32] and int64 labels [N]
+Known = tuple[Tensor, Tensor | Targets]  # pictures, and their labels or, where they are scenes, all that is known
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,9 @@ class Source:
 
     ``read(root, download)`` gives all images outside the test set, then the test set; ``validation`` of the former are
     put aside. ``mean`` and ``std`` are per channel, of pixels in 0..1. Unless asked for otherwise, augmentation moves
-    an image by up to ``shift`` pixels along each axis and, where ``flip``, mirrors every other one.
+    an image by up to ``shift`` pixels along each axis and, where ``flip``, mirrors every other one. With a ``scene``
+    the images are pasted: anew each epoch to train on; for validation and test there are always the same ``copies``
+    pictures of each.
     """
 
     read: Callable[[str, bool], tuple[Images, Images]]
@@ -45,6 +50,13 @@ class Source:
     shift: int
     flip: bool
     classes: tuple[str, ...] = tuple("0123456789")
+    scene: Scene | None = None
+    copies: int = 1
+
+    @property
+    def side(self) -> int:
+        """Pixels of a picture along each axis."""
+        return self.scene.side if self.scene else SIDE
 
     @property
     def num_classes(self) -> int:
@@ -195,6 +207,8 @@ SOURCES = {
         classes=tuple(CIFAR100.split()),
     ),
 }
+SOURCES["pasted"] = replace(SOURCES["digits"], mean=(0.171,), std=(0.286,), shift=0, scene=Scene(), copies=5)
+SOURCES["pasted_mnist"] = replace(SOURCES["mnist"], mean=(0.136,), std=(0.285,), shift=0, scene=Scene())
 
 
 def split(images: Images, held_out: int) -> tuple[Images, Images]:
@@ -245,35 +259,41 @@ class EvenBatches(Sampler[Tensor]):
         yield from order[self.rank :: self.world].tensor_split(len(self))
 
 
-class ImageBatches(Dataset[Images]):
-    """Maps a tensor of indices to a normalised float32 batch [B, C, 32, 32] and its labels [B].
+class ImageBatches(Dataset[Known]):
+    """Maps a tensor of indices to a normalised float32 batch [B, C, H, W] and its labels [B], or `Targets`.
 
-    With an ``augmentation`` the images are varied by it, with draws of the ``sampler``'s generator and in its epoch.
+    With an ``augmentation`` the images are varied by it, with draws of the ``sampler``'s generator and in its epoch; a
+    ``scene`` pastes them likewise.
     """
 
     def __init__(
         self,
-        images: Images,
+        images: Known,
         source: Source,
         augmentation: Augmentation | None = None,
         sampler: EvenBatches | None = None,
+        scene: Scene | None = None,
     ) -> None:
-        self.images, self.labels = images
-        self.augmentation, self.sampler = augmentation, sampler
+        self.images, self.targets = images
+        self.augmentation, self.sampler, self.scene = augmentation, sampler, scene
         if sampler is not None:
-            self.coins = torch.rand(len(self.labels), generator=Generator().manual_seed(sampler.seed)) < 0.5
+            self.coins = torch.rand(len(self.images), generator=Generator().manual_seed(sampler.seed)) < 0.5
         self.mean = 255 * torch.tensor(source.mean)[:, None, None]
         self.std = 255 * torch.tensor(source.std)[:, None, None]
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.images)
 
-    def __getitem__(self, indices: Tensor) -> Images:
-        images = self.images[indices]
+    def __getitem__(self, indices: Tensor) -> Known:
+        images, targets = self.images[indices], chosen(self.targets, indices)
         if self.augmentation is not None:
             assert self.sampler is not None
             images = self.augmentation(images, indices, self.sampler.epoch, self.coins, self.sampler.draws)
-        return self.normalised(images), self.labels[indices]
+        if self.scene is not None:
+            assert self.sampler is not None
+            assert isinstance(targets, Tensor)
+            images, targets = self.scene(images, targets, self.images, self.sampler.draws)
+        return self.normalised(images), targets
 
     def normalised(self, images: Tensor) -> Tensor:
         """Bytes as float32 of mean 0 and deviation 1."""
@@ -281,7 +301,7 @@ class ImageBatches(Dataset[Images]):
 
 
 class Data(LightningDataModule):
-    """Images of 32x32 pixels, split into training, validation and test set.
+    """Images of 32x32 pixels, or larger pictures that they are pasted in: training, validation and test set.
 
     Args:
         name: The data set, one of ``SOURCES``; by default a checkpoint's, or digits.
@@ -340,14 +360,24 @@ class Data(LightningDataModule):
         self.augmentation = Augmentation(
             shift, border, flip, float(rotate), float(scale), float(shear), float(stretch), int(cutout)
         )
-        self.splits: dict[str, Images] = {}
+        if source.scene is not None:
+            usual = asdict(Augmentation())
+            for option, value in asdict(self.augmentation).items():
+                if value != usual[option]:
+                    raise InputError(f"the digits of '{name}' are turned, sized and placed anyway: no --data.{option}")
+        # Where the training images are pasted anew each epoch, they are here as they were read.
+        self.scene = source.scene if augment else None
+        self.splits: dict[str, Known] = {}
 
     @property
     def in_channels(self) -> int:
         """1 for grey images, 3 for colour."""
         return self.source.channels
 
-    side = SIDE
+    @property
+    def side(self) -> int:
+        """Pixels of a picture along each axis."""
+        return self.source.side
 
     @property
     def num_classes(self) -> int:
@@ -371,12 +401,31 @@ class Data(LightningDataModule):
                     )
             if self.validation >= len(train[1]):
                 raise InputError(f"no training images are left of {len(train[1])}: --data.validation {self.validation}")
+            if 0 < self.validation < self.num_classes:
+                raise InputError(
+                    f"--data.validation {self.validation} is not one of each of {self.num_classes} classes"
+                )
             train, validation = split(train, self.validation)
-            self.splits = {"train": train, "validation": validation, "test": test}
+            parts: dict[str, Images] = {"train": train, "validation": validation, "test": test}
+            for seed, (part, images) in enumerate(parts.items()):
+                self.splits[part] = images if part == "train" and self.scene else self._pasted(part, images, seed)
+
+    def _pasted(self, part: str, images: Images, seed: int = SPLIT_SEED) -> Known:
+        """``images`` in scenes, where the data set is of such; always the same ones."""
+        if self.source.scene is None:
+            return images
+        return self.source.scene.pictures(*images, 1 if part == "train" else self.source.copies, seed)
+
+    def pictures(self, part: str, most: int) -> Known:
+        """The first ``most`` of a part, bytes [N, C, H, W] as a network is to see them, and what is known of them."""
+        images, targets = (chosen(known, slice(most)) for known in self.splits[part])
+        if part == "train" and self.scene is not None:
+            return self._pasted(part, cast(Images, (images, targets)))
+        return cast(Known, (images, targets))
 
     def sample(self, most: int = 5000) -> Tensor:
-        """The first ``most`` training images, normalised, not augmented: float32 [N, C, 32, 32]."""
-        return self.normaliser()(self.splits["train"][0][:most])
+        """The first ``most`` training images, normalised, not augmented: float32 [N, C, H, W]."""
+        return self.normaliser()(self.pictures("train", most)[0])
 
     def normaliser(self) -> Callable[[Tensor], Tensor]:
         """What makes of bytes [N, C, H, W] the float32 that a network is given."""
@@ -395,7 +444,8 @@ class Data(LightningDataModule):
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         images = self.splits[part]
         generator = Generator() if shuffle else None
-        sampler = EvenBatches(len(images[1]), self.batch_size, generator, self.seed, rank, world)
-        batches = ImageBatches(images, self.source, self.augmentation if augment else None, sampler)
+        sampler = EvenBatches(len(images[0]), self.batch_size, generator, self.seed, rank, world)
+        augmentation, scene = (self.augmentation, self.scene) if augment else (None, None)
+        batches = ImageBatches(images, self.source, augmentation, sampler, scene)
         # None: the sampler's batches as they are. With a generator of its own it draws nothing from the global one.
         return DataLoader(batches, sampler=sampler, batch_size=None, generator=Generator())

@@ -1,4 +1,8 @@
-"""``python -m train predict --ckpt_path C FILES...``: the likeliest classes of pictures, by a trained network."""
+"""``python -m train predict --ckpt_path C FILES...``: what a trained network says of pictures.
+
+The likeliest classes, after them the points that the task locates, in shares of the width and height; of a segmentation
+each class's share of the pixels.
+"""
 
 import argparse
 from pathlib import Path
@@ -7,11 +11,12 @@ from typing import Any
 import numpy
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
-from train.data import SIDE, SOURCES, Source
+from train.data import SOURCES, Source
 from train.errors import InputError, one_line
-from train.networks import SIDES, build
+from train.module import Learner, load
+from train.networks import SIDES
 from train.saved import data_of, read_checkpoint
 
 
@@ -36,34 +41,32 @@ def read_picture(path: str, source: Source, side: int) -> Tensor:
 
 
 @torch.no_grad()
-def likeliest(network: nn.Module, images: Tensor, source: Source, most: int) -> list[list[tuple[str, float]]]:
-    """Of each of the pictures [N, C, H, W], bytes, the ``most`` likeliest classes with their probabilities."""
+def told(module: Learner, images: Tensor, source: Source, most: int) -> list[str]:
+    """What the network says of each of the pictures [N, C, H, W], bytes: of its classes the ``most`` likeliest."""
     mean, std = (255 * torch.tensor(values)[:, None, None] for values in (source.mean, source.std))
-    probabilities = network.eval()((images.float() - mean) / std).softmax(1)
-    best = probabilities.topk(min(most, probabilities.shape[1]))
-    return [
-        [(source.classes[label], share) for label, share in zip(labels, shares, strict=True)]
-        for labels, shares in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    outputs = module.eval()((images.float() - mean) / std)
+    task = module.task
+    best = task.shares(outputs).topk(min(most, task.outputs, len(task.classes(source.classes))))
+    lines = [
+        ", ".join(f"{task.classes(source.classes)[label]} {share:.1%}" for label, share in zip(*pair, strict=True))
+        for pair in zip(best.indices.tolist(), best.values.tolist(), strict=True)
     ]
+    points = task.located(outputs)
+    if points is None:
+        return lines
+    places = ((points + 1) / 2).tolist()
+    return [f"{line}; " + " ".join(f"{x:.3f},{y:.3f}" for x, y in of) for line, of in zip(lines, places, strict=True)]
 
 
-def load_network(path: str, backend: str) -> tuple[nn.Module, Source, int]:
+def load_module(path: str, backend: str) -> tuple[Learner, Source, int]:
     """The network in the checkpoint at ``path``, what it was trained on, and the side of the pictures it takes."""
     checkpoint = read_checkpoint(path)
-    arguments, data = checkpoint["network"], data_of(checkpoint, path)
-    network = build(backend=backend, **arguments)
-    network.load_state_dict(
-        {
-            key.removeprefix("network."): value
-            for key, value in checkpoint["state_dict"].items()
-            if key.startswith("network.")
-        }
-    )
-    return network, SOURCES[data], SIDES.get(arguments["name"], SIDE)
+    source = SOURCES[data_of(checkpoint, path)]
+    return load(checkpoint, backend), source, SIDES.get(checkpoint["network"]["name"], source.side)
 
 
 def predict(arguments: list[str]) -> None:
-    """Prints the classes of the pictures that the command line names, a line each."""
+    """Prints what is seen on the pictures that the command line names, a line each."""
     parser = Parser(prog="python -m train predict", description=__doc__)
     parser.add_argument("files", nargs="+", metavar="FILE", help="a picture of any size and format that Pillow reads")
     parser.add_argument("--ckpt_path", required=True, help="a checkpoint that `python -m train fit` wrote")
@@ -72,7 +75,7 @@ def predict(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     if options.most < 1:
         raise InputError(f"--most must be at least 1, got {options.most}")
-    network, source, side = load_network(options.ckpt_path, options.backend)
+    module, source, side = load_module(options.ckpt_path, options.backend)
     images = torch.stack([read_picture(path, source, side) for path in options.files])
-    for path, classes in zip(options.files, likeliest(network, images, source, options.most), strict=True):
-        print(f"{Path(path).name}: " + ", ".join(f"{name} {share:.1%}" for name, share in classes))
+    for path, line in zip(options.files, told(module, images, source, options.most), strict=True):
+        print(f"{Path(path).name}: {line}")
