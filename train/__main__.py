@@ -26,7 +26,7 @@ from train.module import Learner
 from train.predict import predict
 from train.progress import Bar, Lines
 from train.quiet import silence_irrelevant
-from train.report import earlier_rows, learning_curve, summary, tested
+from train.report import earlier_rows, learning_curve, results, summary
 from train.saved import DEFAULT_TASK, check_resumed, find_checkpoint, read_checkpoint
 from train.tasks import find_task
 from train.throughput import Throughput
@@ -162,7 +162,7 @@ class TrainCLI(LightningCLI):
             curve = self._draw()
             page = self._report(curve.parent) if curve is not None else None
             reached = metrics[f"test/{self.model.task.watched}"], self.model.target
-            print(summary(tested(metrics), reached, self.throughput, self.last.best_model_path, curve, page))
+            print(summary(results(metrics), reached, self.throughput, self.last.best_model_path, curve, page))
 
     def _report(self, folder: Path) -> Path | None:
         """The run's page, which is made with torchconv; where it was put. A run on torch's layers may have none."""

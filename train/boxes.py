@@ -50,9 +50,10 @@ def iou(boxes: Tensor, true: Tensor) -> Tensor:
     """The area of the intersection over that of the union, of each pair of convex quadrilaterals [N, 4, 2]: [N].
 
     0 where ``boxes`` has one that is not convex or crosses itself: it is none. The order of the corners does not matter
-    otherwise. Computed in float64.
+    otherwise. Computed in float32.
     """
-    boxes, true = boxes.double(), true.double()
+    centre = true.float().mean(1, keepdim=True)  # Away from it the products of coordinates would round more.
+    boxes, true = boxes.float() - centre, true.float() - centre
     # Clockwise, as `clip` takes them.
     first, second = (torch.where((area(q) < 0)[:, None, None], q.flip(1), q) for q in (boxes, true))
     common = first
@@ -60,4 +61,4 @@ def iou(boxes: Tensor, true: Tensor) -> Tensor:
         common = clip(common, second[:, corner], second[:, (corner + 1) % 4])
     intersection = area(common).clamp(min=0)
     union = area(first) + area(second) - intersection
-    return torch.where(convex(boxes) & (union > 0), intersection / union, 0).float()
+    return torch.where(convex(boxes) & (union > 0), intersection / union, 0)

@@ -207,8 +207,8 @@ SOURCES = {
         classes=tuple(CIFAR100.split()),
     ),
 }
-SOURCES["pasted"] = replace(SOURCES["digits"], mean=(0.171,), std=(0.286,), shift=0, scene=Scene(), copies=5)
-SOURCES["pasted_mnist"] = replace(SOURCES["mnist"], mean=(0.136,), std=(0.285,), shift=0, scene=Scene())
+SOURCES["pasted"] = replace(SOURCES["digits"], mean=(0.154,), std=(0.269,), shift=0, scene=Scene(), copies=5)
+SOURCES["pasted_mnist"] = replace(SOURCES["mnist"], mean=(0.124,), std=(0.269,), shift=0, scene=Scene())
 
 
 def split(images: Images, held_out: int) -> tuple[Images, Images]:
@@ -402,9 +402,7 @@ class Data(LightningDataModule):
             if self.validation >= len(train[1]):
                 raise InputError(f"no training images are left of {len(train[1])}: --data.validation {self.validation}")
             if 0 < self.validation < self.num_classes:
-                raise InputError(
-                    f"--data.validation {self.validation} is not one of each of {self.num_classes} classes"
-                )
+                raise InputError(f"--data.validation {self.validation} is less than the {self.num_classes} classes")
             train, validation = split(train, self.validation)
             parts: dict[str, Images] = {"train": train, "validation": validation, "test": test}
             for seed, (part, images) in enumerate(parts.items()):
@@ -412,7 +410,7 @@ class Data(LightningDataModule):
 
     def _pasted(self, part: str, images: Images, seed: int = SPLIT_SEED) -> Known:
         """``images`` in scenes, where the data set is of such; always the same ones."""
-        if self.source.scene is None:
+        if self.source.scene is None or not len(images[0]):
             return images
         return self.source.scene.pictures(*images, 1 if part == "train" else self.source.copies, seed)
 

@@ -52,7 +52,7 @@ class Learner(LightningModule):
         schedule: Of the learning rate: constant, plateau (a tenth when validation stops improving), cosine
             (to zero over the whole training), onecycle (up, then down to zero) or triangle (straight up, then down).
         patience: Epochs without a better validation that plateau waits for.
-        coordinate_weight: Of the squared error of corners or joints, beside the class's cross-entropy.
+        coordinate_weight: Of corners' or joints' squared error beside cross-entropy.
         label_smoothing: Share of the target probability spread evenly over all classes.
         mixup: Mix pairs of training images and their labels, in shares drawn from Beta(mixup, mixup); 0: do not.
         channels_last: Keep images and weights with channels innermost in memory.
@@ -64,7 +64,7 @@ class Learner(LightningModule):
         activation: Takes the place of the network's own: relu, leaky_relu, gelu, silu, sigmoid or tanh.
         slope: Of leaky_relu, left of zero.
         views: Times a test image is looked at: 1, 2 (mirrored too), 6 (shifted by a pixel), 10 (by two, five places).
-        target: Test accuracy, IoU or PCK that the summary is to say the training time to.
+        target: Test accuracy, IoU or PCK that the summary tells the time to.
         init_from: A checkpoint whose weights the network starts from, wherever they are of its own shapes.
     """
 
@@ -84,7 +84,7 @@ class Learner(LightningModule):
         norm_lr: PositiveFloat = 1.0,
         schedule: str = "onecycle",
         patience: NonNegativeInt = 5,
-        coordinate_weight: NonNegativeFloat = 10.0,
+        coordinate_weight: NonNegativeFloat = 2.0,
         label_smoothing: ClosedUnitInterval = 0.0,
         mixup: NonNegativeFloat = 0.0,
         channels_last: bool = False,

@@ -169,7 +169,7 @@ def class_sections(seen: Seen) -> list[str]:
 
 def points_section(images: Tensor, true: Tensor, found: Tensor, closed: bool, most: int = 12) -> str:
     """Images, bytes [N, C, H, W], with ``true`` points [N, P, 2] and those ``found``: a polygon, or an open line."""
-    figure, axes = _pictures(most, most)
+    figure, axes = _pictures(min(most, len(images)))
     for ax, image, *both in zip(axes, images, true, found, strict=False):
         show_image(ax, image, extent=(-1, 1, 1, -1))
         for points, color in zip(both, ("seagreen", "indianred"), strict=True):
@@ -180,10 +180,10 @@ def points_section(images: Tensor, true: Tensor, found: Tensor, closed: bool, mo
     return section("Test images and what was located", told, as_img(figure, "points on test images"))
 
 
-def masks_section(images: Tensor, true: Tensor, found: Tensor, classes: int, most: int = 6) -> str:
+def masks_section(images: Tensor, true: Tensor, found: Tensor, classes: int) -> str:
     """Images, bytes [N, C, H, W], each with its ``true`` mask [N, H, W], a class a pixel, and the one ``found``."""
-    figure, axes = _pictures(3 * most, 6)
-    for place, (image, *both) in enumerate(zip(images[:most], true, found, strict=False)):
+    figure, axes = _pictures(3 * len(images))
+    for place, (image, *both) in enumerate(zip(images, true, found, strict=True)):
         show_image(axes[3 * place], image)
         for ax, mask in zip(axes[3 * place + 1 :], both, strict=False):
             ax.imshow(mask.numpy(), cmap="tab20", vmin=0, vmax=max(classes - 1, 19), interpolation="nearest")
@@ -191,9 +191,8 @@ def masks_section(images: Tensor, true: Tensor, found: Tensor, classes: int, mos
     return section("Test images and masks", told, as_img(figure, "masks of test images"))
 
 
-def _pictures(number: int, across: int) -> tuple[Figure, list[Any]]:
-    """A figure with axes for as many pictures, at most six beside each other."""
-    across = min(across, 6)
+def _pictures(number: int, across: int = 6) -> tuple[Figure, list[Any]]:
+    """A figure with axes for as many pictures, ``across`` beside each other."""
     rows = -(-number // across)
     figure = Figure(figsize=(1.7 * across, 1.7 * rows), layout="constrained")
     axes = list(figure.subplots(rows, across, squeeze=False).flat)

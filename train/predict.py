@@ -45,13 +45,12 @@ def told(module: Learner, images: Tensor, source: Source, most: int) -> list[str
     """What the network says of each of the pictures [N, C, H, W], bytes: of its classes the ``most`` likeliest."""
     mean, std = (255 * torch.tensor(values)[:, None, None] for values in (source.mean, source.std))
     outputs = module.eval()((images.float() - mean) / std)
-    task = module.task
-    best = task.shares(outputs).topk(min(most, task.outputs, len(task.classes(source.classes))))
+    names, points = module.task.classes(source.classes), module.task.located(outputs)
+    best = module.task.shares(outputs).topk(min(most, len(names)))
     lines = [
-        ", ".join(f"{task.classes(source.classes)[label]} {share:.1%}" for label, share in zip(*pair, strict=True))
+        ", ".join(f"{names[label]} {share:.1%}" for label, share in zip(*pair, strict=True))
         for pair in zip(best.indices.tolist(), best.values.tolist(), strict=True)
     ]
-    points = task.located(outputs)
     if points is None:
         return lines
     places = ((points + 1) / 2).tolist()

@@ -40,7 +40,7 @@ def _number(text: str) -> float:
     return int(text) if text.isdigit() else float(text)
 
 
-def tested(metrics: Mapping[str, Any]) -> dict[str, Any]:
+def results(metrics: Mapping[str, Any]) -> dict[str, Any]:
     """What the test measured, by its name in `NAMES`, in that order."""
     return {name: metrics[f"test/{metric}"] for metric, name in NAMES.items() if f"test/{metric}" in metrics}
 

@@ -30,6 +30,7 @@ from train.scenes import labels_of
 from train.tasks import Classification, Localisation, Located, Segmentation
 
 TESTED, REMEMBERED = 2000, 5000  # test and training images that the page looks at
+MASKED = 6  # test images whose every pixel has an answer
 
 
 @torch.no_grad()
@@ -59,7 +60,8 @@ def task_sections(task: Classification, images: Tensor, outputs: Tensor, targets
 def report(folders: Sequence[Path], module: Learner, data: Data) -> Path:
     """Writes the page of the runs in ``folders``, the first of which trained ``module`` on ``data``; where it is."""
     network = module.network.eval()
-    (tests, targets), (train, _) = data.pictures("test", TESTED), data.pictures("train", REMEMBERED)
+    tests, targets = data.pictures("test", MASKED if isinstance(module.task, Segmentation) else TESTED)
+    train, _ = data.pictures("train", REMEMBERED)
     prepare = data.normaliser()
     last = next((m for m in reversed(list(network.modules())) if isinstance(m, nn.Linear)), None)
     outputs, features = _answers(module, prepare(tests), last)

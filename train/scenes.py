@@ -75,11 +75,11 @@ class Scene:
     """
 
     side: int = 64
-    smallest: float = 24.0
+    smallest: float = 28.0
     largest: float = 44.0
-    angle: float = 45.0
-    pieces: int = 6
-    strokes: int = 2
+    angle: float = 30.0
+    pieces: int = 4
+    strokes: int = 1
     noise: float = 12.0
 
     def __call__(self, digits: Tensor, labels: Tensor, others: Tensor, generator: Generator) -> tuple[Tensor, Targets]:

@@ -26,7 +26,7 @@ class Classification:
     watched = "accuracy"  # the metric that the best checkpoint is chosen by
     of_labels = True  # it needs to know nothing else of an image
 
-    def __init__(self, num_classes: int, label_smoothing: float = 0.0, coordinate_weight: float = 1.0) -> None:
+    def __init__(self, num_classes: int, label_smoothing: float = 0.0, coordinate_weight: float = 2.0) -> None:
         self.num_classes, self.label_smoothing, self.coordinate_weight = num_classes, label_smoothing, coordinate_weight
 
     @property

@@ -21,7 +21,7 @@ from train.module import Learner
 from train.networks import NETWORKS, OWN_NETWORKS, PIXEL_NETWORKS, build, initialise
 from train.networks.rotated import PLAIN
 from train.optim import cosine, one_cycle
-from train.report import duration, learning_curve, read_metrics, summary, tested
+from train.report import duration, learning_curve, read_metrics, results, summary
 from train.saved import DEFAULT_DATA, DEFAULT_NETWORK
 from train.tasks import TASKS
 from train.throughput import Throughput
@@ -261,7 +261,7 @@ REFUSED = {
     "flip": (["fit", "--data.flip", "never"], "unknown flip 'never': there are none, random, alternate"),
     "no validation": (["fit", "--data.validation", "0", "--model.schedule", "plateau"], "--data.validation is 0"),
     "all aside": (["fit", "--data.validation", "1437"], "no training images are left of 1437"),
-    "too few aside": (["fit", "--data.validation", "9"], "--data.validation 9 is not one of each of 10 classes"),
+    "too few aside": (["fit", "--data.validation", "9"], "--data.validation 9 is less than the 10 classes"),
     "negative lr": (["fit", "--model.lr", "-1"], "-1"),
     "batch of none": (["fit", "--data.batch_size", "0"], "data.batch_size"),
     "not a number": (
@@ -425,7 +425,7 @@ def test_summary() -> None:
         assert line.endswith(end)
     for target, told in ((0.98, "98.00%          in 1 min 59 s of training"), (0.99, "99.00%          not reached")):
         assert summary(accuracy, (0.98765, target), throughput, "", None).splitlines()[1] == told
-    located = tested({"test/iou": 0.875, "test/loss": 0.1, "test/accuracy": 0.98765})
+    located = results({"test/iou": 0.875, "test/loss": 0.1, "test/accuracy": 0.98765})
     assert summary(located, (0.875, None), throughput, "", None).splitlines()[:2] == [
         "test accuracy   98.77%",
         "test IoU        87.50%",

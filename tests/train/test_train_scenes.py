@@ -160,6 +160,10 @@ def test_parts_of_the_data() -> None:
     assert images.shape == (5, 1, 64, 64)
     assert data.sample(2).shape == (2, 1, 64, 64)
     assert not torch.equal(data.pictures("test", 5)[0], images)
+    none = Data("pasted", validation=0)
+    none.setup()
+    assert len(none.splits["validation"][0]) == 0
+    assert none.val_dataloader() == []
 
 
 @pytest.mark.parametrize("option", ["rotate", "scale", "shear", "stretch", "cutout", "shift"])
