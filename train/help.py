@@ -26,7 +26,7 @@ TRAINER = {
 }
 CHECKPOINT = {
     "dirpath": "Where checkpoints are written, instead of the run's folder.",
-    "monitor": "What the best checkpoint is chosen by, val/accuracy by default.",
+    "monitor": "What the best checkpoint is chosen by: val/accuracy, or what the task watches.",
     "every_n_train_steps": "Steps after which one is written, besides at the end of an epoch.",
 }
 OWN = {
