@@ -1,5 +1,7 @@
 """Fixed seeds and hypothesis profiles for every test."""
 
+import dataclasses
+
 import hypothesis
 import pytest
 import torch
@@ -62,3 +64,16 @@ def train_with_page(monkeypatch, tmp_path):
 
     yield run
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def few_scenes(monkeypatch):
+    """400 digits to paste, 20 of them for the test, and one picture of each."""
+    from train import sources
+
+    def read(root, download):
+        train, test = sources.read_digits(root, download)
+        return (train[0][:380], train[1][:380]), (test[0][:20], test[1][:20])
+
+    few = dataclasses.replace(sources.SOURCES["pasted"], read=read, validation=40, copies=1)
+    monkeypatch.setitem(sources.SOURCES, "pasted", few)

@@ -18,19 +18,21 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException, SI
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from train.checkpoints import WholeFiles, check_writable
-from train.data import FOLDER, SIDE, SOURCES, Data
+from train.data import Data
 from train.ending import Ending
 from train.ensemble import ensemble
 from train.errors import Diverged, InputError, one_line
 from train.help import short_help, suggested
 from train.memory import keep_freed_memory
-from train.module import Classifier
-from train.networks import SIDES, check_size
+from train.module import Learner
+from train.networks import SIDES
 from train.predict import predict
 from train.progress import Bar, Lines
 from train.quiet import silence_irrelevant
-from train.report import draw_confusion, earlier_rows, learning_curve, summary
-from train.saved import DEFAULT_DATA, DEFAULT_NETWORK, check_resumed, find_checkpoint, read_checkpoint
+from train.report import draw_confusion, earlier_rows, learning_curve, results, summary
+from train.saved import DEFAULT_TASK, check_resumed, find_checkpoint, read_checkpoint
+from train.sources import FOLDER, SIDE, SOURCES
+from train.tasks import find_task
 from train.throughput import Throughput
 
 TRAINER_DEFAULTS = {
@@ -70,13 +72,7 @@ class TrainCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
-        parser.set_defaults(
-            {
-                "checkpoint.monitor": "val/accuracy",
-                "checkpoint.mode": "max",
-                "checkpoint.filename": "best-{epoch:03d}",
-            }
-        )
+        parser.set_defaults({"checkpoint.mode": "max", "checkpoint.filename": "best-{epoch:03d}"})
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
         parser.link_arguments("data.in_channels", "model.in_channels", apply_on="instantiate")
         parser.link_arguments("data.num_classes", "model.num_classes", apply_on="instantiate")
@@ -98,14 +94,17 @@ class TrainCLI(LightningCLI):
         if self.ckpt_path is None and subcommand != "fit":
             raise InputError(f"{subcommand} needs a trained network: give its checkpoint with --ckpt_path")
         self.saved = read_checkpoint(self.ckpt_path) if self.ckpt_path else None
-        network = self.saved["network"] if self.saved else {"name": DEFAULT_NETWORK}
+        network = self.saved["network"] if self.saved else {}
+        model.task = model.task or network.get("task", DEFAULT_TASK)
+        task = find_task(model.task)
         if model.name is None:
-            model.name = network["name"]
+            model.name = network.get("name", task.network)
             model.activation = model.activation or network.get("activation")
-        data.name = data.name or (self.saved or {}).get("data", DEFAULT_DATA)
+        data.name = data.name or (self.saved or {}).get("data", task.data)
         if data.name == FOLDER and data.side is None:
             kept = (self.saved or {}).get("kept")
             data.side = kept["side"] if kept else SIDES.get(model.name, SIDE)
+        config.checkpoint.monitor = config.checkpoint.monitor or f"val/{task.watched}"
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer, with a CSV and a TensorBoard log in one directory, unless another logger was asked for."""
@@ -144,9 +143,10 @@ class TrainCLI(LightningCLI):
             self.model.check_network(self.saved["network"], self.ckpt_path)
             if self.subcommand == "fit" and self.ckpt_path is not None:
                 check_resumed(self.saved, self.ckpt_path, self.model.options, self.trainer.max_epochs)
-        check_size(self.model, self.model.network_args, self.datamodule.size)
+        data = self.datamodule
+        self.model.check_data(data.name, data.size, data.source.scene is not None)
         if self.model.schedule == "plateau" and not self.datamodule.validation:
-            raise InputError("schedule 'plateau' watches the validation accuracy, but --data.validation is 0")
+            raise InputError("schedule 'plateau' watches the validation, but --data.validation is 0")
         self.datamodule.prepare_data()
         self.datamodule.setup()
         for folder in self.folders:  # Last, so that a run that is refused leaves none.
@@ -169,18 +169,24 @@ class TrainCLI(LightningCLI):
         (metrics,) = self.trainer.test(self.model, self.datamodule, verbose=False)
         if self.trainer.is_global_zero:
             curve = self._draw()
-            accuracy, checkpoint = metrics["test/accuracy"], self.last.best_model_path
             page = self._report(curve.parent) if curve is not None else None
-            print(summary(accuracy, self.throughput, checkpoint, curve, self.model.target, page))
+            reached = metrics[f"test/{self.model.task.watched}"], self.model.target
+            print(summary(results(metrics), reached, self.throughput, self.last.best_model_path, curve, page))
 
     def after_test(self) -> None:
-        """Prints the errors, and where the confusion matrix was drawn."""
-        if self.trainer.is_global_zero:
-            metrics, log = self.trainer.callback_metrics, self._log_dir()
-            matrix = draw_confusion(log, self.model.confused, self.datamodule.source.classes) if log else None
-            print(f"top-1 error       {1 - metrics['test/accuracy']:.2%}")
-            print(f"top-5 error       {1 - metrics['test/top5_accuracy']:.2%}")
-            print(f"confusion matrix  {matrix or 'none'}")
+        """Prints what was measured; of a classification the errors, and where the confusion matrix was drawn."""
+        metrics = self.trainer.callback_metrics
+        if not self.trainer.is_global_zero:
+            return
+        if not self.model.task.of_labels:
+            for name, value in results(metrics).items():
+                print(f"{f'test {name}':16}{value:.2%}")
+            return
+        log = self._log_dir()
+        matrix = draw_confusion(log, self.model.confused, self.datamodule.source.classes) if log else None
+        print(f"top-1 error       {1 - metrics['test/accuracy']:.2%}")
+        print(f"top-5 error       {1 - metrics['test/top5_accuracy']:.2%}")
+        print(f"confusion matrix  {matrix or 'none'}")
 
     def _log_dir(self) -> Path | None:
         """The folder of the run, where it is logged as a table."""
@@ -231,7 +237,7 @@ def main() -> int:
             OWN_COMMANDS[sys.argv[1]](sys.argv[2:])
             return 0
         TrainCLI(
-            Classifier,
+            Learner,
             Data,
             trainer_defaults=TRAINER_DEFAULTS,
             seed_everything_default=0,

@@ -34,7 +34,7 @@ class Augmentation:
     def __call__(self, images: Tensor, indices: Tensor, epoch: int, coins: Tensor, generator: Generator) -> Tensor:
         """``images`` [B, C, H, W] are numbers ``indices`` of the set, whose coins are ``coins``, all of them."""
         if self.rotate or self.shear or self.scale != 1 or self.stretch != 1:
-            maps, most = self._maps(len(images), generator), self.shift
+            maps, most = self.maps(len(images), generator), self.shift
             shifts = torch.randint(-most, most + 1, (len(images), 2), generator=generator)
             images = warp(images, maps, self.border, shifts)
         elif self.shift:
@@ -45,7 +45,7 @@ class Augmentation:
             images = flip(images, coins[indices] ^ bool(epoch % 2))
         return random_cutout(images, self.cutout, generator) if self.cutout else images
 
-    def _maps(self, n: int, generator: Generator) -> Tensor:
+    def maps(self, n: int, generator: Generator) -> Tensor:
         """Of n images the linear maps [n, 2, 2], of x and y, that turn · size · slant · stretch them."""
 
         def drawn(most: float) -> Tensor:
@@ -75,18 +75,22 @@ def margin(images: Tensor, most: int, border: str) -> Tensor:
     return images
 
 
-def warp(images: Tensor, maps: Tensor, border: str = "black", shifts: Tensor | None = None) -> Tensor:
+def warp(
+    images: Tensor, maps: Tensor, border: str = "black", shifts: Tensor | None = None, side: int | None = None
+) -> Tensor:
     """Each image of [N, C, H, W], bytes, under its linear map of [N, 2, 2] about the centre, bilinearly; then moved.
 
     ``shifts`` [N, 2] are in pixels, right and down. What was moved out of the image by the map may be moved in again.
+    With a ``side`` the results are [N, C, side, side], the image's centre at theirs.
     """
-    n, _, height, width = images.shape
+    n, _, *own = images.shape
+    height, width = own if side is None else (side, side)
     # A result's pixel looks where the inverse map leads, in coordinates from -1 to 1 along each axis.
-    sides = torch.tensor([width, height], dtype=torch.float32)
-    inverse = torch.linalg.inv(maps) * sides[None, None] / sides[None, :, None]
+    result, source = (torch.tensor([w, h], dtype=torch.float32) for h, w in ((height, width), own))
+    inverse = torch.linalg.inv(maps) * result[None, None] / source[None, :, None]
     x, y = ((2 * torch.arange(size) + 1) / size - 1 for size in (width, height))
     pixels = torch.stack([x.expand(height, width), y[:, None].expand(height, width), torch.ones(height, width)])
-    back = torch.zeros(n, 2) if shifts is None else -2 * shifts / sides
+    back = torch.zeros(n, 2) if shifts is None else -2 * shifts / result
     # One product for all images: F.affine_grid's, of each on its own, takes several times as long as the sampling.
     affine = torch.cat([inverse, inverse @ back[:, :, None]], 2).view(-1, 3)
     grid = (affine @ pixels.view(3, -1)).view(n, 2, height, width).permute(0, 2, 3, 1)

@@ -8,7 +8,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from train.data import Data
 from train.errors import InputError
-from train.predict import Parser, Trained, load_network
+from train.predict import Parser, Trained, load_trained
 from train.views import VIEWS, averaged
 
 
@@ -33,8 +33,11 @@ def errors(
 
 
 def check_alike(paths: Sequence[str], trained: Sequence[Trained]) -> None:
-    """Raises `InputError` unless all networks were trained on the same data, with the same classes."""
+    """Raises `InputError` unless all networks tell the same classes, and were trained on the same data."""
     for path, other in zip(paths, trained, strict=True):
+        if not other.module.task.of_labels:
+            task = other.module.network_args["task"]
+            raise InputError(f"an ensemble is of classifiers, but checkpoint '{path}' is of the task '{task}'")
         if other.data != trained[0].data or other.kept != trained[0].kept:
             raise InputError(
                 f"checkpoint '{path}' was trained on {other.told_data()}, but '{paths[0]}' on {trained[0].told_data()}"
@@ -60,13 +63,13 @@ def ensemble(arguments: list[str]) -> None:
     if options.views not in VIEWS:
         raise InputError(f"there are no {options.views} views of an image, but {', '.join(map(str, VIEWS))}")
     paths = options.checkpoints
-    trained = [load_network(path, options.backend) for path in paths]
+    trained = [load_trained(path, options.backend) for path in paths]
     check_alike(paths, trained)
     first = trained[0]
     data = Data(first.data, options.root, batch_size=250, validation=0, side=first.kept and first.kept["side"])
     if first.kept:
         data.take(first.kept, paths[0])
     data.setup()
-    networks = [some.network.eval() for some in trained]
+    networks = [some.module.eval() for some in trained]
     results = errors(networks, data.test_dataloader(), data.num_classes, options.views)
     print(table([*paths, f"average of {len(paths)}"], results))

@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from train.networks import NETWORKS
+from train.networks import NETWORKS, PIXEL_NETWORKS
 
 WIDTH, COLUMN = 100, 30  # of a line, and where its words begin
 # Of Lightning's own options, those that are told of; --print_config has all. Its help is several paragraphs long.
@@ -26,7 +26,7 @@ TRAINER = {
 }
 CHECKPOINT = {
     "dirpath": "Where checkpoints are written, instead of the run's folder.",
-    "monitor": "What the best checkpoint is chosen by, val/accuracy by default.",
+    "monitor": "What the best checkpoint is chosen by: val/accuracy, or what the task watches.",
     "every_n_train_steps": "Steps after which one is written, besides at the end of an epoch.",
 }
 OWN = {
@@ -77,7 +77,7 @@ def short_help(actions: Sequence[argparse.Action], command: str, data: Iterable[
         *(_line(f"--checkpoint.{name}", words) for name, words in CHECKPOINT.items()),
         "",
         _names("recipes", recipes),
-        _names("networks", [*NETWORKS, "torchvision/NAME", "timm/NAME"]),
+        _names("networks", [*NETWORKS, *PIXEL_NETWORKS, "torchvision/NAME", "timm/NAME"]),
         _names("data", data),
         "",
     ]

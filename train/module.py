@@ -1,4 +1,4 @@
-"""The LightningModule: a network, its loss, its optimiser and schedule, and what it writes to the logs."""
+"""The LightningModule: a network and its task, optimiser and schedule, and what it writes to the logs."""
 
 import math
 from typing import Any, cast
@@ -10,15 +10,17 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 from torchmetrics import MeanMetric, Metric
-from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
+from torchmetrics.classification import MulticlassConfusionMatrix
 
 from train.augment import mixup as mix
 from train.checkpoints import generator_states, restore_generators
-from train.errors import Diverged, InputError
-from train.networks import build
+from train.errors import Diverged, InputError, one_line
+from train.networks import SIDES, build
 from train.networks.speedrun import whiten as whiten_first
 from train.optim import BY_STEP, OPTIMIZERS, SCHEDULES, Lookahead, make_optimizer, parameter_groups
-from train.saved import DEFAULT_NETWORK, describe, start_from
+from train.saved import DEFAULT_TASK, describe, start_from
+from train.scenes import Targets, labels_of
+from train.tasks import find_task
 from train.views import VIEWS, averaged
 
 RESUMED_WITH = (
@@ -27,15 +29,20 @@ RESUMED_WITH = (
 )
 
 
-class Classifier(LightningModule):
-    """Trains a classifier with cross-entropy.
+Batch = tuple[Tensor, Tensor | Targets]  # of images [B, C, H, W], and their labels or all that is known of them
+
+
+class Learner(LightningModule):
+    """Trains a network for a task.
 
     Args:
         name: The network, one of ``train.networks``, or torchvision/NAME or timm/NAME; by default a checkpoint's, or
-            lenet5.
-        backend: Where its convolutions and poolings come from: torchconv or torch.
+            the task's.
+        backend: Where its convolutions come from: torchconv or torch.
         in_channels: Channels of the images; the data set's.
         num_classes: Classes to tell apart; the data set's.
+        task: classification, localisation (class and turned box), pose (class and joints) or segmentation; by default a
+            checkpoint's, or classification.
         optimizer: sgd, adam, rmsprop or muon (hidden weights' steps orthogonal).
         lr: Learning rate, the schedule's largest.
         momentum: Of sgd, rmsprop and muon.
@@ -43,9 +50,10 @@ class Classifier(LightningModule):
         weight_decay: Of weights, not of biases and batch norms.
         decay_all: Let biases and batch norms decay by the same share a step.
         norm_lr: Learning rate of batch norms, as a multiple of the others'.
-        schedule: Of the learning rate: constant, plateau (a tenth when validation accuracy stops improving), cosine
+        schedule: Of the learning rate: constant, plateau (a tenth when validation stops improving), cosine
             (to zero over the whole training), onecycle (up, then down to zero) or triangle (straight up, then down).
-        patience: Epochs without better validation accuracy that plateau waits for.
+        patience: Epochs without a better validation that plateau waits for.
+        coordinate_weight: Of corners' or joints' squared error beside cross-entropy.
         label_smoothing: Share of the target probability spread evenly over all classes.
         mixup: Mix pairs of training images and their labels, in shares drawn from Beta(mixup, mixup); 0: do not.
         channels_last: Keep images and weights with channels innermost in memory.
@@ -56,7 +64,7 @@ class Classifier(LightningModule):
         activation: Takes the place of the network's own: relu, leaky_relu, gelu, silu, sigmoid or tanh.
         slope: Of leaky_relu, left of zero.
         views: Times a test image is looked at: 1, 2 (mirrored too), 6 (shifted by a pixel), 10 (by two, five places).
-        target: Test accuracy that the summary is to say the training time to, from 0 to 1.
+        target: Test accuracy, IoU or PCK that the summary tells the time to.
         init_from: A checkpoint whose weights the network starts from, wherever they are of its own shapes.
     """
 
@@ -66,6 +74,7 @@ class Classifier(LightningModule):
         backend: str = "torchconv",
         in_channels: int = 1,
         num_classes: int = 10,
+        task: str | None = None,
         optimizer: str = "sgd",
         lr: PositiveFloat = 0.02,
         momentum: ClosedUnitInterval = 0.9,
@@ -75,6 +84,7 @@ class Classifier(LightningModule):
         norm_lr: PositiveFloat = 1.0,
         schedule: str = "onecycle",
         patience: NonNegativeInt = 5,
+        coordinate_weight: NonNegativeFloat = 2.0,
         label_smoothing: ClosedUnitInterval = 0.0,
         mixup: NonNegativeFloat = 0.0,
         channels_last: bool = False,
@@ -89,7 +99,8 @@ class Classifier(LightningModule):
         init_from: str | None = None,
     ) -> None:
         super().__init__()
-        name = name or DEFAULT_NETWORK
+        kind = find_task(task or DEFAULT_TASK)
+        name = name or kind.network
         for option, value, known in (("optimizer", optimizer, OPTIMIZERS), ("schedule", schedule, SCHEDULES)):
             if value not in known:
                 raise InputError(f"unknown {option} '{value}': there are {', '.join(known)}")
@@ -97,7 +108,12 @@ class Classifier(LightningModule):
             raise InputError(f"there are no {views} views of an image, but {', '.join(map(str, VIEWS))}")
         if nesterov and (optimizer != "sgd" or not momentum):
             raise InputError(f"nesterov is of sgd with momentum, but the optimizer is {optimizer} with {momentum:g}")
+        if not kind.of_labels and (mixup or views != 1):
+            raise InputError(f"mixup and views are of classification, but the task is {task}")
+        self.task = kind(num_classes, float(label_smoothing), float(coordinate_weight))
         self.network_args = {"name": name, "in_channels": in_channels, "num_classes": num_classes}
+        if not kind.of_labels:
+            self.network_args["task"] = task
         if activation is not None:
             self.network_args["activation"] = activation
             if activation == "leaky_relu":
@@ -109,21 +125,17 @@ class Classifier(LightningModule):
         self.whiten = None if whiten is None else int(whiten)
         self.lookahead, self.views, self.target = int(lookahead), views, target
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        network = build(name, backend, in_channels, num_classes, fuse, init, activation, float(slope))
+        network = build(name, backend, in_channels, self.task.outputs, fuse, init, activation, float(slope))
         self.network = network.to(memory_format=self.memory_format)  # type: ignore[call-overload] # torch's stub
         if init_from is not None:
             start_from(self.network, init_from)
         self.backend, self.mixup = backend, float(mixup)
         self._generators: dict[str, Any] | None = None  # a checkpoint's
-        self.loss = torch.nn.CrossEntropyLoss(label_smoothing=label_smoothing)
         self.metrics = torch.nn.ModuleDict()
         for part in ("train", "val", "test"):
-            self.metrics[f"{part}/accuracy"] = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
+            self.metrics.update({f"{part}/{measure}": metric for measure, metric in self.task.metrics(part).items()})
             self.metrics[f"{part}/loss"] = MeanMetric(nan_strategy="disable")
-        self.metrics["test/top5_accuracy"] = MulticlassAccuracy(
-            num_classes, top_k=min(5, num_classes), average="micro", validate_args=False
-        )
-        self.confusion = MulticlassConfusionMatrix(num_classes, validate_args=False)
+        self.confusion = MulticlassConfusionMatrix(num_classes, validate_args=False)  # of a classification
 
     @property
     def options(self) -> dict[str, Any]:
@@ -131,7 +143,7 @@ class Classifier(LightningModule):
         return {name: getattr(self, name) for name in RESUMED_WITH}
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images [B, in_channels, 32, 32] to logits [B, num_classes]."""
+        """Images [B, in_channels, H, W] to what the task says: of a classification logits [B, num_classes]."""
         return self.network(images.contiguous(memory_format=self.memory_format))
 
     def setup(self, stage: str) -> None:
@@ -148,7 +160,7 @@ class Classifier(LightningModule):
         if self.whiten is not None and self.first.bias is not None:
             self.first.bias.requires_grad_(self.current_epoch < self.whiten)
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss = self._mixed(*batch) if self.mixup else self._step("train", batch)
         if not loss.isfinite():
             rate = self.trainer.optimizers[0].param_groups[0]["lr"]
@@ -158,30 +170,32 @@ class Classifier(LightningModule):
             )
         return loss
 
-    def _mixed(self, images: Tensor, labels: Tensor) -> Tensor:
+    def _mixed(self, images: Tensor, targets: Tensor | Targets) -> Tensor:
         """The loss of mixed pairs; the accuracy is that of the label with the larger share."""
+        labels = labels_of(targets)
         images, others, share = mix(images, labels, self.mixup, torch.default_generator)
         logits = self(images)
-        loss = share * self.loss(logits, labels) + (1 - share) * self.loss(logits, others)
+        loss = share * self.task.loss(logits, labels) + (1 - share) * self.task.loss(logits, others)
         return self._measured("train", logits, labels if share >= 0.5 else others, loss)
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+    def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
         return self._step("val", batch)
 
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+    def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
         return self._step("test", batch)
 
-    def _step(self, part: str, batch: tuple[Tensor, Tensor]) -> Tensor:
-        images, labels = batch
-        logits = averaged(self, images, self.views) if part == "test" else self(images)
-        return self._measured(part, logits, labels, self.loss(logits, labels))
+    def _step(self, part: str, batch: Batch) -> Tensor:
+        images, targets = batch
+        outputs = averaged(self, images, self.views) if part == "test" else self(images)
+        return self._measured(part, outputs, targets, self.task.loss(outputs, targets))
 
-    def _measured(self, part: str, logits: Tensor, labels: Tensor, loss: Tensor) -> Tensor:
-        self._metric(f"{part}/accuracy").update(logits, labels)
-        self._metric(f"{part}/loss").update(loss.detach(), len(labels))
-        if part == "test":
-            self._metric("test/top5_accuracy").update(logits, labels)
-            self.confusion.update(logits, labels)
+    def _measured(self, part: str, outputs: Tensor, targets: Tensor | Targets, loss: Tensor) -> Tensor:
+        self._metric(f"{part}/loss").update(loss.detach(), len(outputs))
+        for name, given in self.task.measured(outputs, targets).items():
+            if f"{part}/{name}" in self.metrics:
+                self._metric(f"{part}/{name}").update(*given)
+        if part == "test" and self.task.of_labels:
+            self.confusion.update(outputs, labels_of(targets))
         return loss
 
     def _metric(self, name: str) -> Metric:
@@ -204,8 +218,9 @@ class Classifier(LightningModule):
 
     def on_test_epoch_end(self) -> None:
         self._log_epoch("test")
-        self.confused = self.confusion.compute().cpu()  # [class, taken for]
-        self.confusion.reset()
+        if self.task.of_labels:
+            self.confused = self.confusion.compute().cpu()  # [class, taken for]
+            self.confusion.reset()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimiser with its schedule."""
@@ -215,7 +230,10 @@ class Classifier(LightningModule):
             return optimizer
         if self.schedule == "plateau":
             plateau = ReduceLROnPlateau(optimizer, mode="max", factor=0.1, patience=self.patience)
-            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau, "monitor": "val/accuracy"}}
+            return {
+                "optimizer": optimizer,
+                "lr_scheduler": {"scheduler": plateau, "monitor": f"val/{self.task.watched}"},
+            }
         steps = self.trainer.estimated_stepping_batches
         if math.isinf(steps):
             raise InputError(f"schedule '{self.schedule}' needs an end: give --trainer.max_epochs or max_steps")
@@ -247,3 +265,39 @@ class Classifier(LightningModule):
                 f"checkpoint '{path}' is of {describe(network)}, but the model is {describe(self.network_args)}: "
                 "give --config with the config.yaml of the run it comes from"
             )
+
+    def check_data(self, name: str, size: tuple[int, int], scenes: bool) -> None:
+        """Raises `InputError` unless the task and the network can have the data ``name``, of that height and width."""
+        task, network = self.network_args.get("task"), self.network_args["name"]
+        if task and not scenes:
+            raise InputError(f"task '{task}' needs more than the labels that '{name}' has: give --data.name pasted")
+        given = "x".join(map(str, size))
+        if network in SIDES and size != (SIDES[network],) * 2:
+            needed = f"{SIDES[network]}x{SIDES[network]}"
+            raise InputError(f"model '{network}' takes images of {needed} pixels, but the data's are {given}")
+        answer = self._answer(torch.zeros(1, cast(int, self.network_args["in_channels"]), *size))
+        if answer != self.task.answer(size):
+            raise InputError(
+                f"model '{network}' puts out {list(answer)} of an image, but {task or DEFAULT_TASK} takes "
+                f"{list(self.task.answer(size))}: leave out --model.name for one that does"
+            )
+
+    @torch.no_grad()
+    def _answer(self, image: Tensor) -> tuple[int, ...]:
+        """The shape of what the network puts out of the only image of a batch."""
+        name, given, training = self.network_args["name"], "x".join(map(str, image.shape[2:])), self.training
+        try:
+            return tuple(self.eval()(image)[0].shape)
+        except (RuntimeError, ValueError) as error:
+            raise InputError(f"model '{name}' takes no images of {given} pixels: {one_line(error)}") from error
+        finally:
+            self.train(training)
+
+
+def load(checkpoint: dict[str, Any], backend: str = "torchconv") -> Learner:
+    """The network in a checkpoint, as `read_checkpoint` gives it, with its task."""
+    module = Learner(backend=backend, **checkpoint["network"])
+    prefix, state = "network.", checkpoint["state_dict"]
+    weights = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    module.network.load_state_dict(weights)
+    return module

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from torchconv import receptive_field, show
-from train.report import confusion_figure, curves, read_metrics
+from train.report import NAMES, confusion_figure, curves, read_metrics
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 60rem; padding: 1rem; color: #222; }
@@ -98,9 +98,10 @@ def receptive_fields(network: nn.Module, input_size: Sequence[int], most: int = 
     return [text, as_img(figure, "receptive fields")]
 
 
-def show_image(ax: Any, image: Tensor) -> None:
-    """Bytes [C, H, W], grey or in colour."""
-    ax.imshow(image.permute(1, 2, 0).numpy() if len(image) == 3 else image[0].numpy(), cmap="gray", vmin=0, vmax=255)
+def show_image(ax: Any, image: Tensor, **options: Any) -> None:
+    """Bytes [C, H, W], grey or in colour; the options are imshow's."""
+    pixels = image.permute(1, 2, 0) if len(image) == 3 else image[0]
+    ax.imshow(pixels.numpy(), cmap="gray", vmin=0, vmax=255, **options)
 
 
 def as_img(figure: Figure, alt: str) -> str:
@@ -125,27 +126,30 @@ def as_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def runs_sections(folders: Sequence[Path]) -> list[str]:
     """Of the runs in ``folders``, side by side: their learning curves and a table of how they ended."""
     metrics = {"/".join(folder.parts[-2:]): read_metrics(folder / "metrics.csv") for folder in folders}
+    shown = [measure for measure in NAMES if any(f"test/{measure}" in own for own in metrics.values())] or ["accuracy"]
     rows = []
     for name, own in metrics.items():
-        best = max((value for _, value in own.get("val/accuracy", [])), default=None)
         speeds = [value for _, value in own.get("train/images_per_second", [])]
-        test = own.get("test/accuracy", [])
+        measures: list[str] = []
+        for measure in shown:
+            best = max((value for _, value in own.get(f"val/{measure}", [])), default=None)
+            test = own.get(f"test/{measure}", [])
+            measures += [f"{test[-1][1]:.2%}" if test else "-", f"{best:.2%}" if best is not None else "-"]
         rows.append(
             [
                 name,
-                f"{test[-1][1]:.2%}" if test else "-",
-                f"{best:.2%}" if best is not None else "-",
+                *measures,
                 str(max((epoch for epoch, _ in own.get("train/loss", [])), default=-1) + 1),
                 f"{sum(speeds) / len(speeds):,.0f}" if speeds else "-",
             ]
         )
-    head = ("run", "test accuracy", "best validation accuracy", "epochs", "images/s")
+    told = [f"{of} {NAMES[measure]}" for measure in shown for of in ("test", "best validation")]
+    head = ("run", *told, "epochs", "images/s")
     return [section("Runs", as_table(head, rows)), section("Learning curves", as_img(curves(metrics), "curves"))]
 
 
-def network_sections(network: nn.Module, seen: Seen, explained: str, image: Tensor) -> list[str]:
-    """Of one trained network: its layers and filters, what it makes of an image [C, H, W], confusions and mistakes."""
-
+def network_sections(network: nn.Module, explained: str, image: Tensor) -> list[str]:
+    """Of one trained network: its layers and filters, and what it makes of an image [C, H, W]."""
     sections = [section("Layers", f"<pre>{html.escape(explained)}</pre>")]
     first = next((m for m in network.modules() if getattr(m, "weight", torch.empty(0)).dim() == 4), None)
     if first is not None:
@@ -153,16 +157,48 @@ def network_sections(network: nn.Module, seen: Seen, explained: str, image: Tens
         maps = as_img(show.activations(network, first, image), "maps of the first layer")
         sections.append(section("First-layer activations", "<p>Of the first test image.</p>", maps))
         sections.append(section("Receptive fields", *receptive_fields(network, tuple(image.shape))))
-    figure = confusion_figure(seen.confusion, seen.classes)
-    sections.append(section("Confusion matrix", as_img(figure, "which class was taken for which")))
-    sections.append(
-        section(
-            "Test images and their likeliest classes",
-            "<p>The worst mistakes first.</p>",
-            as_img(bars_figure(seen), "worst"),
-        )
-    )
     return sections
+
+
+def class_sections(seen: Seen) -> list[str]:
+    """Confusions and mistakes."""
+    figure = as_img(confusion_figure(seen.confusion, seen.classes), "which class was taken for which")
+    worst = "<p>The worst mistakes first.</p>", as_img(bars_figure(seen), "worst")
+    return [section("Confusion matrix", figure), section("Test images and their likeliest classes", *worst)]
+
+
+def points_section(images: Tensor, true: Tensor, found: Tensor, closed: bool, most: int = 12) -> str:
+    """Images, bytes [N, C, H, W], with ``true`` points [N, P, 2] and those ``found``: a polygon, or an open line."""
+    figure, axes = _pictures(min(most, len(images)))
+    for ax, image, *both in zip(axes, images, true, found, strict=False):
+        show_image(ax, image, extent=(-1, 1, 1, -1))
+        for points, color in zip(both, ("seagreen", "indianred"), strict=True):
+            line = torch.cat([points, points[:1]]) if closed else points
+            ax.plot(*line.T.numpy(), color=color, marker=None if closed else ".")
+        ax.set(xlim=(-1, 1), ylim=(1, -1))
+    told = "<p>Test images: where it is in green, where the network has it in red.</p>"
+    return section("Test images and what was located", told, as_img(figure, "points on test images"))
+
+
+def masks_section(images: Tensor, true: Tensor, found: Tensor, classes: int) -> str:
+    """Images, bytes [N, C, H, W], each with its ``true`` mask [N, H, W], a class a pixel, and the one ``found``."""
+    figure, axes = _pictures(3 * len(images))
+    for place, (image, *both) in enumerate(zip(images, true, found, strict=True)):
+        show_image(axes[3 * place], image)
+        for ax, mask in zip(axes[3 * place + 1 :], both, strict=False):
+            ax.imshow(mask.numpy(), cmap="tab20", vmin=0, vmax=max(classes - 1, 19), interpolation="nearest")
+    told = "<p>Each test image, then its true mask and the network's, a colour for each class.</p>"
+    return section("Test images and masks", told, as_img(figure, "masks of test images"))
+
+
+def _pictures(number: int, across: int = 6) -> tuple[Figure, list[Any]]:
+    """A figure with axes for as many pictures, ``across`` beside each other."""
+    rows = -(-number // across)
+    figure = Figure(figsize=(1.7 * across, 1.7 * rows), layout="constrained")
+    axes = list(figure.subplots(rows, across, squeeze=False).flat)
+    for ax in axes:
+        ax.set_axis_off()
+    return figure, axes
 
 
 def write_page(path: Path, title: str, sections: Sequence[str]) -> Path:

@@ -7,10 +7,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from train.report import duration
+from train.report import NAMES, duration
 from train.throughput import Throughput
 
-SHORT_NAMES = {"train/loss": "loss", "train/accuracy": "acc", "val/loss": "val_loss", "val/accuracy": "val_acc"}
+SHORT = {"loss": "loss", "accuracy": "acc", "iou": "iou", "pck": "pck"}
+SHORT_NAMES = {f"{part}/{name}": of + SHORT[name] for name in SHORT for part, of in (("train", ""), ("val", "val_"))}
 
 
 class Bar(TQDMProgressBar):
@@ -33,7 +34,7 @@ class Lines(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         data, module = cast(Any, trainer).datamodule, cast(Any, pl_module)  # the command line's own
         parameters = sum(p.numel() for p in module.parameters())
-        sizes = ", ".join(f"{len(labels):,} {part}" for part, (_, labels) in data.splits.items())
+        sizes = ", ".join(f"{len(images):,} {part}" for part, (images, _) in data.splits.items())
         print(
             f"{module.network_args['name']} of {parameters:,} parameters by {module.backend}, "
             f"{module.device.type} with {torch.get_num_threads()} threads; {data.name}: {sizes} images; "
@@ -55,9 +56,9 @@ class Lines(Callback):
             return
         done = trainer.current_epoch
         parts = [f"epoch {done}/{epochs}" if epochs and epochs > 0 else f"epoch {done}"]
-        for quantity in ("loss", "accuracy"):
+        for quantity in ("loss", *(name for name in NAMES if f"train/{name}" in metrics)):
             both = [f"{metrics[name]:.4g}" for part in ("train", "val") if (name := f"{part}/{quantity}") in metrics]
-            parts.append(f"{quantity} {', validation '.join(both)}")
+            parts.append(f"{NAMES.get(quantity, quantity)} {', validation '.join(both)}")
         parts.append(f"{self.throughput.images_per_second:,.0f} images/s")
         steps, step = trainer.estimated_stepping_batches, trainer.global_step
         if step and steps != float("inf"):

@@ -3,12 +3,15 @@
 import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from train.throughput import Throughput
+
+NAMES = {"accuracy": "accuracy", "iou": "IoU", "pck": "PCK"}  # of what is measured, as people write them
 
 
 def read_metrics(path: Path) -> dict[str, list[tuple[int, float]]]:
@@ -37,10 +40,17 @@ def _number(text: str) -> float:
     return int(text) if text.isdigit() else float(text)
 
 
+def results(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """What the test measured, by its name in `NAMES`, in that order."""
+    return {name: metrics[f"test/{metric}"] for metric, name in NAMES.items() if f"test/{metric}" in metrics}
+
+
 def curves(runs: Mapping[str, dict[str, list[tuple[int, float]]]]) -> Figure:
-    """Loss and accuracy by epoch of each run's metrics: training dotted, validation whole, the test's as a level."""
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    for axes, quantity in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+    """Loss and measures by epoch of each run: training dotted, validation whole, the test's as a level."""
+    measures = [m for m in NAMES if any(f"{part}/{m}" in own for own in runs.values() for part in ("train", "val"))]
+    quantities = ["loss", *(measures or ["accuracy"])]
+    figure = Figure(figsize=(5 * len(quantities), 4), layout="constrained")
+    for axes, quantity in zip(figure.subplots(1, len(quantities)), quantities, strict=True):
         for i, (run, metrics) in enumerate(runs.items()):
             of = f"{run}: " if len(runs) > 1 else ""
             for part, label, style in (("train", "training", ".:"), ("val", "validation", ".-")):
@@ -50,7 +60,7 @@ def curves(runs: Mapping[str, dict[str, list[tuple[int, float]]]]) -> Figure:
                     axes.plot(x, y, style, color=f"C{i}", label=f"{of}{label}")
             for _, value in metrics.get(f"test/{quantity}", []):
                 axes.axhline(value, color=f"C{i}", linestyle="--", linewidth=1, label=f"{of}test ({value:.4g})")
-        axes.set(xlabel="epochs", ylabel=quantity)
+        axes.set(xlabel="epochs", ylabel=NAMES.get(quantity, quantity))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         if axes.has_data():
@@ -59,7 +69,7 @@ def curves(runs: Mapping[str, dict[str, list[tuple[int, float]]]]) -> Figure:
 
 
 def learning_curve(log_dir: Path) -> Path:
-    """Draws loss and accuracy by epoch, training and validation, from ``log_dir``/metrics.csv; where it put the PNG."""
+    """Draws loss and measures by epoch, training and validation, from ``log_dir``/metrics.csv; where it put the PNG."""
     figure = curves({"run": read_metrics(log_dir / "metrics.csv")})
     figure.suptitle("/".join(log_dir.parts[-2:]))
     path = log_dir / "learning_curve.png"
@@ -94,28 +104,29 @@ def draw_confusion(log_dir: Path, matrix: Tensor, classes: Sequence[str]) -> Pat
 
 
 def summary(
-    accuracy: float,
+    measures: Mapping[str, float],
+    watched: tuple[float, float | None],
     throughput: Throughput,
     checkpoint: str,
     curve: Path | None,
-    target: float | None = None,
     page: Path | None = None,
 ) -> str:
-    """The lines that end a run; ``accuracy`` and ``target`` are from 0 to 1.
+    """The lines that end a run; ``measures``, and of the ``watched`` one value and target, are from 0 to 1.
 
     The time is that of the training alone: loading and steps, neither the start, nor validation, nor checkpoints.
     """
-    lines = [
-        f"test accuracy   {accuracy:.2%}",
+    lines = [f"{f'test {name}':16}{value:.2%}" for name, value in measures.items()]
+    value, target = watched
+    if target is not None:
+        reached = f"in {duration(throughput.seconds)} of training" if value >= target else "not reached"
+        lines.append(f"{f'{target:.2%}':16}{reached}")
+    lines += [
         f"training speed  {throughput.images_per_second:,.0f} images/s",
         f"training time   {duration(throughput.seconds)}",
         f"checkpoint      {checkpoint or 'none'}",
         f"learning curve  {curve or 'none'}",
         f"report          {page or 'none'}",
     ]
-    if target is not None:
-        reached = f"in {duration(throughput.seconds)} of training" if accuracy >= target else "not reached"
-        lines.insert(1, f"{f'{target:.2%}':16}{reached}")
     return "\n".join(lines)
 
 

@@ -11,38 +11,63 @@ from torch import Tensor, nn
 import torchconv
 from train.data import Data
 from train.errors import InputError
-from train.module import Classifier
-from train.page import Seen, as_img, neighbours_figure, network_sections, runs_sections, section, write_page
+from train.module import Learner, load
+from train.page import (
+    Seen,
+    as_img,
+    class_sections,
+    masks_section,
+    neighbours_figure,
+    network_sections,
+    points_section,
+    runs_sections,
+    section,
+    write_page,
+)
 from train.predict import Parser
 from train.saved import data_of, read_checkpoint
+from train.scenes import labels_of
+from train.tasks import Classification, Localisation, Located, Segmentation
 
 TESTED, REMEMBERED = 2000, 5000  # test and training images that the page looks at
+MASKED = 6  # test images whose every pixel has an answer
 
 
 @torch.no_grad()
 def _answers(network: nn.Module, images: Tensor, inside: nn.Module | None) -> tuple[Tensor, Tensor]:
-    """The probabilities [N, classes] of normalised images, and what the layer `inside` is given, [N, F]."""
+    """The outputs [N, ...] of normalised images, and what the layer `inside` is given, [N, F]."""
     given: list[Tensor] = []
     handle = inside.register_forward_pre_hook(lambda module, args: given.append(args[0].flatten(1))) if inside else None
     try:
-        answers = torch.cat([network(some).float().softmax(1) for some in images.split(250)])
+        answers = torch.cat([network(some).float() for some in images.split(250)])
     finally:
         if handle is not None:
             handle.remove()
     return answers, torch.cat(given) if given else torch.empty(0)
 
 
-def report(folders: Sequence[Path], module: Classifier, data: Data) -> Path:
+def task_sections(task: Classification, images: Tensor, outputs: Tensor, targets: Any, classes: Any) -> list[str]:
+    """What the network says of test images, beside what is known of them."""
+    if isinstance(task, Segmentation):
+        return [masks_section(images, task.true(targets), outputs.argmax(1), task.outputs)]
+    sections = class_sections(Seen(images, labels_of(targets), task.shares(outputs), classes))
+    if isinstance(task, Located):
+        found = points_section(images, task.true(targets), task.located(outputs), isinstance(task, Localisation))
+        sections.append(found)
+    return sections
+
+
+def report(folders: Sequence[Path], module: Learner, data: Data) -> Path:
     """Writes the page of the runs in ``folders``, the first of which trained ``module`` on ``data``; where it is."""
     network = module.network.eval()
-    (tests, labels), (train, _) = ([some[:REMEMBERED] for some in data.splits[part]] for part in ("test", "train"))
-    tests, labels = tests[:TESTED], labels[:TESTED]
+    tests, targets = data.pictures("test", MASKED if isinstance(module.task, Segmentation) else TESTED)
+    train, _ = data.pictures("train", REMEMBERED)
     prepare = data.normaliser()
     last = next((m for m in reversed(list(network.modules())) if isinstance(m, nn.Linear)), None)
-    answers, features = _answers(module, prepare(tests), last)
-    seen = Seen(tests, labels, answers, data.source.classes)
+    outputs, features = _answers(module, prepare(tests), last)
     explained = str(torchconv.explain(network, prepare(tests[:1])))
-    sections = [*runs_sections(folders), *network_sections(network, seen, explained, prepare(tests[:1])[0])]
+    sections = [*runs_sections(folders), *network_sections(network, explained, prepare(tests[:1])[0])]
+    sections += task_sections(module.task, tests, outputs, targets, data.source.classes)
     if last is not None:
         _, remembered = _answers(module, prepare(train), last)
         figure = neighbours_figure(remembered, features[:8], train, tests[:8])
@@ -67,9 +92,7 @@ def report_runs(arguments: list[str]) -> None:
     checkpoint = read_checkpoint(path)
     name = data_of(checkpoint, path)
     config = _config(first / "config.yaml")
-    module = Classifier(**checkpoint["network"])
-    weights = {key: value for key, value in checkpoint["state_dict"].items() if key.startswith("network.")}
-    module.load_state_dict(weights, strict=False)
+    module = load(checkpoint)
     kept, validation = checkpoint.get("kept"), config["data"]["validation"]
     data = Data(name, options.root or config["data"]["root"], validation=validation, side=kept and kept["side"])
     if kept:

@@ -9,7 +9,7 @@ from torch import nn
 
 from train.errors import InputError
 
-DEFAULT_NETWORK, DEFAULT_DATA = "lenet5", "digits"
+DEFAULT_TASK, DEFAULT_NETWORK, DEFAULT_DATA = "classification", "lenet5", "digits"
 
 
 def read_checkpoint(path: str) -> dict[str, Any]:

@@ -36,7 +36,7 @@ class Throughput(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         now = perf_counter()
-        self.images += len(batch[1]) * trainer.world_size
+        self.images += len(batch[0]) * trainer.world_size
         self.seconds += now - self._mark
         self._mark = now
 

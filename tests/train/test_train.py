@@ -16,13 +16,15 @@ import yaml
 from suite import first_quick, slow
 from torch import nn
 
-from train.data import SOURCES, Data
-from train.module import Classifier
-from train.networks import NETWORKS, OWN_NETWORKS, build, initialise
+from train.data import Data
+from train.module import Learner
+from train.networks import NETWORKS, OWN_NETWORKS, PIXEL_NETWORKS, build, initialise
 from train.networks.rotated import PLAIN
 from train.optim import cosine, one_cycle
-from train.report import duration, learning_curve, read_metrics, summary
+from train.report import duration, learning_curve, read_metrics, results, summary
 from train.saved import DEFAULT_DATA, DEFAULT_NETWORK
+from train.sources import SOURCES
+from train.tasks import TASKS
 from train.throughput import Throughput
 
 ROOT = Path(__file__).parents[2]
@@ -137,7 +139,7 @@ def test_backends_are_the_same_network(name: str) -> None:
 
 
 def test_biases_and_batch_norms_do_not_decay() -> None:
-    module = Classifier("vgg16", "torch", 3, schedule="constant")
+    module = Learner("vgg16", "torch", 3, schedule="constant")
     optimizer = module.configure_optimizers()
     assert isinstance(optimizer, torch.optim.SGD)
     groups = optimizer.param_groups
@@ -245,7 +247,8 @@ REFUSED = {
     ),
     "data": (
         ["fit", "--data.name", "digit"],
-        "unknown data set 'digit': there are digits, mnist, rotmnist, cifar10, cifar100, welcome, folder",
+        "unknown data set 'digit': there are digits, mnist, rotmnist, cifar10, cifar100, welcome, folder, pasted, "
+        "pasted_mnist",
     ),
     "fuse": (
         ["fit", "--model.backend", "torch", "--model.fuse", "true"],
@@ -262,6 +265,10 @@ REFUSED = {
     "flip": (["fit", "--data.flip", "never"], "unknown flip 'never': there are none, random, alternate"),
     "no validation": (["fit", "--data.validation", "0", "--model.schedule", "plateau"], "--data.validation is 0"),
     "all aside": (["fit", "--data.validation", "1437"], "no training images are left of 1437"),
+    "too few aside": (
+        ["fit", "--data.validation", "9"],
+        "9 of 1437 images cannot be put aside with each of 10 classes in proportion",
+    ),
     "negative lr": (["fit", "--model.lr", "-1"], "-1"),
     "batch of none": (["fit", "--data.batch_size", "0"], "data.batch_size"),
     "not a number": (
@@ -296,10 +303,12 @@ def check_one_sentence(capfd: pytest.CaptureFixture[str], named: str, began: boo
 
 @pytest.mark.parametrize("recipe", first_quick(RECIPES), ids=lambda path: path.stem)
 def test_two_steps_of_a_recipe(recipe: Path, train: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
-    few = ["--data.name", "digits", "--data.batch_size", "8", "--trainer.max_steps", "2"]
+    given = yaml.safe_load(recipe.read_text())["data"]["name"]
+    few = ["--data.name", given if given == "pasted" else "digits"]  # those that need no files
+    few += ["--data.batch_size", "8", "--trainer.max_steps", "2"]
     few += ["--trainer.limit_val_batches", "1", "--trainer.limit_test_batches", "1"]
     assert train("fit", "--config", recipe, *SHORT[2:], *few) == 0
-    assert "test accuracy" in capsys.readouterr().out
+    assert "training speed" in capsys.readouterr().out
 
 
 def test_help_fits_two_screens(train: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
@@ -311,9 +320,9 @@ def test_help_fits_two_screens(train: Callable[..., int], capsys: pytest.Capture
         lines = shown.splitlines()
         assert len(lines) <= 100
         assert max(map(len, lines)) <= 100
-        options = {*inspect.signature(Classifier).parameters} - {"in_channels", "num_classes"}
+        options = {*inspect.signature(Learner).parameters} - {"in_channels", "num_classes"}
         assert all(f"  --model.{option} " in shown for option in options)
-        assert all(name in shown for name in (*NETWORKS, *SOURCES, "speedrun_cifar10"))
+        assert all(name in shown for name in (*NETWORKS, *PIXEL_NETWORKS, *SOURCES, *TASKS, "speedrun_cifar10"))
 
 
 def test_an_option_that_was_probably_meant(train: Callable[..., int], capfd: pytest.CaptureFixture[str]) -> None:
@@ -416,12 +425,18 @@ def test_report(tmp_path: Path) -> None:
 def test_summary() -> None:
     throughput = Throughput()
     throughput.images, throughput.seconds = 12345 * 119, 119.0
-    lines = summary(0.98765, throughput, "last.ckpt", Path("curve.png")).splitlines()
+    accuracy = {"accuracy": 0.98765}
+    lines = summary(accuracy, (0.98765, None), throughput, "last.ckpt", Path("curve.png")).splitlines()
     ends = (" 98.77%", " 12,345 images/s", " 1 min 59 s", " last.ckpt", " curve.png", " none")
     for line, end in zip(lines, ends, strict=True):
         assert line.endswith(end)
     for target, told in ((0.98, "98.00%          in 1 min 59 s of training"), (0.99, "99.00%          not reached")):
-        assert summary(0.98765, throughput, "", None, target).splitlines()[1] == told
+        assert summary(accuracy, (0.98765, target), throughput, "", None).splitlines()[1] == told
+    located = results({"test/iou": 0.875, "test/loss": 0.1, "test/accuracy": 0.98765})
+    assert summary(located, (0.875, None), throughput, "", None).splitlines()[:2] == [
+        "test accuracy   98.77%",
+        "test IoU        87.50%",
+    ]
 
 
 def test_duration() -> None:

@@ -15,8 +15,9 @@ from torch import Generator, Tensor
 
 from train._torchvision import torchvision
 from train.augment import Augmentation, mixup, random_cutout, random_flip, random_shift, warp
-from train.data import SOURCES, Data, EvenBatches, ImageBatches, rotate, split
+from train.data import Data, EvenBatches, ImageBatches
 from train.errors import InputError
+from train.sources import SOURCES, rotate, split
 
 FULL_DATA = os.environ.get("TORCHCONV_DATA")
 
@@ -219,21 +220,21 @@ def test_warp_maps_first_and_then_moves() -> None:
 
 def test_drawn_maps_keep_to_their_ranges() -> None:
     many, generator = 2000, Generator().manual_seed(0)
-    turned = Augmentation(rotate=20)._maps(many, generator)
+    turned = Augmentation(rotate=20).maps(many, generator)
     angles = torch.atan2(turned[:, 0, 1], turned[:, 0, 0]).rad2deg()
     assert angles.abs().max() <= 20
     assert angles.min() < -18
     assert angles.max() > 18
-    scaled = Augmentation(scale=1.6)._maps(many, generator)
+    scaled = Augmentation(scale=1.6).maps(many, generator)
     factors = scaled.det().sqrt()
     assert (factors.min(), factors.max()) >= (1 / 1.6, 1.55)
     assert factors.max() <= 1.6 + 1e-5
     assert factors.log().mean().abs() < 0.02
-    stretched = Augmentation(stretch=1.3)._maps(many, generator)
+    stretched = Augmentation(stretch=1.3).maps(many, generator)
     torch.testing.assert_close(stretched.det(), torch.ones(many))
     ratio = stretched[:, 0, 0] / stretched[:, 1, 1]
     assert 1 / 1.3 - 1e-5 <= ratio.min() <= ratio.max() <= 1.3 + 1e-5
-    slanted = Augmentation(shear=20)._maps(many, generator)
+    slanted = Augmentation(shear=20).maps(many, generator)
     assert slanted[:, 0, 1].abs().max() <= math.tan(math.radians(20)) + 1e-6
 
 

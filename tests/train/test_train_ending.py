@@ -14,7 +14,7 @@ from test_train import SHORT, check_one_sentence, checkpoint
 
 from train.checkpoints import WholeFiles, generator_states, restore_generators
 from train.errors import InputError
-from train.module import Classifier
+from train.module import Learner
 from train.networks import NETWORKS
 
 
@@ -93,14 +93,14 @@ def test_stopped(
 ) -> None:
     """In the second epoch; what is said names the checkpoint of the first."""
     assert threading.current_thread() is threading.main_thread()
-    step = Classifier.training_step
+    step = Learner.training_step
 
-    def signalled(self: Classifier, batch: tuple, batch_idx: int) -> torch.Tensor:
+    def signalled(self: Learner, batch: tuple, batch_idx: int) -> torch.Tensor:
         if self.current_epoch == 1:
             os.kill(os.getpid(), number)
         return step(self, batch, batch_idx)
 
-    monkeypatch.setattr(Classifier, "training_step", signalled)
+    monkeypatch.setattr(Learner, "training_step", signalled)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a shell runs us in the background
     try:
         assert train("fit", *SHORT, "--trainer.max_epochs", 3, "--trainer.limit_train_batches", 2) == code

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from train.data import Data
 from train.ensemble import errors
-from train.module import Classifier
+from train.module import Learner
 
 Train = Callable[..., int]
 
@@ -43,7 +43,7 @@ def saved(tmp_path: Path) -> list[Path]:
     paths = []
     for i, name in enumerate(("lenet5", "lenet5", "scanned_mlp")):
         torch.manual_seed(i)
-        module = Classifier(name)
+        module = Learner(name)
         content = {"network": module.network_args, "data": "digits", "kept": None, "state_dict": module.state_dict()}
         paths.append(tmp_path / f"{i}.ckpt")
         torch.save({**content, "pytorch-lightning_version": version("lightning")}, paths[-1])
@@ -59,7 +59,7 @@ def test_an_ensemble(saved: list[Path], train: Train, capfd: pytest.CaptureFixtu
     images, labels = data.splits["test"]
     answers = []
     for path in saved:
-        module = Classifier(checkpoint(path)["network"]["name"])
+        module = Learner(checkpoint(path)["network"]["name"])
         module.load_state_dict(checkpoint(path)["state_dict"])
         answers.append(module.eval()(data.normaliser()(images)).softmax(1))
     answers.append(torch.stack(answers).mean(0))
@@ -74,7 +74,12 @@ def test_what_is_no_ensemble(saved: list[Path], train: Train, capfd: pytest.Capt
     kept = {"mean": [0.5], "std": [0.25], "classes": ["ant", "bee"], "side": 32}
     for name, change in (("others.ckpt", {"data": "mnist"}), ("folder.ckpt", {"data": "folder", "kept": kept})):
         torch.save({**content, **change}, name)
+    pose = Learner("detector", task="pose")
+    torch.save(
+        {**content, "network": pose.network_args, "state_dict": pose.state_dict(), "data": "pasted"}, "pose.ckpt"
+    )
     for arguments, said in (
+        (["pose.ckpt", first], "an ensemble is of classifiers, but checkpoint 'pose.ckpt' is of the task 'pose'"),
         ([first, "others.ckpt"], f"'others.ckpt' was trained on mnist, but '{first}' on digits"),
         (["folder.ckpt", first], f"'{first}' was trained on digits, but 'folder.ckpt' on a folder of ant, bee (32x32"),
         ([first, "missing.ckpt"], "cannot read checkpoint 'missing.ckpt'"),

@@ -12,7 +12,7 @@ from test_train import SHORT, check_one_sentence, checkpoint
 
 from train.data import Data
 from train.errors import InputError
-from train.module import Classifier
+from train.module import Learner
 from train.pictures import mean_and_std, read_picture
 
 Train = Callable[..., int]
@@ -98,7 +98,7 @@ def test_a_checkpoint_names_the_classes(
     capfd.readouterr()
     assert train("predict", "--ckpt_path", last, divided / "test" / "ant" / "0.JPG") == 0
     told = capfd.readouterr().out
-    module = Classifier("lenet5", in_channels=3, num_classes=3, activation="tanh")
+    module = Learner("lenet5", in_channels=3, num_classes=3, activation="tanh")
     module.load_state_dict(checkpoint(last)["state_dict"])
     data = Data("folder", str(tmp_path / "others"))
     data.take(kept, str(last))

@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 from test_train import SHORT, check_one_sentence, checkpoint
 
-from train.data import SOURCES, Data
-from train.module import Classifier
+from train.data import Data
+from train.module import Learner
+from train.sources import SOURCES
 
 Train = Callable[..., int]
 CONSTANT = ["--model.schedule", "constant"]
@@ -74,7 +75,7 @@ def test_a_resumed_run_has_the_rows_of_the_first(last: Path, train: Train, tmp_p
 
 
 def test_a_warm_start_with_another_head(last: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    other = Classifier("lenet5", num_classes=7, init_from=str(last))
+    other = Learner("lenet5", num_classes=7, init_from=str(last))
     saved = checkpoint(last)["state_dict"]
     for key, value in other.state_dict().items():
         same = key in saved and saved[key].shape == value.shape
@@ -98,7 +99,7 @@ def test_pictures_are_predicted(last: Path, train: Train, tmp_path: Path, capfd:
     files = [tmp_path / f"{i}.png" for i in range(3)]
     assert train("predict", "--ckpt_path", last, *files, tmp_path / "small and in colour.jpg") == 0
     lines = capfd.readouterr().out.splitlines()
-    module = Classifier("lenet5")
+    module = Learner("lenet5")
     module.load_state_dict(checkpoint(last)["state_dict"], strict=False)
     source = SOURCES["digits"]
     pixels = (images[:3].float() / 255 - source.mean[0]) / source.std[0]

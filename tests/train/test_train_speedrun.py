@@ -10,7 +10,7 @@ from test_train import ROOT, checkpoint
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from train.module import Classifier
+from train.module import Learner
 from train.networks import build
 from train.networks.speedrun import whiten
 from train.optim import Lookahead, make_optimizer, parameter_groups, triangle
@@ -126,6 +126,6 @@ def test_recipe(train: Callable[..., int], tmp_path: Path, capsys: pytest.Captur
 
 
 def test_whitening_needs_images_only_to_fit() -> None:
-    module = Classifier("speedrun", in_channels=3, whiten=3)
+    module = Learner("speedrun", in_channels=3, whiten=3)
     module.setup("test")
     assert module(torch.zeros(2, 3, 32, 32)).shape == (2, 10)

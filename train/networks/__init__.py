@@ -2,7 +2,8 @@
 
 ``lenet5(torchconv.nn)`` and ``lenet5(torch.nn)`` are the same network: for the same seed the same parameters under the
 same names, computed by different operators. All take [B, in_channels, 32, 32] to logits [B, num_classes], but those of
-``SIDES``, the published forms, which take larger images; some take other sizes too, as ``check_size`` finds out.
+``SIDES``, which take larger images, and those of ``PIXEL_NETWORKS``, which put out [B, num_classes, H, W]; some take
+other sizes too. A task that asks for more than classes gives the number of its outputs for ``num_classes``.
 """
 
 import difflib
@@ -11,13 +12,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import torch
 from torch import nn as torch_nn
 from torch.nn import GELU, LeakyReLU, Linear, ReLU, Sequential, Sigmoid, SiLU, Tanh
 
 from train.errors import InputError, one_line
 from train.networks.alexnet import alexnet, alexnet_full, zfnet, zfnet_full
 from train.networks.densenet import densenet40, densenet121_full
+from train.networks.detector import detector
 from train.networks.googlenet import googlenet, googlenet_full
 from train.networks.lenet import lenet5
 from train.networks.mobilenet import mobilenet, mobilenet_full
@@ -27,6 +28,7 @@ from train.networks.rotated import p4cnn, ticnn, z2cnn
 from train.networks.scanned import scanned_mlp, tdnn
 from train.networks.speech import speech_cnn
 from train.networks.speedrun import speedrun
+from train.networks.unet import unet
 from train.networks.vgg import CONFIGURATIONS, vgg
 
 Network = Callable[..., Sequential]  # of a namespace, in_channels and num_classes
@@ -50,10 +52,12 @@ NETWORKS: dict[str, Network] = {
     "z2cnn": z2cnn,
     "neocognitron": neocognitron,
     "neocognitron_supervised": partial(neocognitron, threshold=0.0),
+    "detector": detector,
     **{f"vgg_{name}": partial(vgg, configuration=name, norm=False) for name in CONFIGURATIONS},
     **{f"vgg_{name}_bn": partial(vgg, configuration=name) for name in CONFIGURATIONS},
 }
 OWN_NETWORKS: dict[str, Network] = {"ticnn": ticnn, "p4cnn": p4cnn}  # of layers that torch.nn has not
+PIXEL_NETWORKS: dict[str, Network] = {"unet": unet}
 FULL_NETWORKS: dict[str, Network] = {
     "alexnet_full": alexnet_full,
     "alexnet_full_ungrouped": partial(alexnet_full, groups=1),
@@ -66,7 +70,8 @@ FULL_NETWORKS: dict[str, Network] = {
     **{f"vgg_{name}_full": partial(vgg, configuration=name, norm=False, full=True) for name in CONFIGURATIONS},
     **{f"vgg_{name}_bn_full": partial(vgg, configuration=name, full=True) for name in CONFIGURATIONS},
 }
-SIDES = dict.fromkeys(FULL_NETWORKS, 224) | {"alexnet_full": 227, "alexnet_full_ungrouped": 227}  # of their images
+SIDES = dict.fromkeys(FULL_NETWORKS, 224)  # of the images of those that take no others, but not 32
+SIDES |= {"alexnet_full": 227, "alexnet_full_ungrouped": 227, "detector": 64}
 BACKENDS = {"torchconv": "torchconv.nn", "torch": "torch.nn"}
 INITIALISATIONS = ("he", "torch", "dirac")
 ACTIVATIONS: dict[str, Callable[[float], torch_nn.Module]] = {
@@ -95,7 +100,7 @@ def build(
     torchconv. An ``activation`` takes the place of the network's own; ``slope`` is of leaky_relu.
     """
     library = name.split("/")[0] if "/" in name else None
-    networks = {**NETWORKS, **OWN_NETWORKS, **FULL_NETWORKS}
+    networks = {**NETWORKS, **OWN_NETWORKS, **PIXEL_NETWORKS, **FULL_NETWORKS}
     if library is None:
         _known("model", name, networks)
     elif library not in LIBRARIES:
@@ -186,20 +191,3 @@ def initialise(model: torch_nn.Module, how: str = "he") -> None:
             torch_nn.init.dirac_(module.weight.detach()[: module.weight.shape[1]])
             if module.bias is not None:
                 torch_nn.init.zeros_(module.bias)
-
-
-@torch.no_grad()
-def check_size(model: torch_nn.Module, network: dict[str, Any], size: tuple[int, int]) -> None:
-    """Raises `InputError` unless the ``model``, which is `build` of ``network``, takes images of that height, width."""
-    name, given = network["name"], "x".join(map(str, size))
-    if name in SIDES and size != (SIDES[name], SIDES[name]):
-        raise InputError(
-            f"model '{name}' takes images of {SIDES[name]}x{SIDES[name]} pixels, but the data's are {given}"
-        )
-    training = model.training
-    try:
-        model.eval()(torch.zeros(1, network["in_channels"], *size))
-    except RuntimeError as error:
-        raise InputError(f"model '{name}' takes no images of {given} pixels: {one_line(error)}") from error
-    finally:
-        model.train(training)
