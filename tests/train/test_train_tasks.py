@@ -250,7 +250,7 @@ def test_what_is_shown_of_test_images(task: str) -> None:
     data, made = Data("pasted"), TASKS[task](10)
     data.setup()
     images, targets = data.pictures("test", 5)
-    outputs = torch.randn(5, *made.answer(64))
+    outputs = torch.randn(5, *made.answer((64, 64)))
     sections = task_sections(made, images, outputs, targets, data.source.classes)
     assert [re.findall("<h2>(.*?)</h2>", text) for text in sections] == [[title] for title in TITLES[task]]
     assert all(text.count("data:image/png") == 1 for text in sections)
